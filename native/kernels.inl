@@ -1,0 +1,394 @@
+// The kernels, written once. A kernels_<set>.cpp includes this file inside its own namespace after simd_<set>.hpp.
+//
+// Columns are walked in chunks of at most 8 blocks of 16 lanes, the last block partial, so that a row's sums stay in
+// registers whatever K is. `template <int Blocks>` makes the loops over blocks straight code.
+
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int kMaxBlocks = 8;
+
+struct Columns { int64_t begin; int tail; };  // first column; lanes of the last block
+
+template <int Blocks> struct Row {
+  F32 block[Blocks];
+
+  static inline Row load_from(const float* p, int tail) {
+    Row r;
+    for (int b = 0; b < Blocks - 1; ++b) r.block[b] = load(p + b * kLanes);
+    r.block[Blocks - 1] = load_partial(p + (Blocks - 1) * kLanes, tail);
+    return r;
+  }
+  static inline Row zero() {
+    Row r;
+    for (int b = 0; b < Blocks; ++b) r.block[b] = set1(0.0f);
+    return r;
+  }
+  inline void store_to(float* p, int tail) const {
+    for (int b = 0; b < Blocks - 1; ++b) store(p + b * kLanes, block[b]);
+    store_partial(p + (Blocks - 1) * kLanes, block[Blocks - 1], tail);
+  }
+  inline void add(const Row& other) {
+    for (int b = 0; b < Blocks; ++b) block[b] = block[b] + other.block[b];
+  }
+  inline void subtract_scaled(F32 scale, const Row& other) {
+    for (int b = 0; b < Blocks; ++b) block[b] = block[b] - scale * other.block[b];
+  }
+};
+
+template <int Blocks> inline float dot_difference(const Row<Blocks>& v, const Row<Blocks>& a, const Row<Blocks>& b) {
+  F32 sum = v.block[0] * (a.block[0] - b.block[0]);
+  for (int k = 1; k < Blocks; ++k) sum = sum + v.block[k] * (a.block[k] - b.block[k]);
+  return reduce_add(sum);
+}
+
+template <int Blocks> inline void prefetch_row(const float* p) {
+  for (int b = 0; b < Blocks; ++b) __builtin_prefetch(p + b * kLanes);
+}
+
+// Calls body.template run<Blocks>(columns) for each chunk of columns.
+template <class Body> inline void for_columns(int64_t n_outputs, const Body& body) {
+  for (int64_t begin = 0; begin < n_outputs; begin += kMaxBlocks * kLanes) {
+    const int64_t width = n_outputs - begin < kMaxBlocks * kLanes ? n_outputs - begin : kMaxBlocks * kLanes;
+    const int blocks = static_cast<int>((width + kLanes - 1) / kLanes);
+    const Columns columns{begin, static_cast<int>(width - (blocks - 1) * kLanes)};
+    switch (blocks) {
+      case 1: body.template run<1>(columns); break;
+      case 2: body.template run<2>(columns); break;
+      case 3: body.template run<3>(columns); break;
+      case 4: body.template run<4>(columns); break;
+      case 5: body.template run<5>(columns); break;
+      case 6: body.template run<6>(columns); break;
+      case 7: body.template run<7>(columns); break;
+      default: body.template run<8>(columns); break;
+    }
+  }
+}
+
+// ---- hash: sixteen positions at a time, so that a comparison is two loads and no gather -------------------------
+
+void hash_tile(const HashTile& a) {
+  const F32 zero = set1(0.0f);
+  const F32 infinity = set1(__builtin_inff());
+  for (int64_t i = 0; i < a.n_tables; ++i) {
+    const int32_t* offset_a = a.offset_a + i * a.n_comparisons;
+    const int32_t* offset_b = a.offset_b + i * a.n_comparisons;
+    for (int64_t t = 0; t < a.n_positions; t += kLanes) {
+      I32 row = set1(int32_t{0});
+      I32 pair = set1(int32_t{0});
+      F32 smallest = infinity;
+      F32 u_min = load(a.latencies + offset_a[0] + t) - load(a.latencies + offset_b[0] + t);
+      for (int r = 0; r < a.n_comparisons; ++r) {
+        const F32 u = load(a.latencies + offset_a[r] + t) - load(a.latencies + offset_b[r] + t);
+        const F32 magnitude = abs(u);
+        const Mask nearer = smallest > magnitude;
+        row = row | select(u > zero, set1(int32_t{1} << r), set1(int32_t{0}));
+        pair = select(nearer, set1(int32_t{r}), pair);
+        u_min = select(nearer, u, u_min);
+        smallest = select(nearer, magnitude, smallest);
+      }
+      int32_t* row_out = a.row + i * a.plane + t;
+      uint8_t* pair_out = a.pair + i * a.plane + t;
+      float* u_out = a.u + i * a.plane + t;
+      const int64_t left = a.n_positions - t;
+      if (left >= kLanes) {
+        store(row_out, row);
+        store_u8(pair_out, pair);
+        store(u_out, u_min);
+      } else {
+        int32_t rows[kLanes];
+        uint8_t pairs[kLanes];
+        store(rows, row);
+        store_u8(pairs, pair);
+        store_partial(u_out, u_min, static_cast<int>(left));
+        for (int64_t l = 0; l < left; ++l) {
+          row_out[l] = rows[l];
+          pair_out[l] = pairs[l];
+        }
+      }
+    }
+  }
+}
+
+// ---- gather: read one row per table and add ---------------------------------------------------------------------
+
+// Tables are taken in groups that fit the second-level cache, positions in blocks, so that a group's rows are still
+// there when the next position asks for them. The order of additions is the same for any grouping.
+constexpr int64_t kGroupBytes = 512 * 1024;
+constexpr int64_t kBlockBytes = 128 * 1024;
+constexpr int64_t kPrefetchAbove = 1024 * 1024;
+
+struct GatherBody {
+  const GatherSum& a;
+  int64_t p_begin, p_end;
+
+  template <int Blocks> void run(Columns c) const {
+    const int64_t table_size = a.n_rows * a.n_outputs;
+    const int64_t table_bytes = table_size * static_cast<int64_t>(sizeof(float));
+    const bool prefetch = table_bytes * a.n_tables > kPrefetchAbove;
+    const int64_t fitting = kGroupBytes / (table_bytes + 1);
+    const int64_t group = fitting < 1 ? 1 : fitting;
+    const int64_t block = kBlockBytes / (a.n_outputs * static_cast<int64_t>(sizeof(float))) + 1;
+    for (int64_t block_begin = p_begin; block_begin < p_end; block_begin += block) {
+      const int64_t block_end = block_begin + block < p_end ? block_begin + block : p_end;
+      int64_t i_begin = 0;
+      do {
+        const int64_t i_end = i_begin + group < a.n_tables ? i_begin + group : a.n_tables;
+        for (int64_t p = block_begin; p < block_end; ++p) {
+          float* y = a.y + p * a.n_outputs + c.begin;
+          Row<Blocks> sum;
+          if (i_begin > 0) {
+            sum = Row<Blocks>::load_from(y, c.tail);
+          } else if (a.residual) {
+            sum = Row<Blocks>::load_from(a.residual + p * a.n_outputs + c.begin, c.tail);
+          } else {
+            sum = Row<Blocks>::zero();
+          }
+          const int64_t next = p + 1 < block_end ? p + 1 : p;
+          for (int64_t i = i_begin; i < i_end; ++i) {
+            const float* table = a.tables + i * table_size + c.begin;
+            const int32_t* row = a.row + i * a.plane;
+            if (prefetch) prefetch_row<Blocks>(table + row[next] * a.n_outputs);
+            sum.add(Row<Blocks>::load_from(table + row[p] * a.n_outputs, c.tail));
+          }
+          sum.store_to(y, c.tail);
+        }
+        i_begin = i_end;
+      } while (i_begin < a.n_tables);
+    }
+  }
+};
+
+void gather_sum(const GatherSum& a, int64_t p_begin, int64_t p_end) {
+  for_columns(a.n_outputs, GatherBody{a, p_begin, p_end});
+}
+
+constexpr int64_t kListAhead = 24;  // rows asked for ahead of use; enough to cover a read from main memory
+
+struct ListBody {
+  const SumRowLists& a;
+
+  template <int Blocks> void run(Columns c) const {
+    const float* table = a.table + c.begin;
+    const int64_t end = a.begin[a.n_lists];
+    for (int64_t t = 0; t < a.n_lists; ++t) {
+      if (a.begin[t] == a.begin[t + 1]) continue;
+      float* y = a.y + t * a.n_outputs + c.begin;
+      Row<Blocks> sum = Row<Blocks>::load_from(y, c.tail);
+      for (int64_t m = a.begin[t]; m < a.begin[t + 1]; ++m) {
+        if (m + kListAhead < end) prefetch_row<Blocks>(table + int64_t{a.rows[m + kListAhead]} * a.n_outputs);
+        sum.add(Row<Blocks>::load_from(table + int64_t{a.rows[m]} * a.n_outputs, c.tail));
+      }
+      sum.store_to(y, c.tail);
+    }
+  }
+};
+
+void sum_row_lists(const SumRowLists& a) { for_columns(a.n_outputs, ListBody{a}); }
+
+// ---- backward: gains of the neighbour rows and the sums of equal rows' gradients --------------------------------
+
+template <int Blocks> inline void add_gains(const Readings& a, int64_t m, const Row<Blocks>& v,
+                                            const Row<Blocks>& here, const float* table, Columns c) {
+  for (int f = 0; f < 2; ++f) {
+    if (!a.gain[f]) continue;
+    const int32_t flipped = a.flipped[f][m];
+    float gain = 0.0f;
+    if (flipped >= 0) {
+      gain = dot_difference(v, Row<Blocks>::load_from(table + int64_t{flipped} * a.n_outputs, c.tail), here);
+    }
+    a.gain[f][m] = c.begin == 0 ? gain : a.gain[f][m] + gain;
+  }
+}
+
+constexpr int64_t kReadingAhead = 8;
+
+template <int Blocks> inline void prefetch_reading(const Readings& a, int64_t m, const float* table, const float* v) {
+  const int64_t source = a.source ? a.source[m] : m;
+  prefetch_row<Blocks>(v + source * a.n_outputs);
+  for (int f = 0; f < 2; ++f) {
+    if (a.gain[f] && a.flipped[f][m] >= 0) prefetch_row<Blocks>(table + int64_t{a.flipped[f][m]} * a.n_outputs);
+  }
+}
+
+struct MergeBody {
+  const Readings& a;
+  const RowGroups& groups;
+  float* merged;
+
+  template <int Blocks> void run(Columns c) const {
+    const float* table = a.table + c.begin;
+    const float* v = a.v + c.begin;
+    for (int64_t q = 0; q < groups.n_groups; ++q) {
+      if (q + kReadingAhead < groups.n_groups) {
+        prefetch_row<Blocks>(table + int64_t{groups.rows[q + kReadingAhead]} * a.n_outputs);
+      }
+      const Row<Blocks> here = Row<Blocks>::load_from(table + int64_t{groups.rows[q]} * a.n_outputs, c.tail);
+      Row<Blocks> sum = Row<Blocks>::zero();
+      for (int64_t k = groups.begin[q]; k < groups.begin[q + 1]; ++k) {
+        if (k + kReadingAhead < a.n_readings) {
+          prefetch_reading<Blocks>(a, groups.order[k + kReadingAhead], table, v);
+        }
+        const int64_t m = groups.order[k];
+        const int64_t source = a.source ? a.source[m] : m;
+        const Row<Blocks> v_row = Row<Blocks>::load_from(v + source * a.n_outputs, c.tail);
+        sum.add(v_row);
+        add_gains(a, m, v_row, here, table, c);
+      }
+      sum.store_to(merged + q * a.n_outputs + c.begin, c.tail);
+    }
+  }
+};
+
+void merge_rows(const Readings& a, const RowGroups& groups, float* merged) {
+  for_columns(a.n_outputs, MergeBody{a, groups, merged});
+}
+
+struct OnlineBody {
+  const Readings& a;
+  float rate;
+
+  // Columns do not meet before the gain is summed, so a chunk may run through all readings before the next begins.
+  template <int Blocks> void run(Columns c) const {
+    float* table = a.table + c.begin;
+    const float* v = a.v + c.begin;
+    const F32 rate_lanes = set1(rate);
+    for (int64_t m = 0; m < a.n_readings; ++m) {
+      if (m + kReadingAhead < a.n_readings) {
+        prefetch_reading<Blocks>(a, m + kReadingAhead, table, v);
+        prefetch_row<Blocks>(table + int64_t{a.row[m + kReadingAhead]} * a.n_outputs);
+      }
+      float* here_at = table + int64_t{a.row[m]} * a.n_outputs;
+      const int64_t source = a.source ? a.source[m] : m;
+      Row<Blocks> here = Row<Blocks>::load_from(here_at, c.tail);
+      const Row<Blocks> v_row = Row<Blocks>::load_from(v + source * a.n_outputs, c.tail);
+      add_gains(a, m, v_row, here, table, c);
+      here.subtract_scaled(rate_lanes, v_row);
+      here.store_to(here_at, c.tail);
+    }
+  }
+};
+
+void online_sgd(const Readings& a, float rate) { for_columns(a.n_outputs, OnlineBody{a, rate}); }
+
+// ---- updates of rows --------------------------------------------------------------------------------------------
+
+struct SubtractBody {
+  float* row;
+  const float* merged;
+  float rate;
+
+  template <int Blocks> void run(Columns c) const {
+    Row<Blocks> here = Row<Blocks>::load_from(row + c.begin, c.tail);
+    here.subtract_scaled(set1(rate), Row<Blocks>::load_from(merged + c.begin, c.tail));
+    here.store_to(row + c.begin, c.tail);
+  }
+};
+
+void update_sgd(float* table, int64_t n_outputs, const RowGroups& groups, const float* merged, float rate) {
+  for (int64_t q = 0; q < groups.n_groups; ++q) {
+    float* row = table + int64_t{groups.rows[q]} * n_outputs;
+    for_columns(n_outputs, SubtractBody{row, merged + q * n_outputs, rate});
+  }
+}
+
+struct SquareBody {
+  const float* merged;
+  float* sum;
+
+  template <int Blocks> void run(Columns c) const {
+    const Row<Blocks> g = Row<Blocks>::load_from(merged + c.begin, c.tail);
+    F32 squares = g.block[0] * g.block[0];
+    for (int b = 1; b < Blocks; ++b) squares = squares + g.block[b] * g.block[b];
+    *sum += reduce_add(squares);
+  }
+};
+
+void update_adagrad(float* table, int64_t n_outputs, const RowGroups& groups, const float* merged, float* state,
+                    float rate, float epsilon) {
+  for (int64_t q = 0; q < groups.n_groups; ++q) {
+    const float* g = merged + q * n_outputs;
+    float squares = 0.0f;
+    for_columns(n_outputs, SquareBody{g, &squares});
+    float& row_state = state[groups.rows[q]];
+    row_state += squares / static_cast<float>(n_outputs);
+    const float row_rate = rate / (__builtin_sqrtf(row_state) + epsilon);
+    for_columns(n_outputs, SubtractBody{table + int64_t{groups.rows[q]} * n_outputs, g, row_rate});
+  }
+}
+
+// ---- pointwise --------------------------------------------------------------------------------------------------
+
+inline F32 slope_of(F32 u, F32 gain) {
+  const F32 one = set1(1.0f);
+  const F32 distance = one + abs(u);
+  const F32 half = select(u > set1(0.0f), set1(-0.5f), set1(0.5f));
+  return half / (distance * distance) * gain;
+}
+
+void surrogate_slope(const float* u, const float* gain, float* slope, int64_t count) {
+  int64_t m = 0;
+  for (; m + kLanes <= count; m += kLanes) store(slope + m, slope_of(load(u + m), load(gain + m)));
+  if (m < count) {
+    const int tail = static_cast<int>(count - m);
+    store_partial(slope + m, slope_of(load_partial(u + m, tail), load_partial(gain + m, tail)), tail);
+  }
+}
+
+// exp(x) for x <= 0 within 2 units in the last place; 0 below -87, where float32 runs out; NaN stays NaN.
+inline F32 exp_nonpositive(F32 x) {
+  const F32 lowest = set1(-87.0f);
+  const Mask underflow = lowest > x;
+  const F32 bounded = select(underflow, lowest, x);
+  const F32 shifter = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer and leaves that in the low bits
+  const F32 shifted = bounded * set1(1.44269504f) + shifter;
+  const F32 n = shifted - shifter;
+  // ln 2 in two parts, the first exact in a product with a small integer.
+  const F32 r = bounded - n * set1(0.693359375f) - n * set1(-2.12194440e-4f);
+  F32 e = set1(1.0f / 720.0f);
+  e = e * r + set1(1.0f / 120.0f);
+  e = e * r + set1(1.0f / 24.0f);
+  e = e * r + set1(1.0f / 6.0f);
+  e = e * r + set1(0.5f);
+  e = e * r + set1(1.0f);
+  e = e * r + set1(1.0f);
+  const F32 power = as_f32(shift_left<23>(as_i32(shifted) + set1(int32_t{127})));
+  return select(underflow, set1(0.0f), e * power);
+}
+
+void softmax_cross_entropy(float* logits, const int64_t* target, float* nats, int64_t n_positions,
+                           int64_t n_outputs) {
+  const int64_t whole = n_outputs / kLanes * kLanes;
+  const int tail = static_cast<int>(n_outputs - whole);
+  for (int64_t p = 0; p < n_positions; ++p) {
+    float* row = logits + p * n_outputs;
+    float last[kLanes];
+    for (int l = 0; l < kLanes; ++l) last[l] = l < tail ? row[whole + l] : -__builtin_inff();
+    F32 largest = load(last);
+    for (int64_t k = 0; k < whole; k += kLanes) largest = max(largest, load(row + k));
+    const float highest = reduce_max(largest);
+    const F32 highest_lanes = set1(highest);
+    const float at_target = row[target[p]];
+
+    const F32 last_exp = exp_nonpositive(load(last) - highest_lanes);
+    F32 sum = last_exp;
+    for (int64_t k = 0; k < whole; k += kLanes) {
+      const F32 e = exp_nonpositive(load(row + k) - highest_lanes);
+      store(row + k, e);
+      sum = sum + e;
+    }
+    const float total = reduce_add(sum);
+    const F32 inverse = set1(1.0f / total);
+    for (int64_t k = 0; k < whole; k += kLanes) store(row + k, load(row + k) * inverse);
+    if (tail > 0) store_partial(row + whole, last_exp * inverse, tail);
+    row[target[p]] -= 1.0f;
+    nats[p] = __builtin_logf(total) + (highest - at_target);
+  }
+}
+
+}  // namespace
+
+const Kernels kernels = {
+    POLYCHRON_SET_NAME, hash_tile,  gather_sum,     sum_row_lists,   merge_rows,
+    online_sgd,         update_sgd, update_adagrad, surrogate_slope, softmax_cross_entropy,
+};

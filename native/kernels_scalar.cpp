@@ -1,0 +1,9 @@
+// The kernels for every processor.
+#include "contract.hpp"
+#include "simd_scalar.hpp"
+
+#define POLYCHRON_SET_NAME "scalar"
+
+namespace polychron::scalar {
+#include "kernels.inl"
+}  // namespace polychron::scalar

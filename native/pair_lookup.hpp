@@ -1,0 +1,45 @@
+// Drivers of the transformer's attention: one table row per pair of positions (paper, equations 14 and 15).
+//
+// Legend: B sequence, T position, P = B * T flat position, I table, R comparison, J row, K output, D distance.
+// A row's index: query bits, then key bits, then the bits of the relative position, which are the lowest.
+#pragma once
+
+#include <cstdint>
+
+#include "lookup.hpp"
+
+namespace polychron {
+
+struct PairShape {
+  int64_t n_sequences, n_positions, n_inputs, n_outputs, n_tables;
+  int64_t n_query, n_key, n_code;  // comparisons of query, key and relative position
+  int64_t n_distances;
+  int64_t window;                  // a position attends to at most this many before it
+  int64_t n_past = 0;              // positions before the first that have keys only
+
+  int64_t n_flat() const { return n_sequences * n_positions; }
+  int64_t n_keys() const { return n_sequences * (n_past + n_positions); }
+  int64_t n_rows() const { return int64_t{1} << (n_query + n_key + n_code); }
+};
+
+enum class PositionGradient { additional, nearest };
+
+// The relative-position code as addresses: each value compared with 0. Outputs (I, D).
+void hash_position_code(const PairShape&, const float* code, int32_t* row, uint8_t* pair, float* u);
+
+// y (P, K) += sum over earlier positions and tables of one row each. query_row (I, B, T), key_row (I, B, n_past + T).
+void pair_gather(const PairShape&, const float* tables, const int32_t* query_row, const int32_t* key_row,
+                 const int32_t* code_row, float* y, int n_threads);
+
+struct PairGradients {
+  float* query_slope;    // (I, P); with shared anchors the key's share is in here too
+  float* key_slope;      // (I, P), or null: anchors are shared
+  float* code;           // (I, D, n_code), or null when not wanted
+};
+
+// Throws std::invalid_argument when a row lies outside the tables.
+void pair_backward(const PairShape&, float* tables, const ConstAddresses& query, const ConstAddresses& key,
+                   const ConstAddresses& code, const float* v, PositionGradient, const PairGradients&,
+                   const TableUpdate&, int n_threads);
+
+}  // namespace polychron

@@ -1,0 +1,41 @@
+// The backward pass of one table: gains of the readings, then whatever is to become of the rows' gradient.
+//
+// Legend: I table, J row, K output.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "buffer.hpp"
+#include "contract.hpp"
+#include "sort_rows.hpp"
+
+namespace polychron {
+
+// What becomes of the gradient of the rows.
+struct TableUpdate {
+  enum class Kind { none, dense, sparse, sgd, adagrad, online_sgd };
+  Kind kind = Kind::none;
+  float rate = 0.0f;
+  float epsilon = 0.0f;
+  float* state = nullptr;     // adagrad: (I, J)
+  float* dense = nullptr;     // dense: (I, J, K), zero where no row is read
+  // sparse: per table, the rows that were read, ascending, and their gradients (n_rows_read, K)
+  std::vector<std::vector<int32_t>>* sparse_rows = nullptr;
+  std::vector<std::vector<float>>* sparse_values = nullptr;
+};
+
+// One table's gains and update, by the thread that owns the table in this step. Throws std::invalid_argument when a
+// row lies outside the table.
+class TableOwner {
+ public:
+  TableOwner(int64_t n_readings, int64_t n_rows, int64_t n_outputs);
+  void apply(int64_t table_index, const Readings&, const TableUpdate&);
+
+ private:
+  int64_t n_rows_;
+  RowSorter sorter_;
+  Buffer<float> merged_;
+};
+
+}  // namespace polychron

@@ -1,0 +1,133 @@
+#include "threads.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace polychron {
+namespace {
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// A training step enters the pool about ten times within a few milliseconds: a worker looks for new work for some
+// microseconds before it sleeps, long enough to bridge two kernels, short enough not to take a core from torch.
+constexpr int kSpins = 2000;
+
+class Pool {
+ public:
+  void run(int n_threads, int64_t n_tasks, const std::function<void(int64_t, int)>& work) {
+    std::unique_lock<std::mutex> mine(entry_, std::try_to_lock);
+    if (n_threads <= 1 || n_tasks <= 1 || inside_ || !mine.owns_lock()) {
+      for (int64_t task = 0; task < n_tasks; ++task) work(task, 0);
+      return;
+    }
+    const int n_helpers = static_cast<int>(std::min<int64_t>(n_threads, n_tasks)) - 1;
+    while (static_cast<int>(workers_.size()) < n_helpers) {
+      const int worker = static_cast<int>(workers_.size()) + 1;
+      workers_.emplace_back([this, worker] { serve(worker); });
+    }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      work_ = &work;
+      n_tasks_ = n_tasks;
+      n_wanted_ = n_helpers;
+      n_running_.store(n_helpers, std::memory_order_relaxed);
+      next_.store(0, std::memory_order_relaxed);
+      failure_ = nullptr;
+      round_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    inside_ = true;
+    take_tasks(0);
+    inside_ = false;
+    for (int spin = 0; n_running_.load(std::memory_order_acquire) > 0; ++spin) {
+      if (spin < kSpins) {
+        relax();
+      } else {
+        std::unique_lock<std::mutex> lock(mutex_);
+        done_.wait(lock, [this] { return n_running_.load(std::memory_order_acquire) == 0; });
+      }
+    }
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  void take_tasks(int worker) {
+    try {
+      for (int64_t task = next_.fetch_add(1); task < n_tasks_; task = next_.fetch_add(1)) (*work_)(task, worker);
+    } catch (...) {
+      next_.store(n_tasks_);
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+  }
+
+  void serve(int worker) {
+    inside_ = true;
+    uint64_t seen = 0;
+    for (;;) {
+      for (int spin = 0; spin < kSpins && round_.load(std::memory_order_acquire) == seen; ++spin) relax();
+      bool wanted;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
+        seen = round_.load(std::memory_order_acquire);
+        wanted = worker <= n_wanted_;
+      }
+      if (!wanted) continue;
+      take_tasks(worker);
+      if (n_running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        done_.notify_one();
+      }
+    }
+  }
+
+  static thread_local bool inside_;
+  std::mutex entry_;  // one round at a time
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  std::vector<std::thread> workers_;
+  const std::function<void(int64_t, int)>* work_ = nullptr;
+  int64_t n_tasks_ = 0;
+  int n_wanted_ = 0;
+  std::atomic<int> n_running_{0};
+  std::atomic<int64_t> next_{0};
+  std::atomic<uint64_t> round_{0};
+  std::exception_ptr failure_;
+};
+
+thread_local bool Pool::inside_ = false;
+
+// Never destroyed: its threads sleep until the process ends. A forked child has none of them and gets a pool of its
+// own; the parent's is left alone there, since its locks may be held by threads that the child does not have.
+std::atomic<Pool*> pool{nullptr};
+
+Pool& the_pool() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    pool.store(new Pool);
+    pthread_atfork(nullptr, nullptr, [] { pool.store(new Pool); });
+  });
+  return *pool.load();
+}
+
+}  // namespace
+
+void parallel_for(int n_threads, int64_t n_tasks, const std::function<void(int64_t, int)>& work) {
+  the_pool().run(n_threads, n_tasks, work);
+}
+
+}  // namespace polychron

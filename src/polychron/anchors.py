@@ -1,0 +1,138 @@
+"""Which neurons are compared, and how long their spikes travel: anchor pairs and conduction delays.
+
+All are drawn once, from a seed, and stay fixed. A pair never compares a neuron with itself and, whichever way round,
+never stands twice in one table: the second one would leave half of the table's rows unreachable.
+"""
+
+# I table, R comparison
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polychron.errors import InputError
+
+DELAY_DISTRIBUTIONS = ("geometric", "uniform")
+ANCHOR_KINDS = ("random", "covering")
+
+
+def _check(n_inputs: int, n_tables: int, n_comparisons: int) -> None:
+    if n_tables < 1 or n_comparisons < 1:
+        raise InputError(f"n_tables and n_comparisons must be at least 1; got {n_tables} and {n_comparisons}")
+    n_pairs = n_inputs * (n_inputs - 1) // 2
+    if n_comparisons > n_pairs:
+        raise InputError(
+            f"n_comparisons must be at most {n_pairs}, the pairs that {n_inputs} neurons form; got {n_comparisons}"
+        )
+
+
+def _all_pairs(n_inputs: int) -> np.ndarray:
+    return np.stack(np.triu_indices(n_inputs, k=1), axis=1).astype(np.int32)
+
+
+def _turn(pairs: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Each pair one way round or the other, by a fair coin: (I, R, 2) int32."""
+    turned = np.where(rng.integers(0, 2, pairs.shape[:-1], dtype=np.int8)[..., None] == 1, pairs[..., ::-1], pairs)
+    return torch.from_numpy(np.ascontiguousarray(turned, dtype=np.int32))
+
+
+def random_anchors(n_inputs: int, n_tables: int, n_comparisons: int, seed: int = 0) -> Tensor:
+    """Pairs drawn uniformly, without repetition within a table: (n_tables, n_comparisons, 2) int32.
+
+    Raises:
+        InputError: a table asks for more comparisons than there are pairs.
+
+    Example:
+        >>> random_anchors(n_inputs=4, n_tables=2, n_comparisons=3).shape
+        torch.Size([2, 3, 2])
+    """
+    _check(n_inputs, n_tables, n_comparisons)
+    rng = np.random.default_rng(seed)
+    pairs = _all_pairs(n_inputs)
+    chosen = np.stack([rng.choice(len(pairs), n_comparisons, replace=False) for _ in range(n_tables)])
+    return _turn(pairs[chosen], rng)
+
+
+def covering_anchors(n_inputs: int, n_tables: int, n_comparisons: int, seed: int = 0) -> Tensor:
+    """Pairs dealt out like cards: every pair occurs once before any occurs again: (n_tables, n_comparisons, 2) int32.
+
+    Where one deck ends within a table, the next deck begins with pairs that the table does not hold yet.
+
+    Raises:
+        InputError: a table asks for more comparisons than there are pairs.
+
+    Example:
+        >>> anchors = covering_anchors(n_inputs=4, n_tables=2, n_comparisons=3)   # 6 pairs, each exactly once
+        >>> len({tuple(sorted(pair)) for pair in anchors.reshape(-1, 2).tolist()})
+        6
+    """
+    _check(n_inputs, n_tables, n_comparisons)
+    rng = np.random.default_rng(seed)
+    pairs = _all_pairs(n_inputs)
+    deck: list[int] = []
+    chosen = np.empty((n_tables, n_comparisons), dtype=np.int64)
+    for table in chosen:
+        held: list[int] = []
+        while len(held) < n_comparisons:
+            if not deck:
+                fresh = rng.permutation(len(pairs)).tolist()
+                # Dealt from the end: what this table holds already goes to the bottom.
+                deck = [p for p in fresh if p in held] + [p for p in fresh if p not in held]
+            held.append(deck.pop())
+        table[:] = held
+    return _turn(pairs[chosen], rng)
+
+
+def _one_delay_a_pair(delay: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.repeat(delay[..., None], 2, axis=-1).astype(np.int32))
+
+
+def _check_delay(max_delay: int) -> None:
+    if not 0 <= max_delay < 1 << 16:
+        raise InputError(f"max_delay must lie in [0, 65536); got {max_delay}")
+
+
+def geometric_delays(n_tables: int, n_comparisons: int, max_delay: int, seed: int = 0) -> Tensor:
+    """Delays d in [0, max_delay], P(d) proportional to 2^-d, the same for both neurons: (n_tables, n_comparisons, 2).
+
+    Example:
+        >>> int(geometric_delays(n_tables=8, n_comparisons=8, max_delay=7).max()) <= 7
+        True
+    """
+    _check_delay(max_delay)
+    rng = np.random.default_rng(seed)
+    weight = 0.5 ** np.arange(max_delay + 1)
+    return _one_delay_a_pair(rng.choice(max_delay + 1, (n_tables, n_comparisons), p=weight / weight.sum()))
+
+
+def uniform_delays(n_tables: int, n_comparisons: int, max_delay: int, seed: int = 0) -> Tensor:
+    """Delays uniform in [0, max_delay], the same for both neurons of a pair: (n_tables, n_comparisons, 2) int32.
+
+    Example:
+        >>> uniform_delays(n_tables=8, n_comparisons=8, max_delay=7).shape
+        torch.Size([8, 8, 2])
+    """
+    _check_delay(max_delay)
+    rng = np.random.default_rng(seed)
+    return _one_delay_a_pair(rng.integers(0, max_delay + 1, (n_tables, n_comparisons)))
+
+
+def draw_anchors(kind: str, n_inputs: int, n_tables: int, n_comparisons: int, seed: int = 0) -> Tensor:
+    """:func:`random_anchors` or :func:`covering_anchors` by name."""
+    if kind not in ANCHOR_KINDS:
+        raise InputError(f"anchors must be one of {', '.join(ANCHOR_KINDS)}; got {kind!r}")
+    draw = random_anchors if kind == "random" else covering_anchors
+    return draw(n_inputs, n_tables, n_comparisons, seed)
+
+
+def draw_delays(kind: str, n_tables: int, n_comparisons: int, max_delay: int, seed: int = 0) -> Tensor | None:
+    """:func:`geometric_delays` or :func:`uniform_delays` by name; None where no delay is possible."""
+    if kind not in DELAY_DISTRIBUTIONS:
+        raise InputError(f"delay_distribution must be one of {', '.join(DELAY_DISTRIBUTIONS)}; got {kind!r}")
+    _check_delay(max_delay)
+    if max_delay == 0:
+        return None
+    draw = geometric_delays if kind == "geometric" else uniform_delays
+    return draw(n_tables, n_comparisons, max_delay, seed)

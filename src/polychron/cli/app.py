@@ -1,0 +1,270 @@
+"""Commands, options and exit codes. What a command does is in the module of its name.
+
+Those modules are imported when their command runs: ``--help`` need not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polychron.errors import InputError
+
+app = typer.Typer(
+    name="polychron",
+    help="Language models made of look-up tables addressed by spike order: they add, and multiply nothing.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+class ModelKind(str, Enum):
+    """Values of ``--model``."""
+
+    delay = "delay"
+    transformer = "transformer"
+
+
+class HoldoutKind(str, Enum):
+    """Values of ``--holdout``."""
+
+    blocks = "blocks"
+    tail = "tail"
+
+
+class OptimizerKind(str, Enum):
+    """Values of ``--optimizer``."""
+
+    sgd = "sgd"
+    adagrad = "adagrad"
+
+
+class UpdateKind(str, Enum):
+    """Values of ``--update``."""
+
+    batch = "batch"
+    online = "online"
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=1024, help="Threads to compute with. No result depends on it."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line, and nothing else.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a checkpoint.", show_default=False)]
+
+
+@app.command()
+def train(
+    text: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="A file, or a folder of text files. Without it: Python's own standard library.",
+        ),
+    ] = None,
+    model: Annotated[ModelKind | None, typer.Option(help="The network. [default: delay]")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Its size; a wrong one is answered with those there are.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Train so long; only training counts. [default: 1]")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train so many steps, instead of minutes: reproducible to the bit."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=2**20, help="Windows a step. [default: the preset's]")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, max=2**20, help="Bytes of a window. [default: the preset's]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")
+    ] = None,
+    threads: Threads = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")
+    ] = None,
+    optimizer: Annotated[
+        OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")
+    ] = None,
+    update: Annotated[
+        UpdateKind | None,
+        typer.Option(
+            help="When rows are updated: after a batch, or online as in the paper's program (which is the "
+            "transformer's only). [default: batch]"
+        ),
+    ] = None,
+    holdout: Annotated[
+        HoldoutKind | None,
+        typer.Option(
+            help="What is kept for validation: every nth block, or the text's end. [default: blocks]"
+        ),
+    ] = None,
+    holdout_fraction: Annotated[float | None, typer.Option(help="How much of it. [default: 0.1]")] = None,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0.01, help="Training time between two checkpoints.")
+    ] = 30.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the checkpoint in --out, with the settings it records."),
+    ] = False,
+    json: Json = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write scalars for TensorBoard to DIR/tensorboard.")
+    ] = False,
+) -> None:
+    """Train a model on a text, validate it on the part held out, and save it.
+
+    Example: `polychron train book.txt --minutes 5 --out runs/book`
+
+    Ctrl-C saves and stops; `polychron train --resume --out runs/book` goes on.
+    """
+    from polychron.cli.train import Settings, run_train
+
+    settings = Settings(
+        model=_value(model),
+        preset=preset,
+        minutes=minutes,
+        steps=steps,
+        batch=batch,
+        length=length,
+        seed=seed,
+        rate=rate,
+        optimizer=_value(optimizer),
+        update=_value(update),
+        holdout=_value(holdout),
+        holdout_fraction=holdout_fraction,
+    )
+    with quiet_when_nobody_reads():
+        code = run_train(
+            text,
+            settings,
+            out=out,
+            resume=resume,
+            threads=threads,
+            checkpoint_seconds=checkpoint_seconds,
+            json=json,
+            tensorboard=tensorboard,
+        )
+        raise typer.Exit(code)
+
+
+@app.command()
+def evaluate(
+    directory: Directory,
+    text: Annotated[
+        Path | None,
+        typer.Argument(metavar="TEXT", help="A file or folder. Without it: what was held out from training."),
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Score a text under a trained model, in nats and bits per byte.
+
+    Example: `polychron evaluate runs/book other.txt`
+
+    Every byte after the first is scored exactly once, with as much context as the model can use.
+    """
+    from polychron.cli.evaluate import run_evaluate
+
+    with quiet_when_nobody_reads():
+        run_evaluate(directory, text, threads=threads, json=json)
+
+
+@app.command()
+def generate(
+    directory: Directory,
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What to continue.", show_default=False)
+    ] = "",
+    n_bytes: Annotated[int, typer.Option("--bytes", min=0, max=2**40, help="How many bytes to write.")] = 500,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 more careful, above 1 bolder; 0 always takes the likeliest byte.")
+    ] = 0.8,
+    top_p: Annotated[
+        float, typer.Option(help="Draw only from the likeliest bytes that together have this probability.")
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws.")] = 0,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Continue a prompt, byte by byte as they come.
+
+    Example: `polychron generate runs/book "It was a " --bytes 1000`
+    """
+    from polychron.cli.generate import run_generate
+
+    with quiet_when_nobody_reads():
+        run_generate(
+            directory,
+            os.fsencode(prompt),
+            n_bytes=n_bytes,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            threads=threads,
+            json=json,
+        )
+
+
+@contextlib.contextmanager
+def quiet_when_nobody_reads() -> Iterator[None]:
+    """Let a command end quietly when its reader has gone (``| head``)."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more at the end; there it must not fail again.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code.
+
+    0: done. 2: something given cannot be used, one line on stderr says what. 130, 143: stopped by SIGINT,
+    SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks must not end a run
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        command = typer.main.get_command(app)
+        return command.main(arguments, prog_name="polychron", standalone_mode=False) or 0
+    except InputError as error:
+        return _refuse(str(error))
+    except MemoryError:
+        return _refuse("out of memory: take a smaller preset, batch or length, or close other programs")
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        # Wrong usage, in whatever class this version of typer has for it.
+        if not hasattr(error, "format_message"):
+            raise
+        return _refuse(error.format_message())
+
+
+def _refuse(message: str) -> int:
+    line = " ".join(message.split()).rstrip(".")
+    print(f"error: {line}", file=sys.stderr)
+    return 2
+
+
+def _value(choice: Enum | None) -> str | None:
+    return None if choice is None else choice.value

@@ -1,0 +1,265 @@
+"""What a person or a program sees: progress, summaries, generated text, JSON lines."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import shlex
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from polychron.training.loop import CheckpointReport, Event, StepReport, ValidationReport
+
+# Lines of a log are further apart than a terminal's refreshes.
+_LOG_SECONDS = 10.0
+
+
+def make_console() -> Console:
+    """Standard output; coloured only on a terminal and where NO_COLOR is not set."""
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def say(console: Console, line: str, style: str = "") -> None:
+    """One line for people, whole even where it is longer than the terminal is wide."""
+    if console.is_terminal:
+        console.print(line, style=style)
+    else:  # not through rich, which would end the process when nobody reads on
+        print(line, flush=True)
+
+
+def print_json(fields: dict[str, Any]) -> None:
+    """One JSON object on one line of standard output, at once."""
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+class StatusLine:
+    """A line at the bottom of a terminal, rewritten in place; nothing where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._live = Live(console=console, transient=True, auto_refresh=False)
+
+    def __enter__(self) -> StatusLine:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether anybody can see it."""
+        return self._live is not None
+
+    def show(self, line: str) -> None:
+        """Replace the line."""
+        if self._live is not None:
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis", style="cyan"), refresh=True)
+
+
+class ByteStream:
+    """Writes bytes as they come: unchanged to a file or pipe, made safe for the eye to a terminal.
+
+    On a terminal, bytes are held until they make a whole UTF-8 character; what is no UTF-8 becomes U+FFFD,
+    and control characters other than newline and tab, which could command the terminal, become U+00B7.
+    """
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace") if output.isatty() else None
+
+    def write(self, piece: bytes) -> None:
+        """Write and flush."""
+        if self._decoder is None:
+            self._output.buffer.write(piece)
+            self._output.buffer.flush()
+        else:
+            self._show(self._decoder.decode(piece))
+
+    def close(self) -> None:
+        """Write what is held back; on a terminal, end the line."""
+        if self._decoder is not None:
+            self._show(self._decoder.decode(b"", final=True) + "\n")
+
+    def _show(self, text: str) -> None:
+        self._output.write(visible(text))
+        self._output.flush()
+
+
+def visible(text: str) -> str:
+    """The text with control characters other than newline and tab replaced by a middle dot.
+
+    Example:
+        >>> visible("a\\x1b[31mb\\n")
+        'a·[31mb\\n'
+    """
+    return "".join(
+        letter if letter in "\n\t" or unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co") else "·"
+        for letter in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    Example:
+        >>> duration(42.4), duration(125), duration(7290)
+        ('42 s', '2 min 05 s', '2 h 01 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def resume_command(directory: Path) -> str:
+    """What to type to go on with a run."""
+    return f"polychron train --resume --out {shlex.quote(str(directory))}"
+
+
+class TerminalView:
+    """A run for a person: a status line on a terminal, a line now and then in a log, a summary at the end."""
+
+    def __init__(self) -> None:
+        self._console = make_console()
+        self._status = StatusLine(self._console)
+        self._logged_seconds = 0.0
+
+    def __enter__(self) -> TerminalView:
+        self._status.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.__exit__()
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """What is about to be trained on what."""
+        self._say("text", f"{facts['source']}, {facts['held_out_bytes']:,} of them held out")
+        self._say(
+            "model",
+            f"{facts['model']} {facts['preset']}: {facts['parameters']:,} parameters, {facts['vocabulary']} "
+            "tokens",
+        )
+        self._say(
+            "training",
+            f"{facts['optimizer']}, rate {facts['rate']:g}, {facts['batch']} windows of {facts['length']} "
+            f"bytes a step, seed {facts['seed']}, {facts['threads']} threads",
+        )
+        if facts["step"]:
+            self._say(
+                "resumed", f"at step {facts['step']:,}, after {duration(facts['train_seconds'])} of training"
+            )
+        self._logged_seconds = facts["train_seconds"]
+
+    def show(self, event: Event) -> None:
+        """Progress."""
+        if isinstance(event, StepReport):
+            line = (
+                f"{event.progress:4.0%}  {event.bytes_per_second:,.0f} bytes/s  "
+                f"training loss {event.nats_per_byte:.4f} nats/byte  {duration(event.seconds_left)} left"
+            )
+            self._status.show(line)
+            if not self._status.shown and event.seconds - self._logged_seconds >= _LOG_SECONDS:
+                self._logged_seconds = event.seconds
+                say(self._console, line)
+        elif isinstance(event, ValidationReport):
+            if event.final:
+                self._status.show(f"validating: {event.score.n_bytes / event.of_bytes:.0%}")
+            else:
+                say(
+                    self._console,
+                    f"      step {event.step:,}: validation loss {_loss(event.score.nats_per_byte)} "
+                    f"(on {event.score.n_bytes:,} bytes)",
+                )
+        elif isinstance(event, CheckpointReport) and event.problem is not None:
+            print(f"warning: {event.problem}; training goes on", file=sys.stderr)
+
+    def end(self, sample: str, result: dict[str, Any]) -> None:
+        """A sample of what the model writes, and the figures."""
+        self._status.__exit__()
+        say(self._console, "\n" + visible(sample) + "\n")
+        self._say(
+            "trained",
+            f"{result['train_bytes']:,} bytes in {duration(result['train_seconds'])} "
+            f"({result['train_bytes_per_second']:,.0f} bytes/s)",
+        )
+        if result["train_nats_per_byte"] is not None:
+            self._say("training loss", _loss(result["train_nats_per_byte"]))
+        self._say(
+            "validation loss",
+            f"{_loss(result['val_nats_per_byte'])} (on all {result['val_bytes']:,} held-out bytes)",
+        )
+        self._say("checkpoint", result["checkpoint"])
+        self._say("write more", f'polychron generate {shlex.quote(result["checkpoint"])} "Once "')
+
+    def _say(self, title: str, line: str) -> None:
+        say(self._console, f"{title:<16}{line}")
+
+
+class JsonView:
+    """A run for a program: every event is one JSON object on one line; the last is the result."""
+
+    def __enter__(self) -> JsonView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """The run's settings."""
+        print_json({"event": "start", **facts})
+
+    def show(self, event: Event) -> None:
+        """Progress."""
+        if isinstance(event, StepReport):
+            fields = {
+                "event": "training",
+                "step": event.step,
+                "train_seconds": event.seconds,
+                "train_bytes": event.n_bytes,
+                "train_bytes_per_second": event.bytes_per_second,
+                "train_nats_per_byte": event.nats_per_byte,
+                "rate": event.rate,
+                "progress": event.progress,
+                "seconds_left": event.seconds_left,
+            }
+        elif isinstance(event, ValidationReport):
+            if event.final:
+                return  # the result has the figure
+            fields = {
+                "event": "validation",
+                "step": event.step,
+                "val_nats_per_byte": event.score.nats_per_byte,
+                "val_bits_per_byte": event.score.bits_per_byte,
+                "val_bytes": event.score.n_bytes,
+            }
+        elif isinstance(event, CheckpointReport):
+            fields = {"event": "checkpoint", "step": event.step, "checkpoint": str(event.directory)}
+            if event.problem is not None:
+                fields = {"event": "warning", "step": event.step, "problem": event.problem}
+        else:
+            return
+        print_json(fields)
+
+    def end(self, sample: str, result: dict[str, Any]) -> None:
+        """The sample, then the result."""
+        print_json({"event": "sample", "text": sample})
+        print_json({"event": "result", **result})
+
+
+def _loss(nats_per_byte: float) -> str:
+    return f"{nats_per_byte:.4f} nats/byte = {nats_per_byte / math.log(2):.4f} bits/byte"

@@ -1,0 +1,78 @@
+"""``polychron evaluate``: what a text costs under a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from polychron.cli.console import StatusLine, make_console, print_json, say
+from polychron.data import hold_out, load_corpus
+from polychron.data.corpus import Corpus
+from polychron.errors import InputError
+from polychron.training.checkpoint import Record, open_checkpoint
+from polychron.training.evaluate import score_progressively
+
+
+def run_evaluate(directory: Path, text: Path | None, *, threads: int | None, json: bool) -> None:
+    """Score a text, or without one what was held out when the model was trained."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    checkpoint = open_checkpoint(directory)
+    record = checkpoint.record
+    if text is None:
+        corpus = load_recorded_corpus(record)
+        holdout = hold_out(corpus.data.size, record.corpus.holdout, record.corpus.holdout_fraction)
+        data = holdout.held_out_of(corpus.data)
+        source = f"the part of {corpus.source} that was held out"
+    else:
+        corpus = load_corpus(text, minimum_bytes=2, minimum_distinct=1)
+        data, source = corpus.data, corpus.source
+    tokens = checkpoint.vocabulary.encode(data)
+    model = checkpoint.load_model()
+
+    console = make_console()
+    with StatusLine(console) as status:
+        for so_far in score_progressively(model, tokens, checkpoint.vocabulary):
+            if not json:
+                status.show(f"scoring: {so_far.n_bytes / (tokens.size - 1):.0%}")
+    if json:
+        print_json(
+            {
+                "nats_per_byte": so_far.nats_per_byte,
+                "bits_per_byte": so_far.bits_per_byte,
+                "bytes": so_far.n_bytes,
+                "bytes_per_second": so_far.bytes_per_second,
+            }
+        )
+        return
+    say(console, f"{source}: {so_far.n_bytes:,} bytes scored, {so_far.bytes_per_second:,.0f} bytes/s")
+    say(console, f"{so_far.nats_per_byte:.4f} nats/byte = {so_far.bits_per_byte:.4f} bits/byte", style="bold")
+
+
+def load_recorded_corpus(record: Record, text: Path | None = None) -> Corpus:
+    """The text that a run was trained on, found where it was, or at ``text``.
+
+    Raises:
+        InputError: it is not there, or is not the same any more.
+    """
+    expected = record.corpus
+    try:
+        corpus = load_corpus(text if text is not None else expected.path)
+    except InputError as error:
+        if text is not None:
+            raise
+        raise InputError(
+            f"the text that the model was trained on cannot be used: {error}. Give its TEXT"
+        ) from None
+    if corpus.sha256 != expected.sha256:
+        cause = (
+            "another version of Python has another library"
+            if expected.path is None
+            else "it has changed since then"
+        )
+        raise InputError(
+            f"{corpus.source} is not the text that the model was trained on ({expected.bytes:,} bytes, "
+            f"SHA-256 {expected.sha256[:12]}...): {cause}"
+        )
+    return corpus

@@ -1,0 +1,344 @@
+"""``polychron train``: put a run together, show what it does, end it well."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from polychron import models, optim
+from polychron.cli.console import JsonView, TerminalView, resume_command
+from polychron.cli.evaluate import load_recorded_corpus
+from polychron.data import Corpus, Vocabulary, Windows, hold_out, load_corpus
+from polychron.errors import InputError
+from polychron.limits import require_memory
+from polychron.runtime import Stream
+from polychron.runtime.sampling import Sampler, generate
+from polychron.training.checkpoint import (
+    CheckpointWriter,
+    CorpusRecord,
+    Record,
+    TrainingRecord,
+    open_checkpoint,
+)
+from polychron.training.loop import Event, Finished, Run, StepReport, ValidationReport
+
+_DEFAULT_MODEL = "delay"
+_SAMPLE_BYTES = 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the outcome of a run, as given on the command line; None where nothing was given.
+
+    A resumed run takes all of it from its checkpoint.
+    """
+
+    model: str | None = None
+    preset: str | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int | None = None
+    length: int | None = None
+    seed: int | None = None
+    rate: float | None = None
+    optimizer: str | None = None
+    update: str | None = None
+    holdout: str | None = None
+    holdout_fraction: float | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that were given."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def run_train(
+    text: Path | None,
+    settings: Settings,
+    *,
+    out: Path | None,
+    resume: bool,
+    threads: int | None,
+    checkpoint_seconds: float,
+    json: bool,
+    tensorboard: bool,
+) -> int:
+    """Train and return the exit code: 0, or 128 + the signal that stopped the run."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    record, corpus = _recorded_run(text, settings, out) if resume else _new_run(text, settings)
+    directory = out or _fresh_directory(record)
+
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(CheckpointWriter(directory, resume=resume))
+        run = _assemble(record, corpus, writer, checkpoint_seconds, resume=resume)
+        scalars = stack.enter_context(_Scalars(directory)) if tensorboard else None
+        view = stack.enter_context(JsonView() if json else TerminalView())
+        view.begin(_facts(run, corpus))
+        with _signals_noted() as signals, contextlib.closing(run.events(lambda: bool(signals))) as events:
+            for event in events:
+                view.show(event)
+                if scalars is not None:
+                    scalars.add(event)
+        if isinstance(event, Finished):
+            view.end(_sample(run), _result(run, event))
+            return 0
+    print(
+        f"stopped at step {event.step:,}, saved in {directory}. To go on: {resume_command(directory)}",
+        file=sys.stderr,
+    )
+    return 128 + signals[0]
+
+
+def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
+    """The record of a run that has not begun: what was given, and defaults for the rest."""
+    kind = settings.model or _DEFAULT_MODEL
+    preset = settings.preset or models.default_preset(kind)
+    if settings.minutes is not None and settings.steps is not None:
+        raise InputError("--minutes and --steps exclude each other: a run ends after the one or the other")
+    if settings.minutes is not None and not (math.isfinite(settings.minutes) and settings.minutes > 0):
+        raise InputError(f"--minutes must be positive and finite; got {settings.minutes:g}")
+    if settings.rate is not None and not (math.isfinite(settings.rate) and settings.rate > 0):
+        raise InputError(f"--rate must be positive and finite; got {settings.rate:g}")
+    if settings.update == "online" and kind != "transformer":
+        raise InputError(
+            f"--update online is the transformer's; the model is {kind}: add --model transformer"
+        )
+    defaults = models.training_defaults(kind, preset)
+
+    corpus = load_corpus(text)
+    holdout = settings.holdout or "blocks"
+    fraction = 0.1 if settings.holdout_fraction is None else settings.holdout_fraction
+    segments = hold_out(corpus.data.size, holdout, fraction)
+    vocabulary = Vocabulary.of(*segments.training_of(corpus.data))
+    config = models.preset(kind, preset, vocabulary.size)
+    minutes = _or(settings.minutes, 1.0)
+    record = Record(
+        model=config.to_dict(),
+        preset=preset,
+        vocabulary=list(vocabulary.byte_values),
+        corpus=CorpusRecord(
+            name=corpus.name,
+            path=_storable(corpus.path),
+            sha256=corpus.sha256,
+            bytes=corpus.data.size,
+            holdout=holdout,
+            holdout_fraction=fraction,
+        ),
+        training=TrainingRecord(
+            seed=_or(settings.seed, 0),
+            batch=_or(settings.batch, defaults.batch),
+            length=_or(settings.length, defaults.length),
+            rate=_or(settings.rate, defaults.rate),
+            warmup_steps=defaults.warmup_steps,
+            optimizer=_or(settings.optimizer, "sgd"),
+            update=_or(settings.update, "batch"),
+            steps=settings.steps,
+            seconds=60 * minutes if settings.steps is None else None,
+        ),
+    )
+    require_memory(
+        4 * config.n_parameters(),
+        f"the {config.n_parameters():,} parameters of {kind} {preset}",
+        "take a smaller --preset",
+    )
+    _windows(record, corpus)  # a text too short for the windows is refused before a folder is made
+    return record, corpus
+
+
+def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tuple[Record, Corpus]:
+    """The record of a run to go on with, and its text; refused if what was given contradicts it."""
+    if out is None:
+        raise InputError("--resume needs --out DIR: the folder of the checkpoint to go on with")
+    record = open_checkpoint(out).record
+    training, corpus_record = record.training, record.corpus
+    recorded = {
+        "model": record.model["kind"],
+        "preset": record.preset,
+        "minutes": None if training.seconds is None else training.seconds / 60,
+        "holdout": corpus_record.holdout,
+        "holdout_fraction": corpus_record.holdout_fraction,
+        **{
+            name: getattr(training, name)
+            for name in ("steps", "batch", "length", "seed", "rate", "optimizer", "update")
+        },
+    }
+    for name, value in settings.given().items():
+        if value != recorded[name]:
+            option = "--" + name.replace("_", "-")
+            was = "was not given" if recorded[name] is None else f"is {recorded[name]}"
+            raise InputError(
+                f"{option} {value} contradicts the run in {out}, where it {was}: a resumed run keeps its "
+                f"settings, so leave {option} out, or begin another run in another --out"
+            )
+    return record, load_recorded_corpus(record, text)
+
+
+def _assemble(
+    record: Record, corpus: Corpus, writer: CheckpointWriter, checkpoint_seconds: float, *, resume: bool
+) -> Run:
+    """Take the memory and put the run together, from its beginning or from its checkpoint."""
+    checkpoint = None
+    if resume:  # read again: only since the writer locked the folder does nobody else change it
+        checkpoint = open_checkpoint(writer.directory)
+        record = checkpoint.record
+        writer.adopt(checkpoint)
+        model = checkpoint.load_model()
+    else:
+        model = models.build(models.config_from_dict(record.model), seed=record.training.seed)
+    optimizer = optim.attach(model, record.training.optimizer)
+    if checkpoint is not None:
+        checkpoint.load_optimizer(optimizer)
+    vocabulary = Vocabulary(bytes(record.vocabulary))
+    holdout = hold_out(corpus.data.size, record.corpus.holdout, record.corpus.holdout_fraction)
+    return Run(
+        model=model,
+        windows=_windows(record, corpus),
+        optimizer=optimizer,
+        vocabulary=vocabulary,
+        held_out=vocabulary.encode(holdout.held_out_of(corpus.data)),
+        writer=writer,
+        record=record,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+
+
+def _windows(record: Record, corpus: Corpus) -> Windows:
+    training = record.training
+    holdout = hold_out(corpus.data.size, record.corpus.holdout, record.corpus.holdout_fraction)
+    return Windows(
+        Vocabulary(bytes(record.vocabulary)).encode(corpus.data),
+        holdout.training,
+        length=training.length,
+        batch=training.batch,
+        seed=training.seed,
+    )
+
+
+def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
+    """What a view tells before the training begins."""
+    record, training = run.record, run.record.training
+    return {
+        "model": record.model["kind"],
+        "preset": record.preset,
+        "parameters": run.model.n_parameters(),
+        "vocabulary": run.vocabulary.size,
+        "source": corpus.source,
+        "held_out_bytes": run.held_out.size,
+        "optimizer": training.optimizer if training.update == "batch" else f"{training.optimizer} online",
+        "rate": training.rate,
+        "batch": training.batch,
+        "length": training.length,
+        "seed": training.seed,
+        "threads": torch.get_num_threads(),
+        "step": record.position.step,
+        "train_seconds": record.position.seconds,
+        "checkpoint": str(run.writer.directory),
+    }
+
+
+def _result(run: Run, finished: Finished) -> dict[str, Any]:
+    """What a run ends with."""
+    record = run.record
+    return {
+        "model": record.model["kind"],
+        "preset": record.preset,
+        "parameters": run.model.n_parameters(),
+        "seed": record.training.seed,
+        "steps": finished.step,
+        "train_bytes": finished.n_bytes,
+        "train_seconds": finished.seconds,
+        "train_bytes_per_second": finished.n_bytes / max(finished.seconds, 1e-9),
+        "train_nats_per_byte": record.metrics.train_nats_per_byte,
+        "val_nats_per_byte": finished.score.nats_per_byte,
+        "val_bits_per_byte": finished.score.bits_per_byte,
+        "val_bytes": finished.score.n_bytes,
+        "checkpoint": str(run.writer.directory),
+    }
+
+
+def _sample(run: Run) -> str:
+    """Some text of the trained model's own."""
+    sampler = Sampler(
+        temperature=0.8, top_p=0.95, seed=run.record.training.seed, excluded=[run.vocabulary.unseen_id]
+    )
+    pieces = generate(Stream(run.model), run.vocabulary, b"", _SAMPLE_BYTES, sampler)
+    return b"".join(pieces).decode("utf-8", errors="replace")
+
+
+def _fresh_directory(record: Record) -> Path:
+    """``runs/<text>-<model>-<preset>-<n>`` with the first n that is not taken."""
+    stem = f"{record.corpus.name}-{record.model['kind']}-{record.preset}"
+    numbers = itertools.count(1)
+    return next(path for n in numbers if not (path := Path("runs") / f"{stem}-{n}").exists())
+
+
+@contextlib.contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Yield a list that receives the first SIGINT or SIGTERM; a second one does what it usually does."""
+    noted: list[int] = []
+    usual = {}
+
+    def note(number: int, _: FrameType | None) -> None:
+        noted.append(number)
+        restore()
+
+    def restore() -> None:
+        while usual:
+            signal.signal(*usual.popitem())
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        usual[number] = signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()
+
+
+class _Scalars:
+    """The run's figures for TensorBoard, by step, in ``DIR/tensorboard``."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError(
+                "--tensorboard needs a package that is not installed: pip install 'polychron[tensorboard]'"
+            ) from None
+        self._writer = SummaryWriter(str(directory / "tensorboard"))
+
+    def __enter__(self) -> _Scalars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def add(self, event: Event) -> None:
+        """Write what an event says."""
+        if isinstance(event, StepReport):
+            self._writer.add_scalar("training/nats_per_byte", event.nats_per_byte, event.step)
+            self._writer.add_scalar("training/bytes_per_second", event.bytes_per_second, event.step)
+            self._writer.add_scalar("training/rate", event.rate, event.step)
+        elif isinstance(event, ValidationReport) and not event.final:
+            self._writer.add_scalar("validation/nats_per_byte", event.score.nats_per_byte, event.step)
+            self._writer.add_scalar("validation/bits_per_byte", event.score.bits_per_byte, event.step)
+        elif isinstance(event, Finished):
+            self._writer.add_scalar("validation/whole_nats_per_byte", event.score.nats_per_byte, event.step)
+
+
+def _or(given: Any, default: Any) -> Any:
+    return default if given is None else given
+
+
+def _storable(path: str | None) -> str | None:
+    """A path as JSON can hold it; one that is no Unicode will not be found again and must be given."""
+    return None if path is None else path.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,152 @@
+"""DelayLM: residual layers of delayed tables, then a readout. No attention: time is compared directly."""
+
+# B sequence, T position, K vocabulary, D delay
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from polychron.anchors import ANCHOR_KINDS, DELAY_DISTRIBUTIONS
+from polychron.models.config import ModelConfig
+from polychron.models.language_model import LanguageModel, TokenEmbedding
+from polychron.nn import LookupTables, Readout
+
+SCORE_CHUNK = 1 << 14  # positions scored at once; bounds memory, not context
+
+
+@dataclass(frozen=True)
+class DelayConfig(ModelConfig):
+    """Sizes of a :class:`DelayLM`.
+
+    Attributes:
+        n_neurons: neurons in the latency vector.
+        n_layers: residual layers of delayed tables; 0 leaves the readout alone.
+        n_tables: tables in a layer.
+        n_comparisons: anchor pairs a table.
+        max_delay: longest conduction delay of a layer, in bytes.
+        delay_distribution: ``"geometric"`` or ``"uniform"``.
+        anchors: ``"random"`` or ``"covering"``.
+        readout_n_tables: tables of the readout.
+        readout_n_comparisons: anchor pairs a table of the readout.
+        readout_max_delay: longest delay of the readout.
+    """
+
+    kind: ClassVar[str] = "delay"
+    n_neurons: int = 32
+    n_layers: int = 1
+    n_tables: int = 64
+    n_comparisons: int = 10
+    max_delay: int = 7
+    delay_distribution: str = "geometric"
+    anchors: str = "random"
+    readout_n_tables: int = 16
+    readout_n_comparisons: int = 10
+    readout_max_delay: int = 0
+
+    def __post_init__(self) -> None:
+        self.check_counts(
+            vocabulary_size=1, n_neurons=2, n_layers=0, n_tables=1, n_comparisons=1, max_delay=0,
+            readout_n_tables=1, readout_n_comparisons=1, readout_max_delay=0,
+        )  # fmt: skip
+        self.check_choice("delay_distribution", DELAY_DISTRIBUTIONS)
+        self.check_choice("anchors", ANCHOR_KINDS)
+        self.check_row_bits("n_comparisons", self.n_comparisons)
+        self.check_row_bits("readout_n_comparisons", self.readout_n_comparisons)
+        self.check_parameters()
+
+    def n_parameters(self) -> int:
+        """Numbers in the tables and the embedding."""
+        layers = self.n_layers * self.n_tables * 2**self.n_comparisons * self.n_neurons
+        readout = self.readout_n_tables * 2**self.readout_n_comparisons * self.vocabulary_size
+        return layers + readout + self.vocabulary_size * self.n_neurons
+
+
+class DelayLM(LanguageModel):
+    r"""A language model that compares when neurons fired, now and some bytes ago.
+
+    .. math:: z^0_t = E[\mathrm{token}_t],\quad
+              z^l_t = z^{l-1}_t + S^l(z^{l-1}_t, \dots, z^{l-1}_{t-D}),\quad
+              \mathrm{logits}_t = U(z^L_t)
+
+    Each layer reads one row per table and byte, whatever the delays: as in polychronization, delays let spikes of
+    different times arrive together. Before the text begins every latency is 0.
+
+    Args:
+        config: sizes.
+        seed: of the embedding, anchors and delays. The tables start at 0.
+
+    Example:
+        >>> model = DelayLM(DelayConfig(vocabulary_size=27, n_tables=4, n_comparisons=3, readout_n_comparisons=3))
+        >>> model(torch.zeros(2, 5, dtype=torch.int64)).shape
+        torch.Size([2, 5, 27])
+    """
+
+    config: DelayConfig
+
+    def __init__(self, config: DelayConfig, seed: int = 0):
+        super().__init__(config)
+        seeds = torch.Generator().manual_seed(seed)
+        draw = lambda: int(torch.randint(1 << 31, (), generator=seeds))  # noqa: E731
+        self.embedding = TokenEmbedding(config.vocabulary_size, config.n_neurons, draw())
+        self.layers = nn.ModuleList(
+            LookupTables(
+                config.n_neurons, config.n_neurons, config.n_tables, config.n_comparisons, config.max_delay,
+                delay_distribution=config.delay_distribution, anchors=config.anchors, residual=True, seed=draw(),
+            )
+            for _ in range(config.n_layers)
+        )  # fmt: skip
+        self.readout = Readout(
+            config.n_neurons, config.vocabulary_size, config.readout_n_tables, config.readout_n_comparisons,
+            config.readout_max_delay, delay_distribution=config.delay_distribution, anchors=config.anchors,
+            seed=draw(),
+        )  # fmt: skip
+
+    @property
+    def context_length(self) -> int:
+        """The current byte and as many before it as the delays of all layers reach together."""
+        return self.config.n_layers * self.config.max_delay + self.config.readout_max_delay + 1
+
+    def latencies(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, T) to the latencies (B, T, n_neurons) that the readout reads."""
+        z = self.embedding(tokens)
+        for layer in self.layers:
+            z = layer(z)
+        return z
+
+    def start(self) -> list[Tensor | None]:
+        """No latencies yet, for each layer and the readout."""
+        return [None] * (self.config.n_layers + 1)
+
+    @torch.no_grad()
+    def advance(self, tokens: Tensor, state: list[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
+        """Logits after the last token; the state holds each layer's last max_delay latencies."""
+        z = self.embedding(tokens[None])
+        kept = []
+        for layer, history in zip(self.layers, state, strict=False):
+            kept.append(_last(history, z, layer.max_delay))
+            z = layer(z, history)
+        kept.append(_last(state[-1], z, self.readout.max_delay))
+        return self.readout(z, state[-1])[0, -1], kept
+
+    @torch.no_grad()
+    def score(self, tokens: Tensor) -> Tensor:
+        """Nats of tokens[1:]; the text is read as one stream, in chunks that begin within each other's context."""
+        nats = []
+        for begin in range(0, len(tokens) - 1, SCORE_CHUNK):
+            end = min(begin + SCORE_CHUNK, len(tokens) - 1)
+            first = max(0, begin - (self.context_length - 1))
+            z = self.latencies(tokens[None, first:end])
+            nats.append(self.readout.loss(z, tokens[None, first + 1 : end + 1])[0, begin - first :])
+        return torch.cat(nats) if nats else torch.empty(0)
+
+
+def _last(history: Tensor | None, z: Tensor, n_kept: int) -> Tensor | None:
+    """The last ``n_kept`` positions of the history and z together."""
+    if n_kept == 0:
+        return None
+    together = z if history is None else torch.cat([history, z], dim=1)
+    return together[:, -n_kept:].contiguous()

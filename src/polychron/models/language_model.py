@@ -1,0 +1,89 @@
+"""What the training loop, the runtime and the command line need of a language model."""
+
+# B sequence, T position, K vocabulary
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from polychron.models.config import ModelConfig
+from polychron.nn import LookupTables, PairAttention, Readout
+from polychron.nn.row_layer import anchors_in_range
+
+
+class TokenEmbedding(nn.Module):
+    """Latencies of the input neurons for each token: uniform in [-1, 1], never trained.
+
+    Example:
+        >>> TokenEmbedding(vocabulary_size=10, n_neurons=4, seed=0)(torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3, 4])
+    """
+
+    def __init__(self, vocabulary_size: int, n_neurons: int, seed: int):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("latencies", torch.rand(vocabulary_size, n_neurons, generator=generator) * 2 - 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, T) int64 to latencies (B, T, n_neurons)."""
+        return nn.functional.embedding(tokens, self.latencies)
+
+
+class LanguageModel(nn.Module):
+    """Base of the language models: from token ids to logits of the next token.
+
+    A model gives its latencies (:meth:`latencies`), how to go on from a remembered state (:meth:`advance`), and how
+    much context a prediction can use; loss, scoring and logits are the same for all.
+    """
+
+    readout: Readout
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+
+    @property
+    def context_length(self) -> int:
+        """Bytes of context that a prediction can use at most."""
+        raise NotImplementedError
+
+    def latencies(self, tokens: Tensor) -> Tensor:
+        """The latencies that the readout reads: tokens (B, T) int64 to (B, T, n_neurons)."""
+        raise NotImplementedError
+
+    def start(self) -> object:
+        """The state before the first token, for :meth:`advance`."""
+        raise NotImplementedError
+
+    def advance(self, tokens: Tensor, state: object) -> tuple[Tensor, object]:
+        """Logits (K,) after the last of the tokens (T,), T >= 1, which follow those that made ``state``; new state."""
+        raise NotImplementedError
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """Nats of tokens[1:], each predicted with as much context as the model can use: (N,) int64 to (N - 1,)."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of the next token at each position: (B, T) int64 to (B, T, K)."""
+        return self.readout(self.latencies(tokens))
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Sum over all positions of the nats of ``targets`` (B, T) after ``tokens`` (B, T): a 0-dim tensor."""
+        return self.readout.loss(self.latencies(tokens), targets).sum()
+
+    def n_parameters(self) -> int:
+        """Numbers in the tables, embeddings and position codes."""
+        return self.config.n_parameters()
+
+    def check(self) -> None:
+        """Raises ValueError when anchors or delays, as loaded from a file, do not fit the model."""
+        for name, layer in self.named_modules():
+            if isinstance(layer, (LookupTables, PairAttention)):
+                for kind in ("anchors", "key_anchors"):
+                    anchors = getattr(layer, kind, None)
+                    if anchors is not None and not anchors_in_range(anchors, layer.n_inputs):
+                        raise ValueError(f"{name}.{kind} must be pairs of different neurons in [0, {layer.n_inputs})")
+            delays = getattr(layer, "delays", None)
+            if delays is not None and not bool(((delays >= 0) & (delays <= layer.max_delay)).all()):
+                raise ValueError(f"{name}.delays must lie in [0, {layer.max_delay}]")

@@ -1,0 +1,104 @@
+"""Named sizes of models, with the training settings that suit them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from polychron.errors import InputError
+from polychron.models.config import ModelConfig
+from polychron.models.delay import DelayConfig
+from polychron.models.transformer import TransformerConfig
+
+
+@dataclass(frozen=True)
+class TrainingDefaults:
+    """Settings of a run that its preset suggests.
+
+    Attributes:
+        batch: windows in a step.
+        length: bytes in a window.
+        rate: peak learning rate, for a loss summed over positions.
+        warmup_steps: steps in which the rate rises to its peak.
+    """
+
+    batch: int
+    length: int
+    rate: float
+    warmup_steps: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Fields of a configuration that differ from its defaults, and training settings."""
+
+    fields: dict[str, Any]
+    training: TrainingDefaults
+
+
+CONFIGS: dict[str, type[ModelConfig]] = {"delay": DelayConfig, "transformer": TransformerConfig}
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "delay": {
+        "tiny": Preset(
+            {"n_tables": 32, "n_comparisons": 8, "readout_n_comparisons": 8},
+            TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20),
+        ),
+        "small": Preset({}, TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20)),
+        "base": Preset(
+            {"n_neurons": 64, "n_layers": 2, "n_comparisons": 12, "readout_n_comparisons": 12},
+            TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20),
+        ),
+    },
+    "transformer": {
+        "paper-small": Preset(
+            {"n_layers": 2, "n_heads": 1, "n_comparisons": 4, "window": 8},
+            TrainingDefaults(batch=64, length=32, rate=0.02, warmup_steps=20),
+        ),
+        "paper": Preset({}, TrainingDefaults(batch=16, length=32, rate=0.02, warmup_steps=20)),
+    },
+}
+
+DEFAULT_PRESETS = {"delay": "small", "transformer": "paper-small"}
+
+
+def preset_names(kind: str) -> list[str]:
+    """Names of the presets of a kind of model.
+
+    Raises:
+        InputError: no such kind.
+
+    Example:
+        >>> preset_names("transformer")
+        ['paper-small', 'paper']
+    """
+    if kind not in PRESETS:
+        raise InputError(f"model must be one of {', '.join(PRESETS)}; got {kind!r}")
+    return list(PRESETS[kind])
+
+
+def _find(kind: str, name: str) -> Preset:
+    names = preset_names(kind)
+    if name not in names:
+        raise InputError(f"preset of a {kind} model must be one of {', '.join(names)}; got {name!r}")
+    return PRESETS[kind][name]
+
+
+def preset(kind: str, name: str, vocabulary_size: int) -> ModelConfig:
+    """The configuration of a preset for a vocabulary.
+
+    Example:
+        >>> preset("delay", "small", vocabulary_size=83).n_tables
+        64
+    """
+    return CONFIGS[kind](vocabulary_size=vocabulary_size, **_find(kind, name).fields)
+
+
+def training_defaults(kind: str, name: str) -> TrainingDefaults:
+    """The training settings of a preset.
+
+    Example:
+        >>> training_defaults("delay", "small").length
+        128
+    """
+    return _find(kind, name).training

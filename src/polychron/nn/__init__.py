@@ -1,0 +1,7 @@
+"""Layers as ``torch.nn`` modules."""
+
+from polychron.nn.lookup_tables import LookupTables, Readout
+from polychron.nn.pair_attention import PairAttention
+from polychron.nn.row_layer import RowLayer
+
+__all__ = ["LookupTables", "PairAttention", "Readout", "RowLayer"]

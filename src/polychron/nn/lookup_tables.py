@@ -1,0 +1,103 @@
+"""A layer of look-up tables as a module, and the readout."""
+
+# B sequence, T position, I table, K output, D delay
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from polychron.anchors import draw_anchors, draw_delays
+from polychron.nn.row_layer import RowLayer
+from polychron.ops import RowUpdate, lookup, readout_cross_entropy
+
+
+class LookupTables(RowLayer):
+    r"""Compares pairs of spike latencies, reads one row per table and adds the rows: :func:`polychron.ops.lookup`.
+
+    .. math:: y_t = [x_t +] \sum_i S_{i, j_i(x_t, x_{t-1}, \dots, x_{t-D})}
+
+    Args:
+        n_inputs: neurons in the latency vector.
+        n_outputs: neurons driven.
+        n_tables: tables.
+        n_comparisons: anchor pairs a table; it has 2^n_comparisons rows.
+        max_delay: longest conduction delay in positions. 0: none, the paper's layer.
+        delay_distribution: ``"geometric"`` (P(d) ~ 2^-d) or ``"uniform"``.
+        anchors: ``"random"`` or ``"covering"`` (all pairs occur before any repeats).
+        residual: adds the input, x + S_x; needs n_outputs == n_inputs.
+        gradient: of the tables: ``"dense"``, ``"sparse"`` or ``"fused"``.
+        update: for ``"fused"``.
+        seed: of anchors and delays.
+
+    Shapes: x (B, n_inputs) or, always with delays, (B, T, n_inputs); y the same with n_outputs.
+
+    Raises:
+        InputError: more comparisons than there are pairs of neurons.
+        ValueError: sizes that do not fit together.
+
+    Source: Spiking Manifesto, equations 1 to 10.
+
+    Example:
+        >>> import torch
+        >>> layer = LookupTables(n_inputs=32, n_outputs=10, n_tables=8, n_comparisons=6)
+        >>> layer(torch.randn(5, 32)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        n_tables: int,
+        n_comparisons: int,
+        max_delay: int = 0,
+        *,
+        delay_distribution: str = "geometric",
+        anchors: str = "random",
+        residual: bool = False,
+        gradient: str = "dense",
+        update: RowUpdate | None = None,
+        seed: int = 0,
+    ):
+        if residual and n_inputs != n_outputs:
+            raise ValueError(f"residual needs n_outputs == n_inputs; got {n_outputs} and {n_inputs}")
+        pairs = draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
+        super().__init__(n_tables, n_comparisons, n_outputs, gradient, update)
+        self.n_inputs = n_inputs
+        self.n_comparisons = n_comparisons
+        self.max_delay = max_delay
+        self.residual = residual
+        self.register_buffer("anchors", pairs)
+        self.register_buffer("delays", draw_delays(delay_distribution, n_tables, n_comparisons, max_delay, seed + 1))
+
+    def forward(self, x: Tensor, history: Tensor | None = None) -> Tensor:
+        """y of the latencies x; ``history`` (B, D, n_inputs) stands before them."""
+        return lookup(
+            x, self.synaptic_vectors, self.anchors, self.delays, history=history, residual=self.residual,
+            **self._options(),
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        """Sizes, for print(module)."""
+        return (
+            f"n_inputs={self.n_inputs}, n_outputs={self.n_outputs}, n_tables={self.n_tables}, "
+            f"n_comparisons={self.n_comparisons}, max_delay={self.max_delay}, residual={self.residual}, "
+            f"gradient={self.gradient}"
+        )
+
+
+class Readout(LookupTables):
+    """The last layer: its outputs are logits of classes, and its loss is computed without keeping them.
+
+    Example:
+        >>> import torch
+        >>> readout = Readout(n_inputs=32, n_outputs=10, n_tables=8, n_comparisons=6)
+        >>> readout.loss(torch.randn(2, 5, 32), torch.zeros(2, 5, dtype=torch.int64)).shape
+        torch.Size([2, 5])
+    """
+
+    def loss(self, x: Tensor, targets: Tensor, history: Tensor | None = None) -> Tensor:
+        """Cross-entropy in nats of each position: x (B, T, n_inputs), targets (B, T) int64; (B, T)."""
+        return readout_cross_entropy(
+            x, self.synaptic_vectors, self.anchors, targets, self.delays, history=history, **self._options()
+        )

@@ -1,0 +1,60 @@
+"""What all layers made of tables have in common: the tables, and what becomes of their gradient."""
+
+# I table, J row, K output
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from polychron.memory import zero_tables
+from polychron.ops.checks import GRADIENTS
+from polychron.ops.row_update import RowUpdate
+
+
+class RowLayer(nn.Module):
+    """Base of the layers: ``synaptic_vectors`` S (n_tables, n_rows, n_outputs), which start at 0.
+
+    ``gradient`` says what becomes of their gradient: ``"dense"`` and ``"sparse"`` leave it in ``.grad`` for a torch
+    optimizer, ``"fused"`` applies ``update`` during the backward pass and never makes anything of the tables' size.
+    """
+
+    def __init__(self, n_tables: int, n_row_bits: int, n_outputs: int, gradient: str, update: RowUpdate | None):
+        super().__init__()
+        if n_row_bits > 30:
+            raise ValueError(f"a row's index has at most 30 bits; got {n_row_bits}")
+        if n_outputs < 1:
+            raise ValueError(f"n_outputs must be at least 1; got {n_outputs}")
+        self.synaptic_vectors = nn.Parameter(zero_tables(n_tables, 1 << n_row_bits, n_outputs))
+        self.use_gradient(gradient, update)
+
+    def use_gradient(self, gradient: str, update: RowUpdate | None = None) -> None:
+        """Chooses what becomes of the tables' gradient from now on.
+
+        Raises:
+            ValueError: an unknown ``gradient``, or "fused" without ``update``, or ``update`` without "fused".
+        """
+        if gradient not in GRADIENTS:
+            raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
+        if (gradient == "fused") != (update is not None):
+            raise ValueError(f"update must be given for gradient='fused' and only then; got {update} with {gradient!r}")
+        self.gradient = gradient
+        self.update = update
+
+    def _options(self) -> dict[str, object]:
+        return {"gradient": self.gradient, "update": self.update}
+
+    @property
+    def n_tables(self) -> int:
+        """Tables in the layer."""
+        return self.synaptic_vectors.shape[0]
+
+    @property
+    def n_outputs(self) -> int:
+        """Neurons that the layer drives."""
+        return self.synaptic_vectors.shape[2]
+
+
+def anchors_in_range(anchors: torch.Tensor, n_inputs: int) -> bool:
+    """Whether every anchor names a neuron of the layer's input and none is compared with itself."""
+    return bool(((anchors >= 0) & (anchors < n_inputs)).all() and (anchors[..., 0] != anchors[..., 1]).all())

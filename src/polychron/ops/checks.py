@@ -1,0 +1,101 @@
+"""The border of the operators: shapes, types and ranges are checked here once, in words that name the argument."""
+
+# B sequence, T position, I table, R comparison, J row, K output
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from polychron.ops.row_update import RowUpdate
+
+GRADIENTS = ("dense", "sparse", "fused")
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(map(str, tensor.shape))})"
+
+
+def check_latencies(x: Tensor) -> None:
+    """x must be floating and (B, T, n)."""
+    if not x.is_floating_point():
+        raise ValueError(
+            f"x must hold latencies (float32 or float64); got {x.dtype}. "
+            "These look like token ids: pass them through the embedding first."
+        )
+    if x.dim() != 3:
+        raise ValueError(f"x must have shape (B, n) or (B, T, n); got {_shape(x)}")
+
+
+def check_anchors(anchors: Tensor, n_inputs: int, name: str = "anchors") -> None:
+    """Anchors must be int32 (n_tables, n_comparisons, 2) with every neuron in [0, n_inputs)."""
+    if anchors.dtype != torch.int32 or anchors.dim() != 3 or anchors.shape[2] != 2 or anchors.numel() == 0:
+        raise ValueError(
+            f"{name} must be int32 of shape (n_tables, n_comparisons, 2); got {anchors.dtype} {_shape(anchors)}"
+        )
+    if anchors.shape[1] > 30:
+        raise ValueError(f"{name} must name at most 30 comparisons a table; got {anchors.shape[1]}")
+
+
+def check_anchor_range(anchors: Tensor, n_inputs: int) -> None:
+    """Every neuron in [0, n_inputs). The native kernels check this themselves, at a hundredth of the cost."""
+    lowest, highest = (int(end) for end in anchors.aminmax())
+    if lowest < 0 or highest >= n_inputs:
+        raise ValueError(
+            f"anchors must lie in [0, n_inputs = {n_inputs}); got {lowest if lowest < 0 else highest}. "
+            "Were they drawn for another n_inputs?"
+        )
+
+
+def check_delays(delays: Tensor | None, anchors: Tensor) -> None:
+    """Delays must be int32, of the anchors' shape, in [0, 65536)."""
+    if delays is None:
+        return
+    if delays.dtype != torch.int32 or delays.shape != anchors.shape:
+        raise ValueError(f"delays must be int32 of shape {_shape(anchors)}; got {delays.dtype} {_shape(delays)}")
+
+
+def check_delay_range(delays: Tensor | None) -> None:
+    """Every delay in [0, 65536); checked by the native kernels themselves."""
+    if delays is None:
+        return
+    lowest, highest = (int(end) for end in delays.aminmax())
+    if lowest < 0 or highest >= 1 << 16:
+        raise ValueError(f"delays must lie in [0, 65536); got {lowest if lowest < 0 else highest}")
+
+
+def check_tables(tables: Tensor, x: Tensor, n_tables: int, n_bits: int) -> None:
+    """Tables must be (n_tables, 2^n_bits, K) of x's type and device."""
+    if n_bits > 30:
+        raise ValueError(f"a row's index has at most 30 bits; the anchors ask for {n_bits}")
+    if tables.dim() != 3 or tables.shape[0] != n_tables or tables.shape[1] != 1 << n_bits or tables.shape[2] < 1:
+        raise ValueError(f"tables must have shape ({n_tables}, 2^{n_bits}, n_outputs); got {_shape(tables)}")
+    if tables.dtype != x.dtype or tables.device != x.device:
+        raise ValueError(
+            f"tables must have x's type and device ({x.dtype}, {x.device}); got {tables.dtype}, {tables.device}"
+        )
+
+
+def check_history(history: Tensor | None, x: Tensor) -> None:
+    """History must be (B, D, n) of x's type."""
+    if history is None:
+        return
+    if history.dim() != 3 or history.shape[0] != x.shape[0] or history.shape[2] != x.shape[2]:
+        raise ValueError(f"history must have shape ({x.shape[0]}, D, {x.shape[2]}); got {_shape(history)}")
+    if history.dtype != x.dtype:
+        raise ValueError(f"history must have x's type {x.dtype}; got {history.dtype}")
+
+
+def check_gradient(gradient: str, update: RowUpdate | None, tables: Tensor) -> None:
+    """``gradient`` must be known; ``update`` goes with "fused", and only with it."""
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
+    if gradient != "fused":
+        if update is not None:
+            raise ValueError(f"update must be None unless gradient='fused'; got {update} with {gradient!r}")
+        return
+    if not isinstance(update, RowUpdate):
+        raise ValueError(f"update must be a RowUpdate when gradient='fused'; got {update!r}")
+    if not tables.is_contiguous():
+        raise ValueError("tables must be contiguous when gradient='fused': they are updated in place")
+    update.prepare(tables)

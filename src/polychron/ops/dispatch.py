@@ -1,0 +1,120 @@
+"""Which arithmetic runs: a native kernel where one fits, otherwise the reference in plain PyTorch.
+
+Both give the same results: the same bits on integer-valued data, and within rounding otherwise (a native kernel adds
+in another order). All native kernels give the same bits as one another, for any number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+try:
+    from polychron import _native
+
+    native: ModuleType | None = _native
+    _missing = ""
+except ImportError as error:  # the package works without its extension, only slower
+    native = None
+    _missing = str(error)
+
+REFERENCE = "reference"
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+_forced_reference = False
+_warned = False
+
+
+def available_kernels() -> list[str]:
+    """Names of the arithmetics that run on this machine: the reference first, the fastest last.
+
+    Example:
+        >>> available_kernels()[0]
+        'reference'
+    """
+    return [REFERENCE, *(native.available_kernels() if native else [])]
+
+
+class use_kernel:  # noqa: N801 - reads as a statement
+    """Chooses the arithmetic by name, from now on or within a ``with`` block.
+
+    Args:
+        name: one of :func:`available_kernels`.
+
+    Raises:
+        ValueError: no such kernel on this machine.
+
+    Example:
+        >>> with use_kernel("reference"):
+        ...     kernel_info()["kernel"]
+        'reference'
+    """
+
+    def __init__(self, name: str):
+        self._before = current_kernel()
+        _choose(name)
+
+    def __enter__(self) -> use_kernel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _choose(self._before)
+
+
+def _choose(name: str) -> None:
+    global _forced_reference
+    if name not in available_kernels():
+        reason = f"; the extension is missing ({_missing})" if native is None else ""
+        raise ValueError(f"kernel must be one of {', '.join(available_kernels())} here; got {name!r}{reason}")
+    _forced_reference = name == REFERENCE
+    if not _forced_reference and native is not None:
+        native.use_kernels(name)
+
+
+def current_kernel() -> str:
+    """Name of the arithmetic that runs float32 CPU tensors now."""
+    return REFERENCE if native is None or _forced_reference else native.current_kernels()
+
+
+def runs_native(tensor: torch.Tensor) -> bool:
+    """Whether operations on ``tensor`` go to the native kernels: float32, on the CPU, extension present."""
+    global _warned
+    if _forced_reference or tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+        return False
+    if native is None:
+        if not _warned:
+            _warned = True
+            warnings.warn(
+                f"polychron's native kernels are missing ({_missing}); the reference runs instead: same results, "
+                "much slower. Reinstall with a C++ compiler present.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return False
+    return True
+
+
+def kernel_info() -> dict[str, object]:
+    """What runs on this machine: kernel, kernels that could be forced, threads, and whether huge pages are granted.
+
+    Example:
+        >>> sorted(kernel_info())
+        ['available', 'huge_pages', 'kernel', 'threads']
+    """
+    pages = "unknown"
+    if _HUGE_PAGES.is_file():
+        pages = _HUGE_PAGES.read_text().partition("[")[2].partition("]")[0]
+    return {
+        "kernel": current_kernel(),
+        "available": available_kernels(),
+        "threads": torch.get_num_threads(),
+        "huge_pages": pages,
+    }
+
+
+if os.environ.get("POLYCHRON_KERNEL"):
+    _choose(os.environ["POLYCHRON_KERNEL"])

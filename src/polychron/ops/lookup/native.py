@@ -1,0 +1,110 @@
+"""The native kernels of the layer, with outputs allocated here: float32, CPU, contiguous.
+
+The extension takes numpy views of the tensors' memory: they cost a third of what a tensor's own DLPack export does.
+"""
+
+# B sequence, T position, I table, J row, K output
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polychron.ops.dispatch import native
+
+
+def view(tensor: Tensor | None) -> np.ndarray | None:
+    """The same memory as the extension takes it; a copy only where the tensor is not contiguous."""
+    return None if tensor is None else tensor.detach().contiguous().numpy()
+
+
+def writable(tensor: Tensor | None) -> np.ndarray | None:
+    """The same memory, for the extension to write to; the tensor must be contiguous."""
+    return None if tensor is None else tensor.detach().numpy()
+
+
+def address(x: Tensor, anchors: Tensor, delays: Tensor | None, history: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Row (int32), pair (uint8) and u (float32), each (I, B, T)."""
+    shape = (anchors.shape[0], x.shape[0], x.shape[1])
+    row = np.empty(shape, dtype=np.int32)
+    pair = np.empty(shape, dtype=np.uint8)
+    u = np.empty(shape, dtype=np.float32)
+    native.hash(view(x), view(history), view(anchors), view(delays), row, pair, u, torch.get_num_threads())
+    return torch.from_numpy(row), torch.from_numpy(pair), torch.from_numpy(u)
+
+
+def gather(tables: Tensor, row: Tensor, residual: Tensor | None) -> Tensor:
+    """[residual +] sum_i S[i, row_i]: (B, T, K)."""
+    y = np.empty((row.shape[1], row.shape[2], tables.shape[2]), dtype=np.float32)
+    native.gather(view(tables), view(row), view(residual), y, torch.get_num_threads())
+    return torch.from_numpy(y)
+
+
+def _backward(
+    tables: Tensor,
+    anchors: Tensor,
+    delays: Tensor | None,
+    row: Tensor,
+    pair: Tensor,
+    u: Tensor,
+    v: Tensor,
+    n_inputs: int,
+    residual: bool,
+    need_dx: bool,
+    kind: str,
+    rate: float = 0.0,
+    epsilon: float = 0.0,
+    state: Tensor | None = None,
+    dense: Tensor | None = None,
+):
+    dx = np.empty((*v.shape[:2], n_inputs), dtype=np.float32) if need_dx else None
+    sparse = native.lookup_backward(
+        writable(tables), view(anchors), view(delays), view(row), view(pair), view(u), view(v), n_inputs, residual,
+        dx, kind, rate, epsilon, writable(state), writable(dense), torch.get_num_threads(),
+    )  # fmt: skip
+    return torch.from_numpy(dx) if need_dx else torch.empty(0), sparse
+
+
+def latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs: int, residual: bool) -> Tensor:
+    """dL/dx (B, T, n_inputs); nothing becomes of the rows' gradient."""
+    return _backward(tables.contiguous(), anchors, delays, row, pair, u, v, n_inputs, residual, True, "none")[0]
+
+
+def backward_dense(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx) -> tuple[Tensor, Tensor]:
+    """dL/dx (empty unless wanted) and dL/dS (I, J, K)."""
+    dense = torch.zeros(tables.shape, dtype=torch.float32)
+    dx, _ = _backward(
+        tables.contiguous(),
+        anchors,
+        delays,
+        row,
+        pair,
+        u,
+        v,
+        n_inputs,
+        residual,
+        need_dx,
+        "dense",
+        dense=dense,
+    )
+    return dx, dense
+
+
+def backward_sparse(
+    tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dL/dx (empty unless wanted), indices (2, M) of the rows read, table first, and their gradients (M, K)."""
+    dx, (indices, values) = _backward(
+        tables.contiguous(), anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, "sparse"
+    )
+    return dx, torch.from_numpy(indices), torch.from_numpy(values)
+
+
+def backward_fused(
+    tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, kind, rate, epsilon, state
+) -> Tensor:
+    """dL/dx (empty unless wanted); ``tables`` and ``state`` are updated in place and must be contiguous."""
+    return _backward(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, kind, rate, epsilon, state)[
+        0
+    ]

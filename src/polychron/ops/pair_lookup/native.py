@@ -1,0 +1,61 @@
+"""The native kernels of the transformer's attention: float32, CPU."""
+
+# B sequence, T position, I table, J row, K output, D distance
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polychron.ops.dispatch import native
+from polychron.ops.lookup import native as lookup
+from polychron.ops.lookup.native import view, writable
+
+
+def address(x: Tensor, anchors: Tensor, key_anchors: Tensor | None, code: Tensor) -> tuple[Tensor, ...]:
+    """Row (int32), pair (uint8) and u of query (I, B, T), key (I, B, T) and relative position (I, D): nine tensors."""
+    query = lookup.address(x, anchors, None, None)
+    # Shared anchors: a position is hashed once; the copy is for the operator, whose outputs must not overlap.
+    key = tuple(a.clone() for a in query) if key_anchors is None else lookup.address(x, key_anchors, None, None)
+    return *query, *key, *address_code(code)
+
+
+def address_code(code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, pair and u of the relative-position code (I, D, p): each (I, D)."""
+    row = np.empty(code.shape[:2], dtype=np.int32)
+    pair = np.empty(code.shape[:2], dtype=np.uint8)
+    u = np.empty(code.shape[:2], dtype=np.float32)
+    native.hash_position_code(view(code), row, pair, u)
+    return torch.from_numpy(row), torch.from_numpy(pair), torch.from_numpy(u)
+
+
+def _window(window: int | None, n_positions: int) -> int:
+    return max(1, n_positions) if window is None else window
+
+
+def gather(tables: Tensor, addresses, n_query: int, n_key: int, n_code: int, window: int | None) -> Tensor:
+    """Sum of the rows of all pairs: (B, T, K). Keys (I, B, n_past + T) may begin before the queries (I, B, T)."""
+    query_row, key_row, code_row = addresses[0], addresses[3], addresses[6]
+    y = np.zeros((*query_row.shape[1:], tables.shape[2]), dtype=np.float32)
+    native.pair_gather(
+        view(tables), view(query_row), view(key_row), view(code_row), n_query, n_key, n_code,
+        _window(window, key_row.shape[2]), y, torch.get_num_threads(),
+    )  # fmt: skip
+    return torch.from_numpy(y)
+
+
+def backward(
+    tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, kind, rate, epsilon, state
+) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
+    """dL/dx, dL/dposition_code, dL/dV if kind is "dense", and (indices, values) if "sparse"; else V is updated."""
+    dx = np.empty((*v.shape[:2], n_inputs), dtype=np.float32)
+    dcode = np.empty((*addresses[6].shape, n_code), dtype=np.float32)
+    dense = torch.zeros(tables.shape, dtype=torch.float32) if kind == "dense" else None
+    sparse = native.pair_backward(
+        writable(tables.contiguous()), view(anchors), view(key_anchors), *(view(a) for a in addresses), view(v),
+        n_inputs, n_code, _window(window, v.shape[1]), nearest, dx, dcode, kind, rate, epsilon, writable(state),
+        writable(dense), torch.get_num_threads(),
+    )  # fmt: skip
+    pieces = None if sparse is None else (torch.from_numpy(sparse[0]), torch.from_numpy(sparse[1]))
+    return torch.from_numpy(dx), torch.from_numpy(dcode), dense, pieces

@@ -1,0 +1,148 @@
+"""The transformer's attention as ``torch.library`` operators, and as an autograd function for fused updates."""
+
+# B sequence, T position, I table, J row, K output, D distance
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from polychron.ops.dispatch import runs_native
+from polychron.ops.pair_lookup import native, reference
+from polychron.ops.row_update import RowUpdate
+
+
+def arithmetic(tensor: Tensor):
+    """The module whose functions compute on ``tensor``."""
+    return native if runs_native(tensor) else reference
+
+
+def _sizes(anchors: Tensor, key_anchors: Tensor | None, position_code: Tensor) -> tuple[int, int, int]:
+    return (
+        anchors.shape[1],
+        (anchors if key_anchors is None else key_anchors).shape[1],
+        position_code.shape[2],
+    )
+
+
+@torch.library.custom_op("polychron::pair_lookup", mutates_args=())
+def pair_operator(
+    x: Tensor,
+    tables: Tensor,
+    anchors: Tensor,
+    position_code: Tensor,
+    key_anchors: Tensor | None,
+    window: int | None,
+    nearest: bool,
+    kind: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y (B, T, K); row, pair and u of query (I, B, T), key (I, B, T) and relative position (I, D)."""
+    run = arithmetic(x)
+    addresses = run.address(x, anchors, key_anchors, position_code)
+    return run.gather(tables, addresses, *_sizes(anchors, key_anchors, position_code), window), *addresses
+
+
+@pair_operator.register_fake
+def _(x, tables, anchors, position_code, key_anchors, window, nearest, kind):
+    positions = (anchors.shape[0], x.shape[0], x.shape[1])
+    kinds = (torch.int32, torch.uint8, x.dtype)
+    return (
+        x.new_empty((*x.shape[:2], tables.shape[2])),
+        *(
+            x.new_empty(shape, dtype=dtype)
+            for shape in (positions, positions, position_code.shape[:2])
+            for dtype in kinds
+        ),
+    )
+
+
+@torch.library.custom_op("polychron::pair_lookup_backward_dense", mutates_args=())
+def _backward_dense(
+    tables: Tensor,
+    anchors: Tensor,
+    key_anchors: Tensor | None,
+    addresses: list[Tensor],
+    v: Tensor,
+    n_inputs: int,
+    n_code: int,
+    window: int | None,
+    nearest: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx, dcode, dV, _ = arithmetic(v).backward(
+        tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, "dense", 0.0, 0.0, None
+    )
+    return dx, dcode, dV
+
+
+@_backward_dense.register_fake
+def _(tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest):
+    return (
+        v.new_empty((*v.shape[:2], n_inputs)),
+        v.new_empty((*addresses[6].shape, n_code)),
+        torch.empty_like(tables, memory_format=torch.contiguous_format),
+    )
+
+
+def _options(ctx, inputs_of, position_code, window, nearest) -> None:
+    ctx.options = (inputs_of.shape[2], position_code.shape[2], window, nearest)
+    ctx.set_materialize_grads(False)
+
+
+def _keep(ctx, inputs, output):
+    x, tables, anchors, position_code, key_anchors, window, nearest, ctx.kind = inputs
+    _, *addresses = output
+    ctx.mark_non_differentiable(*addresses)
+    ctx.save_for_backward(tables, anchors, key_anchors, *addresses)
+    _options(ctx, x, position_code, window, nearest)
+
+
+def _backward(ctx, v, *_):
+    if v is None:
+        return (None,) * 8
+    tables, anchors, key_anchors, *addresses = ctx.saved_tensors
+    if ctx.kind == "sparse":
+        dx, dcode, _, (indices, values) = arithmetic(v).backward(
+            tables, anchors, key_anchors, addresses, v, *ctx.options, "sparse", 0.0, 0.0, None
+        )
+        # Each row is listed once and in order: that is what coalesced means.
+        dV = torch.sparse_coo_tensor(indices, values, tables.shape, is_coalesced=True, check_invariants=False)
+    else:
+        dx, dcode, dV = _backward_dense(tables, anchors, key_anchors, addresses, v, *ctx.options)
+    return dx, dV, None, dcode, None, None, None, None
+
+
+pair_operator.register_autograd(_backward, setup_context=_keep)
+
+
+class FusedPairLookup(torch.autograd.Function):
+    """The same attention with the update of its rows inside the backward pass; see ``FusedLookup``."""
+
+    @staticmethod
+    def forward(ctx, x, tables, anchors, position_code, key_anchors, window, nearest, update: RowUpdate):
+        """Y, as ``polychron::pair_lookup`` gives it."""
+        run = arithmetic(x)
+        addresses = run.address(x, anchors, key_anchors, position_code)
+        ctx.save_for_backward(anchors, key_anchors, *addresses)
+        # Kept out of autograd's guard of saved tensors: they are changed on purpose.
+        ctx.tables, ctx.update = tables.detach(), update
+        _options(ctx, x, position_code, window, nearest)
+        return run.gather(tables, addresses, *_sizes(anchors, key_anchors, position_code), window)
+
+    @staticmethod
+    def backward(ctx, v):
+        """DL/dx and DL/dposition_code; the tables change, their gradient is never made."""
+        if v is None:
+            return (None,) * 8
+        anchors, key_anchors, *addresses = ctx.saved_tensors
+        update = ctx.update
+        dx, dcode, _, _ = arithmetic(v).backward(
+            ctx.tables, anchors, key_anchors, addresses, v, *ctx.options, update.kind, update.rate, update.epsilon,
+            update.state,
+        )  # fmt: skip
+        return dx, None, None, dcode, None, None, None, None
+
+
+@torch.compiler.disable
+def fused_pair_lookup(*arguments) -> Tensor:
+    """:class:`FusedPairLookup` applied."""
+    return FusedPairLookup.apply(*arguments)

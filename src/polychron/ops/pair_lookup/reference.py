@@ -1,0 +1,160 @@
+"""The transformer's attention in plain PyTorch (paper, equations 14 and 15): the definition.
+
+:func:`pair_lookup` is differentiable by autograd. :func:`backward` is its gradient written out in the form that the
+native kernels share; it serves where no kernel fits.
+"""
+
+# B sequence, T position, I table, R comparison, J row, K output, M pair of positions (t, s), D distance
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from polychron.ops.checks import check_anchor_range
+from polychron.ops.lookup.reference import hash_order, scatter, surrogate, surrogate_slope
+from polychron.ops.row_update import apply_merged
+
+
+def pairs_of_positions(n_positions: int, window: int | None, n_past: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """All (t, s, distance), t ascending, then s ascending, each (M,); s counts from ``n_past`` keys before t = 0."""
+    t, s = torch.tril_indices(n_positions, n_past + n_positions, offset=n_past - 1)
+    distance = t + n_past - s
+    inside = distance <= (n_past + n_positions if window is None else window)
+    return t[inside], s[inside], distance[inside]
+
+
+def hash_code(code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, pair and u of the relative-position code (I, D, p), each value compared with 0: each (I, D)."""
+    if code.shape[2] == 0:
+        nothing = torch.zeros(code.shape[:2], dtype=torch.int64, device=code.device)
+        return nothing, nothing, code.new_full(code.shape[:2], torch.inf)
+    weight = 1 << torch.arange(code.shape[2], device=code.device)
+    pair = code.detach().abs().nan_to_num(nan=torch.inf, posinf=torch.inf).argmin(dim=2)
+    return ((code > 0) * weight).sum(dim=2), pair, code.gather(2, pair[..., None])[..., 0]
+
+
+class Readings:
+    """Rows, neighbours and the comparison nearest to flipping, of every pair of positions: each (I, B, M)."""
+
+    def __init__(self, addresses, n_key: int, n_code: int, n_positions: int, window: int | None, nearest: bool):
+        query, key, code = addresses
+        n_past = key[0].shape[2] - n_positions
+        self.t, self.s, self.d = pairs_of_positions(n_positions, window, n_past)
+        (q_row, q_pair, q_u), (k_row, k_pair, k_u) = ([a[..., at] for a in part] for part, at in
+                                                      ((query, self.t), (key, self.s)))  # fmt: skip
+        c_row, c_pair, c_u = (a[:, None, self.d].expand(q_row.shape) for a in code)
+        self.row = q_row.long() << (n_key + n_code) | k_row.long() << n_code | c_row.long()
+        self.query_nearer = q_u.abs() < k_u.abs()
+        self.code_nearest = (c_u.abs() < q_u.abs()) & (c_u.abs() < k_u.abs())
+        bit = torch.where(self.query_nearer, q_pair.long() + n_key + n_code, k_pair.long() + n_code)
+        self.flipped = self.row ^ (1 << bit)
+        self.flipped_code = self.row ^ (1 << c_pair.long())
+        self.acts = ~self.code_nearest if nearest else torch.ones_like(self.code_nearest)
+        self.u = torch.where(self.query_nearer, q_u, k_u)
+        self.u_code = c_u
+
+
+def _read(tables: Tensor, row: Tensor) -> Tensor:
+    return tables[torch.arange(len(tables), device=tables.device)[:, None, None], row]  # I B M K
+
+
+def pair_lookup(
+    x: Tensor,
+    tables: Tensor,
+    anchors: Tensor,
+    position_code: Tensor,
+    key_anchors: Tensor | None = None,
+    window: int | None = None,
+    position_gradient: str = "additional",
+) -> Tensor:
+    """y[t] = sum_{s<t} sum_i V[i, q(t) || k(s) || PE(t - s)]; exact in V, surrogate in x and in the code."""
+    query = hash_order(x, anchors)
+    key = query if key_anchors is None else hash_order(x, key_anchors)
+    n_key = (anchors if key_anchors is None else key_anchors).shape[1]
+    nearest = position_gradient == "nearest"
+    r = Readings((query, key, hash_code(position_code)), n_key, position_code.shape[2], x.shape[1], window, nearest)
+    here = _read(tables, r.row)
+    value = here
+    for u, flipped, acts in ((r.u, r.flipped, r.acts), (r.u_code, r.flipped_code, r.code_nearest)):
+        weight = surrogate(torch.where(acts, u, 0.0))[..., None]
+        value = value + (weight - weight.detach()) * (acts[..., None] * (_read(tables, flipped) - here)).detach()
+    y = x.new_zeros(*x.shape[:2], tables.shape[2])
+    return y.index_add(1, r.t, value.sum(dim=0))
+
+
+def address(x: Tensor, anchors: Tensor, key_anchors: Tensor | None, code: Tensor) -> tuple[Tensor, ...]:
+    """Row (int32), pair (uint8) and u of query (I, B, T), key (I, B, T) and relative position (I, D): nine tensors."""
+    for each in (anchors, key_anchors):
+        if each is not None:
+            check_anchor_range(each, x.shape[2])
+    query = hash_order(x, anchors)
+    key = query if key_anchors is None else hash_order(x, key_anchors)
+    kinds = (torch.int32, torch.uint8, x.dtype)
+    return tuple(
+        a.to(kind, copy=True) for part in (query, key, hash_code(code)) for a, kind in zip(part, kinds, strict=True)
+    )
+
+
+def gather(tables: Tensor, addresses, n_query: int, n_key: int, n_code: int, window: int | None) -> Tensor:
+    """Sum of the rows of all pairs: (B, T, K). Keys (I, B, n_past + T) may begin before the queries (I, B, T)."""
+    query, key, code = addresses[0:3], addresses[3:6], addresses[6:9]
+    _, B, T = query[0].shape
+    r = Readings((query, key, code), n_key, n_code, T, window, False)
+    return tables.new_zeros(B, T, tables.shape[2]).index_add(1, r.t, _read(tables, r.row).sum(dim=0))
+
+
+def backward(
+    tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, kind, rate, epsilon, state
+) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
+    """dL/dx, dL/dposition_code, dL/dV if kind is "dense", and (indices, values) if "sparse"; else V is updated."""
+    query, key, code = addresses[0:3], addresses[3:6], addresses[6:9]
+    n_tables, B, T = query[0].shape
+    n_key = (anchors if key_anchors is None else key_anchors).shape[1]
+    r = Readings((query, key, code), n_key, n_code, T, window, nearest)
+    v_pair = v[:, r.t]  # B M K
+    if kind == "online_sgd":
+        gain, gain_code = _online_sgd(tables, r, v_pair, rate)
+    else:
+        here = _read(tables, r.row)
+        gain = ((_read(tables, r.flipped) - here) * v_pair).sum(dim=-1)
+        gain_code = ((_read(tables, r.flipped_code) - here) * v_pair).sum(dim=-1)
+    gain = gain * r.acts
+    gain_code = gain_code * r.code_nearest
+
+    none = v.new_zeros(n_tables, B, T)
+    query_gain = none.index_add(2, r.t, gain * r.query_nearer)
+    key_gain = none.index_add(2, r.s, gain * ~r.query_nearer)
+    dx = scatter(v.new_zeros(B, T, n_inputs), surrogate_slope(query[2]) * query_gain, anchors, None, query[1])
+    dx = scatter(dx, surrogate_slope(key[2]) * key_gain, anchors if key_anchors is None else key_anchors, None, key[1])
+    code_gain = v.new_zeros(n_tables, code[0].shape[1]).index_add(1, r.d, gain_code.sum(dim=1))
+    dcode = v.new_zeros(n_tables, code[0].shape[1], n_code)
+    if n_code > 0:
+        dcode.scatter_(2, code[1].long()[..., None], (surrogate_slope(code[2]) * code_gain)[..., None])
+
+    if kind == "online_sgd":
+        return dx, dcode, None, None
+    dV = torch.zeros_like(tables, memory_format=torch.contiguous_format)
+    table = torch.arange(n_tables, device=v.device)[:, None, None].expand(r.row.shape)
+    dV.index_put_((table, r.row), v_pair.expand(*r.row.shape, v.shape[2]), accumulate=True)
+    if kind == "dense":
+        return dx, dcode, dV, None
+    if kind == "sparse":
+        indices = torch.unique(torch.stack([table.flatten(), r.row.flatten()]), dim=1)
+        return dx, dcode, None, (indices, dV[indices[0], indices[1]])
+    apply_merged(tables, dV, kind, rate, epsilon, state)
+    return dx, dcode, None, None
+
+
+def _online_sgd(tables: Tensor, r: Readings, v_pair: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    """Pair after pair: gains from the rows as they are now, then S_j <- S_j - rate v."""
+    gain, gain_code = torch.empty(2, *r.row.shape, dtype=v_pair.dtype, device=v_pair.device)
+    table = torch.arange(len(tables), device=tables.device)
+    for b in range(r.row.shape[1]):
+        for m in range(r.row.shape[2]):
+            row, v = r.row[:, b, m], v_pair[b, m]
+            here = tables[table, row]
+            gain[:, b, m] = (tables[table, r.flipped[:, b, m]] - here) @ v
+            gain_code[:, b, m] = (tables[table, r.flipped_code[:, b, m]] - here) @ v
+            tables[table, row] = here - rate * v
+    return gain, gain_code

@@ -1,0 +1,85 @@
+"""How a row changes when its gradient arrives in the backward pass (``gradient="fused"``).
+
+Exact: the gradients of all positions that read a row are summed first (positions ascending), then the row changes once.
+
+    SGD                  S_j <- S_j - rate * G_j
+    row-wise Adagrad     a_j <- a_j + mean_k(G_jk^2) ;   S_j <- S_j - rate * G_j / (sqrt(a_j) + epsilon)
+    online SGD           for each position in order: S_j <- S_j - rate * v   (later positions see earlier updates)
+"""
+
+# I table, J row, K output
+
+from __future__ import annotations
+
+import torch
+
+KINDS = ("sgd", "adagrad", "online_sgd")
+
+
+class RowUpdate:
+    """The update of one layer's tables, applied inside the backward pass.
+
+    Args:
+        kind: ``"sgd"``, ``"adagrad"`` (row-wise: one number of state a row) or ``"online_sgd"`` (the reference
+            program's order, one position after another).
+        rate: learning rate; a 0-dim float64 tensor is shared, so that one assignment reaches many layers.
+        epsilon: keeps Adagrad's division finite; ignored by the others.
+
+    Attributes:
+        rate: the learning rate as a float; assign to change it.
+        state: Adagrad's sums (n_tables, n_rows) float32, made at the first use; None for the others.
+
+    Raises:
+        ValueError: an unknown kind or a rate that is negative or not finite.
+
+    Example:
+        >>> update = RowUpdate("sgd", rate=0.5)
+        >>> update.rate = 0.25
+        >>> update.rate
+        0.25
+    """
+
+    def __init__(self, kind: str = "sgd", rate: float | torch.Tensor = 0.02, epsilon: float = 1e-8):
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+        self.kind = kind
+        self.epsilon = epsilon
+        self.state: torch.Tensor | None = None
+        self.shared_rate = rate if isinstance(rate, torch.Tensor) else torch.zeros((), dtype=torch.float64)
+        if not isinstance(rate, torch.Tensor):
+            self.rate = rate
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self.shared_rate.item()
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        if not 0.0 <= value < float("inf"):
+            raise ValueError(f"rate must be finite and not negative; got {value}")
+        self.shared_rate.fill_(value)
+
+    def prepare(self, tables: torch.Tensor) -> None:
+        """Makes the state that ``tables`` (n_tables, n_rows, n_outputs) need, unless it is there."""
+        if self.kind == "adagrad" and self.state is None:
+            self.state = torch.zeros(tables.shape[:2], dtype=torch.float32, device=tables.device)
+
+    def __repr__(self) -> str:
+        return f"RowUpdate(kind={self.kind!r}, rate={self.rate}, epsilon={self.epsilon})"
+
+
+def apply_merged(
+    tables: torch.Tensor,
+    gradient: torch.Tensor,
+    kind: str,
+    rate: float,
+    epsilon: float,
+    state: torch.Tensor | None,
+) -> None:
+    """Updates ``tables`` (I, J, K) in place from their dense gradient: the definition of the merged updates."""
+    if kind == "adagrad":
+        state += gradient.square().mean(dim=-1).to(state.dtype)
+        tables -= rate * gradient / (state.sqrt() + epsilon)[..., None]
+    else:
+        tables -= rate * gradient

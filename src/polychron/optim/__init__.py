@@ -1,0 +1,6 @@
+"""Optimizers that update rows inside the backward pass."""
+
+from polychron.ops.row_update import RowUpdate
+from polychron.optim.rows import RowOptimizer, attach
+
+__all__ = ["RowOptimizer", "RowUpdate", "attach"]

@@ -1,0 +1,99 @@
+"""An optimizer whose updates of the tables happen inside the backward pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from polychron.nn import RowLayer
+from polychron.ops import RowUpdate
+
+
+class RowOptimizer:
+    """Updates a model's tables row by row during ``loss.backward()``, everything else by SGD in :meth:`step`.
+
+    All layers share one learning rate. Nothing of the tables' size is ever made besides the tables (and, for
+    Adagrad, one number a row). Made by :func:`attach`.
+
+    Attributes:
+        kind: ``"sgd"``, ``"adagrad"`` or ``"online_sgd"``.
+        rate: the learning rate; assign to change it for all layers.
+    """
+
+    def __init__(self, model: nn.Module, kind: str, rate: float, epsilon: float):
+        self.kind = kind
+        self._rate = RowUpdate(kind, rate, epsilon)
+        self._layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, RowLayer)}
+        if not self._layers:
+            raise ValueError("model must have layers of tables (polychron.nn.RowLayer); got none")
+        tables = set()
+        for layer in self._layers.values():
+            layer.use_gradient("fused", RowUpdate(kind, self._rate.shared_rate, epsilon))
+            tables.add(id(layer.synaptic_vectors))
+        self._dense = [p for p in model.parameters() if id(p) not in tables and p.requires_grad]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of all layers."""
+        return self._rate.rate
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        self._rate.rate = value
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Updates the parameters that are no tables (position codes) by plain SGD at the same rate."""
+        for parameter in self._dense:
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad, alpha=self.rate)
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients that :meth:`step` used."""
+        for parameter in self._dense:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The layers' optimizer state by layer name: empty for SGD."""
+        return {name: layer.update.state for name, layer in self._layers.items() if layer.update.state is not None}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes up a state from :meth:`state_dict`.
+
+        Raises:
+            ValueError: the state names other layers, or other shapes, than this optimizer has.
+        """
+        for layer in self._layers.values():
+            layer.update.prepare(layer.synaptic_vectors)
+        expected = self.state_dict()
+        if state.keys() - expected.keys() or (state and expected.keys() - state.keys()):
+            raise ValueError(f"state must name the layers {sorted(expected)}; got {sorted(state)}")
+        for name, value in state.items():
+            if value.shape != expected[name].shape or value.dtype != expected[name].dtype:
+                raise ValueError(
+                    f"state of {name} must be {expected[name].dtype} of shape {tuple(expected[name].shape)}; "
+                    f"got {value.dtype} {tuple(value.shape)}"
+                )
+            expected[name].copy_(value)
+
+
+def attach(model: nn.Module, kind: str = "sgd", rate: float = 0.02, epsilon: float = 1e-8) -> RowOptimizer:
+    """Makes every layer of tables in ``model`` update itself during the backward pass.
+
+    Args:
+        model: holds at least one :class:`polychron.nn.RowLayer`.
+        kind: ``"sgd"``, ``"adagrad"`` (row-wise) or ``"online_sgd"`` (the reference program's order; one window a
+            step).
+        rate: learning rate, for a loss that is *summed* over positions.
+        epsilon: of Adagrad.
+
+    Example:
+        >>> from polychron.nn import LookupTables
+        >>> layer = LookupTables(n_inputs=8, n_outputs=2, n_tables=4, n_comparisons=3)
+        >>> optimizer = attach(layer, "sgd", rate=0.1)
+        >>> layer(torch.randn(5, 8)).square().sum().backward()   # the tables have changed already
+        >>> optimizer.step()
+        >>> layer.synaptic_vectors.grad is None
+        True
+    """
+    return RowOptimizer(model, kind, rate, epsilon)

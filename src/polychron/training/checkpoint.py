@@ -1,0 +1,494 @@
+"""A trained model as a folder: ``config.json``, which says what it is, and ``weights-<step>.safetensors``.
+
+``config.json`` names the weights file that belongs to it, so renaming a new ``config.json`` into place
+replaces the whole checkpoint at once: a process killed at any moment leaves the old checkpoint or the new
+one, never a mixture. What is read is not trusted: JSON is validated field by field, the weights' header is
+compared with the model that the config describes before any memory is taken for it, and nothing is ever
+unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import Field
+
+from polychron import models
+from polychron.data.vocabulary import Vocabulary
+from polychron.errors import InputError
+from polychron.limits import format_bytes, require_memory
+from polychron.training.schedule import Budget, Schedule
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: two runs in one folder are not noticed there
+    fcntl = None
+
+FORMAT = "polychron"
+VERSION = 1
+
+CONFIG_NAME = "config.json"
+_WEIGHTS_NAME = re.compile(r"weights-[0-9]{1,19}\.safetensors")
+# What is not complete yet is written in this folder, by whatever temporary names a library may take.
+_SCRATCH_NAME = ".writing"
+
+_MAXIMUM_CONFIG_BYTES = 2**20
+_MAXIMUM_HEADER_BYTES = 2**22
+_MODEL, _OPTIMIZER = "model.", "optimizer."
+_ATTEMPTS = 20
+
+_DTYPE_NAMES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class WeightsRecord(_Section):
+    """Which file holds the tensors, and its size in bytes."""
+
+    file: Annotated[str, Field(pattern=rf"^{_WEIGHTS_NAME.pattern}$")]
+    bytes: _Count
+
+
+class CorpusRecord(_Section):
+    """What was trained on, enough to find it again and to know it again.
+
+    ``path`` is None for the standard library.
+    """
+
+    name: Annotated[str, Field(max_length=256)]
+    path: Annotated[str, Field(max_length=8192)] | None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: _Count
+    holdout: Literal["blocks", "tail"]
+    holdout_fraction: Annotated[float, Field(gt=0, le=0.5)]
+
+
+class TrainingRecord(_Section):
+    """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None."""
+
+    seed: _Count
+    batch: Annotated[int, Field(ge=1, lt=2**31)]
+    length: Annotated[int, Field(ge=1, lt=2**31)]
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    warmup_steps: _Count
+    optimizer: Literal["sgd", "adagrad"]
+    update: Literal["batch", "online"]
+    steps: Annotated[int, Field(ge=1, lt=2**63)] | None
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+
+    @property
+    def budget(self) -> Budget:
+        """How long the run is to train."""
+        return Budget(steps=self.steps, seconds=self.seconds)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate over the run."""
+        return Schedule(peak=self.rate, warmup_steps=self.warmup_steps)
+
+
+class PositionRecord(_Section):
+    """How far the run has come: steps done, and seconds spent training.
+
+    The position in the data and all randomness follow from the seed and the step.
+    """
+
+    step: _Count = 0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class MetricsRecord(_Section):
+    """What was measured last, None where nothing was; the ``val`` figures are of the whole held-out part."""
+
+    train_nats_per_byte: _Finite | None = None
+    val_nats_per_byte: _Finite | None = None
+    val_bytes: _Count | None = None
+
+
+class Record(_Section):
+    """All of ``config.json``."""
+
+    format: Literal["polychron"] = FORMAT
+    version: Literal[1] = VERSION
+    model: dict[str, pydantic.JsonValue]
+    preset: Annotated[str, Field(max_length=64)]
+    vocabulary: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=1, max_length=256)]
+    corpus: CorpusRecord
+    training: TrainingRecord
+    position: PositionRecord = PositionRecord()
+    metrics: MetricsRecord = MetricsRecord()
+    weights: WeightsRecord | None = None
+
+
+class CheckpointWriter:
+    """Writes checkpoints of one run into one folder, each in place of the last.
+
+    Order of a save: weights under a temporary name, flushed to the disk, renamed; then ``config.json``
+    likewise, whose renaming makes the new checkpoint valid; then what the old one needed is deleted.
+
+    While the writer is open the folder is locked: a second run in it is refused.
+
+    Args:
+        directory: made if it does not exist. Other files in it are left alone.
+        resume: True to go on with the checkpoint in it, False to refuse if there is one.
+
+    Raises:
+        InputError: the folder cannot be made or written, has a checkpoint and ``resume`` is False, or another
+            process is writing there.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, resume: bool = False) -> None:
+        self.directory = Path(directory)
+        self._scratch = self.directory / _SCRATCH_NAME
+        self._weights: tuple[int, WeightsRecord] | None = None
+        self._lock: int | None = None
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock_folder(self.directory)
+        except OSError as error:
+            raise InputError(f"cannot write checkpoints to {self.directory}: {_reason(error)}") from None
+        if not resume and (self.directory / CONFIG_NAME).exists():
+            self.close()
+            raise InputError(
+                f"{self.directory} already has a checkpoint: add --resume to go on with it, or give another "
+                "--out"
+            )
+
+    def save(self, record: Record, tensors: Mapping[str, torch.Tensor]) -> Path:
+        """Replace the checkpoint.
+
+        A second save of the same step writes ``config.json`` only: a step's weights do not change.
+
+        Args:
+            record: of the run at this moment; its ``weights`` is filled in here.
+            tensors: names and contents, as `checkpoint_tensors` gives them.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: the system refused (disk full, no permission, ...). The last checkpoint stands,
+                nothing half-written is left.
+        """
+        step = record.position.step
+        try:
+            if self._weights is None or self._weights[0] != step:
+                weights = self._write_weights(f"weights-{step}.safetensors", tensors)
+            else:
+                weights = self._weights[1]
+            self._write_config(record.model_copy(update={"weights": weights}))
+        except (OSError, safetensors.SafetensorError) as error:
+            self._tidy()
+            stands = f"the one of step {self._weights[0]} stands" if self._weights else "there is none yet"
+            raise InputError(
+                f"cannot write a checkpoint to {self.directory}: {_reason(error)}; {stands}"
+            ) from None
+        self._weights = (step, weights)
+        self._tidy()
+        return self.directory
+
+    def adopt(self, checkpoint: Checkpoint) -> None:
+        """Go on with a checkpoint that was read from this folder: its weights count as written."""
+        self._weights = (checkpoint.record.position.step, checkpoint.record.weights)
+        self._tidy()
+
+    def close(self) -> None:
+        """Release the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_weights(self, name: str, tensors: Mapping[str, torch.Tensor]) -> WeightsRecord:
+        self._scratch.mkdir(exist_ok=True)
+        temporary = self._scratch / name
+        safetensors.torch.save_file(dict(tensors), temporary)
+        temporary.chmod(0o666 & ~_umask())  # safetensors lets nobody but the owner read
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+            n_bytes = os.fstat(file.fileno()).st_size
+        temporary.replace(self.directory / name)
+        # Before config.json can name it, the weights' own name must be on the disk.
+        _flush_folder(self.directory)
+        return WeightsRecord(file=name, bytes=n_bytes)
+
+    def _write_config(self, record: Record) -> None:
+        self._scratch.mkdir(exist_ok=True)
+        temporary = self._scratch / CONFIG_NAME
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(_one_field_a_line(record.model_dump()))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.directory / CONFIG_NAME)
+        _flush_folder(self.directory)
+
+    def _tidy(self) -> None:
+        """Delete temporaries and superseded weights. What cannot be deleted now is deleted next time."""
+        current = self._weights[1].file if self._weights else None
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        with suppress(OSError):
+            for path in list(self.directory.iterdir()):
+                if _WEIGHTS_NAME.fullmatch(path.name) and path.name != current:
+                    path.unlink()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose ``config.json`` and weights' header were read and found right; the weights stay
+    open.
+
+    Attributes:
+        directory: where it is.
+        record: ``config.json``.
+        config: the model's, from ``record.model``.
+        vocabulary: from ``record.vocabulary``.
+    """
+
+    directory: Path
+    record: Record
+    config: Any
+    vocabulary: Vocabulary
+    _weights: Any
+
+    def load_model(self) -> torch.nn.Module:
+        """Take the memory and read the model.
+
+        Raises:
+            InputError: not enough memory, or tensors that do not belong to the model.
+        """
+        require_memory(
+            4 * self.config.n_parameters(),
+            f"the weights in {self.directory}",
+            "close other programs or use a smaller model",
+        )
+        model = models.build(self.config, seed=self.record.training.seed)
+        own = model.state_dict()
+        stored = self._stored(_MODEL, own)
+        for name, tensor in own.items():
+            tensor.copy_(stored(name))
+        return model
+
+    def load_optimizer(self, optimizer: Any) -> None:
+        """Put back the state of an optimizer that was just attached to the loaded model.
+
+        Raises:
+            InputError: the state is another optimizer's.
+        """
+        own = optimizer.state_dict()
+        stored = self._stored(_OPTIMIZER, own)
+        optimizer.load_state_dict({name: stored(name).clone() for name in own})
+
+    def _stored(self, prefix: str, own: Mapping[str, torch.Tensor]) -> Callable[[str], torch.Tensor]:
+        """Reads a stored tensor by its name without the prefix, after a check that all are as in ``own``."""
+        header = _header(self._weights)
+        expected = {prefix + name: (_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in own.items()}
+        stored = {name: kind for name, kind in header.items() if name.startswith(prefix)}
+        for name in sorted(expected.keys() | stored.keys()):
+            if expected.get(name) != stored.get(name):
+                raise InputError(
+                    f"{self.directory / self.record.weights.file} does not fit its {CONFIG_NAME}: {name} "
+                    f"must be {_describe(expected.get(name))} and is {_describe(stored.get(name))}"
+                )
+        return lambda name: self._weights.get_tensor(prefix + name)
+
+
+def checkpoint_tensors(model: torch.nn.Module, optimizer: Any) -> dict[str, torch.Tensor]:
+    """All tensors of a run under the names they have in a checkpoint: ``model.*`` and ``optimizer.*``."""
+    return {
+        **{_MODEL + name: tensor for name, tensor in model.state_dict().items()},
+        **{_OPTIMIZER + name: tensor for name, tensor in optimizer.state_dict().items()},
+    }
+
+
+def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
+    """Read what a checkpoint says about itself and check it; memory for the weights is not taken yet.
+
+    A run may be writing to the folder meanwhile: if the weights are superseded between the reading of
+    ``config.json`` and their opening, both are read anew.
+
+    Raises:
+        InputError: no such folder, no checkpoint in it, another program's, written by a newer polychron,
+            damaged, or of sizes that cannot be.
+    """
+    folder = Path(directory)
+    for _ in range(_ATTEMPTS):
+        record = _read_config(folder)
+        path = folder / record.weights.file
+        try:
+            n_bytes = path.stat().st_size
+            config = models.config_from_dict(record.model)
+            vocabulary = Vocabulary(bytes(record.vocabulary))
+            _require_plausible(folder, record, config, vocabulary, n_bytes)
+            return Checkpoint(folder, record, config, vocabulary, _open_weights(path))
+        except FileNotFoundError:
+            time.sleep(0.01)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {_reason(error)}") from None
+    raise InputError(
+        f"{folder} is incomplete: its {CONFIG_NAME} names {record.weights.file}, which is not there"
+    )
+
+
+def _read_config(folder: Path) -> Record:
+    path = folder / CONFIG_NAME
+    try:
+        if not folder.is_dir():
+            problem = "is not a folder: a checkpoint is a folder" if folder.exists() else "does not exist"
+            raise InputError(f"{folder} {problem}")
+        if not path.is_file():
+            raise InputError(f"{folder} has no checkpoint: there is no {CONFIG_NAME} in it")
+        with path.open("rb") as file:
+            text = file.read(_MAXIMUM_CONFIG_BYTES + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+    if len(text) > _MAXIMUM_CONFIG_BYTES:
+        raise InputError(f"{path} is not polychron's: it has more than {format_bytes(_MAXIMUM_CONFIG_BYTES)}")
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is damaged or not polychron's: it is not JSON") from None
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise InputError(f'{path} is not polychron\'s: it does not say "format": "{FORMAT}"')
+    version = fields.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise InputError(
+            f"{path} has format version {version} and this polychron reads up to {VERSION}: upgrade polychron"
+        )
+    try:
+        record = Record.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path} is damaged: {where}: {first['msg']}") from None
+    if record.weights is None:
+        raise InputError(f"{path} is damaged: weights: Field required")
+    return record
+
+
+def _require_plausible(
+    folder: Path, record: Record, config: Any, vocabulary: Vocabulary, n_bytes: int
+) -> None:
+    """What can be known to be wrong from ``config.json`` and the size of the weights file alone."""
+    path = folder / record.weights.file
+    if n_bytes != record.weights.bytes:
+        problem = "truncated" if n_bytes < record.weights.bytes else "damaged"
+        raise InputError(
+            f"{path} is {problem}: it has {n_bytes:,} bytes and should have {record.weights.bytes:,}"
+        )
+    if config.vocabulary_size != vocabulary.size:
+        raise InputError(
+            f"{folder / CONFIG_NAME} is damaged: the model's vocabulary_size is {config.vocabulary_size} "
+            f"and the vocabulary has {vocabulary.size} ids"
+        )
+    # Every parameter is stored, so a model cannot be larger than its file: what follows takes no more memory
+    # than somebody took the trouble to send.
+    if 4 * config.n_parameters() > n_bytes:
+        raise InputError(
+            f"{folder / CONFIG_NAME} is damaged: it describes a model of {config.n_parameters():,} "
+            f"parameters and {path.name} has only {n_bytes:,} bytes"
+        )
+    try:
+        record.training.budget, record.training.schedule  # noqa: B018 - they check themselves
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG_NAME} is damaged: training: {error}") from None
+
+
+def _open_weights(path: Path) -> Any:
+    """A safetensors file opened for reading: the library has checked its header, no tensor is read yet."""
+    with path.open("rb") as file:
+        n_header = int.from_bytes(file.read(8), "little")
+    if n_header > _MAXIMUM_HEADER_BYTES:
+        raise InputError(f"{path} is damaged: a header of {n_header:,} bytes is impossible")
+    try:
+        return safetensors.safe_open(path, framework="pt")
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is damaged or no safetensors file: {_reason(error)}") from None
+
+
+def _header(weights: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Names, dtypes and shapes of what an open file holds."""
+    slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 - it is no dict
+    return {name: (str(piece.get_dtype()), tuple(piece.get_shape())) for name, piece in slices.items()}
+
+
+def _dtype_name(tensor: torch.Tensor) -> str:
+    return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
+
+
+def _describe(kind: tuple[str, tuple[int, ...]] | None) -> str:
+    return "absent" if kind is None else f"{kind[0]} of shape {kind[1]}"
+
+
+def _lock_folder(folder: Path) -> int | None:
+    """An open folder that no other process has locked; the lock ends with the process, however that ends."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"{folder} is in use: another run is writing its checkpoints there") from None
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make renames in a folder survive a loss of power."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _one_field_a_line(fields: dict[str, Any]) -> str:
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # it cannot be asked for, only exchanged
+    os.umask(mask)
+    return mask
+
+
+def _reason(error: Exception) -> str:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(text.split())

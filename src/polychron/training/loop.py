@@ -1,0 +1,324 @@
+"""The training loop: `train_steps` trains and reports; `Run` adds validation and checkpoints. Neither prints.
+
+Both are generators: what the caller does between two reports (draw, validate, write to a disk) is not counted
+as training time, and a caller who stops asking has stopped the training.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from polychron.data.vocabulary import Vocabulary
+from polychron.data.windows import Windows
+from polychron.errors import InputError
+from polychron.training.checkpoint import (
+    CheckpointWriter,
+    MetricsRecord,
+    PositionRecord,
+    Record,
+    checkpoint_tensors,
+)
+from polychron.training.evaluate import Score, score, score_progressively, spread_sample
+from polychron.training.schedule import Budget, Schedule
+
+# The training loss that is shown is a mean over about so many steps: one batch alone says little.
+_SMOOTHING_STEPS = 50
+
+_REPORT_SECONDS = 0.5
+
+# The part of the time that validation on a sample, and writing checkpoints, may cost; scoring a byte takes
+# less time than training on it, so the sample's is an upper bound.
+_SAMPLE_PART = 0.03
+_SAVING_PART = 0.1
+_SAMPLE_LIMITS = (2_048, 65_536)
+
+_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Where the training stands after a step.
+
+    Attributes:
+        step: steps done, since the run's first start.
+        seconds: spent training, since the run's first start.
+        n_bytes: bytes trained on, since the run's first start.
+        nats_per_byte: training loss, a mean over the last steps.
+        bytes_per_second: since the last report.
+        rate: learning rate of the last step.
+        progress: part of the budget that is used, 0 to 1.
+    """
+
+    step: int
+    seconds: float
+    n_bytes: int
+    nats_per_byte: float
+    bytes_per_second: float
+    rate: float
+    progress: float
+
+    @property
+    def seconds_left(self) -> float:
+        """Training time until the budget is used up, if the speed stays."""
+        return self.seconds * (1 - self.progress) / max(self.progress, 1e-9)
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What held-out text costs after ``step`` steps.
+
+    Attributes:
+        step: steps done.
+        score: of what was scored so far.
+        of_bytes: how many bytes of held-out text there are to score.
+        final: False: a fixed part, scored while training. True: all of it is being scored after the training.
+    """
+
+    step: int
+    score: Score
+    of_bytes: int
+    final: bool
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """A checkpoint was written; or, if there is a ``problem``, it was not and the previous one stands."""
+
+    step: int
+    directory: Path
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The run was asked to stop. Its checkpoint is written, it can be resumed."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The budget is used up; ``score`` is that of the whole held-out text."""
+
+    step: int
+    seconds: float
+    n_bytes: int
+    score: Score
+
+
+Event: TypeAlias = StepReport | ValidationReport | CheckpointReport | Interrupted | Finished
+
+
+def train_steps(
+    model: torch.nn.Module,
+    windows: Windows,
+    optimizer: Any,
+    schedule: Schedule,
+    budget: Budget,
+    *,
+    step: int = 0,
+    seconds: float = 0.0,
+    report_seconds: float = 0.5,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[StepReport]:
+    """Train until the budget is used up or ``should_stop()``; report now and then, and after the last step.
+
+    One step:  rate <- schedule; (tokens, targets) <- windows; loss.backward(); optimizer.step(). The random
+    numbers of a step (for models that draw any) are seeded by the seed and the step's number, so a run that
+    is resumed at ``step`` computes what it would have computed without the interruption, bit for bit, if the
+    budget is in steps.
+
+    Args:
+        model: has ``loss(tokens, targets) -> 0-dim sum of nats``.
+        windows: gives batch number k.
+        optimizer: has ``rate``, ``zero_grad()`` and ``step()``; see `polychron.optim.attach`.
+        schedule: the rate of a step.
+        budget: when to end.
+        step: steps done before.
+        seconds: spent training before.
+        report_seconds: at least so much training lies between two reports.
+        should_stop: asked before every step.
+
+    Raises:
+        InputError: the loss is no longer finite. No report follows the step that diverged.
+    """
+    model.train()
+    reported_step, reported_seconds = step, seconds
+    loss_sum = weight_sum = 0.0
+    keep = 1 - 1 / _SMOOTHING_STEPS
+    progress = budget.progress(step, seconds)
+    began = time.perf_counter() - seconds
+    while progress < 1 and not should_stop():
+        optimizer.rate = rate = schedule.rate(step, progress)
+        torch.default_generator.manual_seed(_mix(windows.seed, step))
+        tokens, targets = windows.batch(step)
+        optimizer.zero_grad()
+        loss = model.loss(tokens, targets)
+        loss.backward()
+        optimizer.step()
+
+        nats = loss.item() / windows.bytes_per_batch
+        if not math.isfinite(nats):
+            raise InputError(
+                f"the training diverged: the loss of step {step} is {nats}. Take a lower --rate than "
+                f"{schedule.peak:g}"
+            )
+        loss_sum = keep * loss_sum + nats
+        weight_sum = keep * weight_sum + 1
+        step += 1
+        seconds = time.perf_counter() - began
+        progress = budget.progress(step, seconds)
+        if seconds - reported_seconds >= report_seconds or progress == 1 or should_stop():
+            yield StepReport(
+                step=step,
+                seconds=seconds,
+                n_bytes=step * windows.bytes_per_batch,
+                nats_per_byte=loss_sum / weight_sum,
+                bytes_per_second=(step - reported_step)
+                * windows.bytes_per_batch
+                / (seconds - reported_seconds),
+                rate=rate,
+                progress=progress,
+            )
+            reported_step, reported_seconds = step, seconds
+            model.train()  # the caller may have validated
+            began = time.perf_counter() - seconds
+
+
+@dataclass
+class Run:
+    """A training run with validation and checkpoints.
+
+    Example:
+        >>> for event in run.events():  # doctest: +SKIP
+        ...     print(event)
+
+    Attributes:
+        model: see `train_steps`.
+        windows: of the training text.
+        optimizer: attached to the model; has ``state_dict()``.
+        vocabulary: of the model.
+        held_out: (N,) token ids of the text to validate on.
+        writer: of the folder for checkpoints.
+        record: settings, and position to start from; kept up to date while the run goes on.
+        checkpoint_seconds: training time between two checkpoints. More, if writing one takes over a tenth of
+            it.
+        validation_seconds: training time between two validations on a part of the held-out text.
+    """
+
+    model: torch.nn.Module
+    windows: Windows
+    optimizer: Any
+    vocabulary: Vocabulary
+    held_out: np.ndarray
+    writer: CheckpointWriter
+    record: Record
+    checkpoint_seconds: float = 30.0
+    validation_seconds: float = 10.0
+
+    def events(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Train to the end of the budget, save, then validate on all of the held-out text.
+
+        A fresh run saves before its first step: a folder that cannot be written is noticed at once. When
+        ``should_stop()`` the run saves and ends with `Interrupted`. Closing the generator saves as well.
+
+        Raises:
+            InputError: the training diverged, or the first or the last checkpoint cannot be written. One in
+                between that cannot be written is reported and tried again later.
+        """
+        if self.record.position.step == 0:
+            yield self._save()
+        try:
+            yield from self._train(should_stop)
+        except GeneratorExit:
+            self._save()
+            raise
+        yield self._save()
+        if self._progress < 1 or should_stop():
+            yield Interrupted(self.record.position.step)
+            return
+        step = self.record.position.step
+        for so_far in score_progressively(self.model, self.held_out, self.vocabulary):
+            yield ValidationReport(step, so_far, of_bytes=self.held_out.size - 1, final=True)
+            if should_stop():
+                yield Interrupted(step)
+                return
+        metrics = {"val_nats_per_byte": so_far.nats_per_byte, "val_bytes": so_far.n_bytes}
+        self._note(metrics=self.record.metrics.model_copy(update=metrics))
+        yield self._save()
+        yield Finished(
+            step=step,
+            seconds=self.record.position.seconds,
+            n_bytes=step * self.windows.bytes_per_batch,
+            score=so_far,
+        )
+
+    @property
+    def _progress(self) -> float:
+        position = self.record.position
+        return self.record.training.budget.progress(position.step, position.seconds)
+
+    def _train(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        start = self.record.position
+        validated = saved = start.seconds
+        save_after = self.checkpoint_seconds
+        sample = None
+        for report in train_steps(
+            self.model,
+            self.windows,
+            self.optimizer,
+            self.record.training.schedule,
+            self.record.training.budget,
+            step=start.step,
+            seconds=start.seconds,
+            report_seconds=min(_REPORT_SECONDS, self.checkpoint_seconds),
+            should_stop=should_stop,
+        ):
+            self._note(
+                position=PositionRecord(step=report.step, seconds=report.seconds),
+                metrics=MetricsRecord(train_nats_per_byte=report.nats_per_byte),
+            )
+            yield report
+            if report.progress == 1 or should_stop():
+                continue  # what comes after the last report saves and validates
+            if report.seconds - validated >= self.validation_seconds:
+                if sample is None:
+                    affordable = int(_SAMPLE_PART * self.validation_seconds * report.bytes_per_second)
+                    sample = spread_sample(
+                        self.held_out, min(max(affordable, _SAMPLE_LIMITS[0]), _SAMPLE_LIMITS[1])
+                    )
+                validated = report.seconds
+                part = score(self.model, sample, self.vocabulary)
+                yield ValidationReport(report.step, part, of_bytes=self.held_out.size - 1, final=False)
+            if report.seconds - saved >= save_after:
+                saved = report.seconds
+                began = time.perf_counter()
+                try:
+                    outcome = self._save()
+                except InputError as error:
+                    outcome = CheckpointReport(report.step, self.writer.directory, problem=str(error))
+                save_after = max(self.checkpoint_seconds, (time.perf_counter() - began) / _SAVING_PART)
+                yield outcome
+
+    def _note(self, **fields: Any) -> None:
+        self.record = self.record.model_copy(update=fields)
+
+    def _save(self) -> CheckpointReport:
+        self.writer.save(self.record, checkpoint_tensors(self.model, self.optimizer))
+        return CheckpointReport(self.record.position.step, self.writer.directory)
+
+
+def _mix(seed: int, step: int) -> int:
+    """One number out of two, such that neighbours share no bits (the finaliser of splitmix64)."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + step) & _MASK
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
+    return (mixed ^ (mixed >> 31)) >> 1

@@ -1,0 +1,187 @@
+"""The operators as torch sees them (opcheck, torch.compile), the choice of kernel, many callers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from polychron.ops import dispatch, lookup, pair_lookup, readout_cross_entropy
+
+from .cases import (
+    LookupSizes,
+    PairSizes,
+    assert_same_bits,
+    differentiate,
+    lookup_case,
+    pair_case,
+    readout_case,
+    using_threads,
+)
+
+LOOKUP = LookupSizes(2, 9, 8, 8, 5, 3, max_delay=4, n_history=2, residual=True)
+PLAIN_LOOKUP = LookupSizes(2, 9, 8, 17, 5, 3)
+PAIRS = PairSizes(2, 9, 8, 17, 5, 2, None, 2, window=4)
+SEPARATE_PAIRS = PairSizes(2, 9, 8, 17, 5, 2, 3, 1)
+CASES = {
+    "lookup": (lookup, *lookup_case(LOOKUP, values="real"), ("x", "tables")),
+    "lookup without delays": (lookup, *lookup_case(PLAIN_LOOKUP, values="real"), ("x", "tables")),
+    "pair_lookup": (pair_lookup, *pair_case(PAIRS, values="real"), ("x", "tables", "position_code")),
+    "pair_lookup, separate keys": (
+        pair_lookup,
+        *pair_case(SEPARATE_PAIRS, values="real"),
+        ("x", "tables", "position_code"),
+    ),
+    "readout": (
+        readout_cross_entropy,
+        *readout_case(LOOKUP._replace(K=9, residual=False), values="real"),
+        ("x", "tables"),
+    ),
+}
+
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the custom operators that are called, with copies of their arguments.
+
+    Only a forward operator's arguments ask for a gradient: none flows through those of the backward pass.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "polychron":
+            is_forward = not self.calls
+
+            def copy_of(tensor: torch.Tensor) -> torch.Tensor:
+                return tensor.detach().clone().requires_grad_(tensor.requires_grad and is_forward)
+
+            self.calls.append((function, *tree_map_only(torch.Tensor, copy_of, (args, kwargs or {}))))
+        return function(*args, **(kwargs or {}))
+
+
+# --- torch ------------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_opcheck(kernel, case):
+    operator, arguments, v, leaves = CASES[case]
+    with Recorder() as recorder:
+        differentiate(operator, arguments, v, leaves)
+    assert len(recorder.calls) >= 2  # forward and backward
+    for function, args, kwargs in recorder.calls:
+        torch.library.opcheck(function, args, kwargs)
+
+
+@every_case
+def test_compiled_is_eager(kernel, case):
+    operator, arguments, v, leaves = CASES[case]
+    expected = differentiate(operator, arguments, v, leaves)
+    torch.compiler.reset()
+    compiled = torch.compile(operator, fullgraph=True, backend="aot_eager")
+    assert_same_bits(differentiate(compiled, arguments, v, leaves), expected)
+    torch.compiler.reset()
+
+
+def test_a_network_compiled_by_inductor_is_eager():
+    _, lower, _, _ = CASES["lookup"]
+    _, upper, v, _ = CASES["lookup without delays"]
+
+    def network(x, tables, upper_tables):
+        hidden = torch.tanh(lookup(**(lower | {"x": 2.0 * x, "tables": tables})))
+        return lookup(**(upper | {"x": hidden, "tables": upper_tables}))
+
+    arguments = {"x": lower["x"], "tables": lower["tables"], "upper_tables": upper["tables"]}
+    expected = differentiate(network, arguments, v, tuple(arguments))
+    torch.compiler.reset()
+    actual = differentiate(torch.compile(network, fullgraph=True), arguments, v, tuple(arguments))
+    torch.compiler.reset()
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@every_case
+def test_shapes_are_known_without_computing(case):
+    operator, arguments, _, _ = CASES[case]
+    expected = operator(**arguments)
+    on_meta = torch.compile(operator, fullgraph=True, backend="eager", dynamic=True)(**arguments)
+    assert_same_bits([on_meta], [expected])
+    torch.compiler.reset()
+
+
+# --- the choice of kernel ---------------------------------------------------------------------------------
+
+
+def test_the_reference_is_always_there():
+    assert dispatch.available_kernels()[0] == "reference"
+    assert set(dispatch.available_kernels()) <= {"reference", "scalar", "avx2", "avx512"}
+
+
+def test_kernel_info_says_which_kernel_runs(kernel):
+    assert dispatch.kernel_info()["kernel"] == kernel
+
+
+def test_a_kernel_chosen_in_a_block_is_left_with_it():
+    before = dispatch.kernel_info()["kernel"]
+    with dispatch.use_kernel("reference"):
+        for name in dispatch.available_kernels():
+            with dispatch.use_kernel(name):
+                assert dispatch.kernel_info()["kernel"] == name
+            assert dispatch.kernel_info()["kernel"] == "reference"
+    assert dispatch.kernel_info()["kernel"] == before
+
+
+def test_a_kernel_asked_for_by_name_and_missing_raises():
+    before = dispatch.kernel_info()["kernel"]
+    with pytest.raises(ValueError, match=r"neon9.*reference|reference.*neon9"), dispatch.use_kernel("neon9"):
+        pass
+    assert dispatch.kernel_info()["kernel"] == before
+
+
+# --- many callers, dirty memory -----------------------------------------------------------------------------
+
+
+@every_case
+def test_calls_from_several_threads_do_not_disturb_one_another(kernel, case):
+    operator, arguments, v, leaves = CASES[case]
+    expected = differentiate(operator, arguments, v, leaves)
+    with using_threads(2), ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(differentiate, operator, arguments, v, leaves) for _ in range(24)]
+        for call in calls:
+            assert_same_bits(call.result(), expected)
+
+
+DIRTY_MEMORY = """
+import sys, torch
+from tests.ops.test_custom_ops import CASES
+from tests.ops.cases import differentiate
+torch.set_num_threads(2)
+torch.save({case: differentiate(*CASES[case]) for case in CASES}, sys.argv[1])
+"""
+
+
+def test_nothing_depends_on_what_malloc_returns(tmp_path):
+    # glibc fills what it hands out with this byte's complement: 0x7f7f7f7f is 3.4e38 as a float.
+    environment = os.environ | {"MALLOC_PERTURB_": str(0x80), "OMP_NUM_THREADS": "2"}
+    repository = Path(__file__).resolve().parents[2]
+    path = tmp_path / "results.pt"
+    subprocess.run(
+        [sys.executable, "-c", DIRTY_MEMORY, str(path)],
+        env=environment,
+        cwd=repository,
+        check=True,
+        timeout=120,
+    )
+    actual = torch.load(path)
+    for case, (operator, arguments, v, leaves) in CASES.items():
+        assert_same_bits(actual[case], differentiate(operator, arguments, v, leaves))
