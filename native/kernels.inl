@@ -144,7 +144,7 @@ struct GatherBody {
           } else {
             sum = Row<Blocks>::zero();
           }
-          const int64_t next = p + 1 < block_end ? p + 1 : p;
+          const int64_t next = p + 8 < block_end ? p + 8 : p;
           for (int64_t i = i_begin; i < i_end; ++i) {
             const float* table = a.tables + i * table_size + c.begin;
             const int32_t* row = a.row + i * a.plane;

@@ -153,10 +153,12 @@ void lookup_backward(float* tables, const Anchors& anchors, const ConstAddresses
     float* gain = slope.get() + i * n_flat;
     if (dx) {
       int32_t* flipped = workers[w].flipped.get();
+      uint8_t highest_pair = 0;
       for (int64_t p = 0; p < n_flat; ++p) {
-        if (pair[p] >= anchors.n_comparisons) throw std::invalid_argument("pair must lie below n_comparisons");
-        flipped[p] = row[p] ^ (int32_t{1} << pair[p]);
+        highest_pair = std::max(highest_pair, pair[p]);
+        flipped[p] = row[p] ^ (int32_t{1} << (pair[p] & 31));
       }
+      if (highest_pair >= anchors.n_comparisons) throw std::invalid_argument("pair must lie below n_comparisons");
       readings.flipped[0] = flipped;
       readings.gain[0] = gain;
     }

@@ -6,16 +6,22 @@
 
 namespace polychron {
 
+void check_rows(const int32_t* row, int64_t n_readings, int64_t n_rows) {
+  // n_rows is a power of two: a row outside sets a bit at or above it, as a negative one does.
+  uint32_t bits = 0;
+  for (int64_t m = 0; m < n_readings; ++m) bits |= static_cast<uint32_t>(row[m]);
+  if (bits < n_rows) return;
+  const int32_t* outside =
+      std::find_if(row, row + n_readings, [n_rows](int32_t j) { return j < 0 || j >= n_rows; });
+  throw std::invalid_argument("row must lie in [0, " + std::to_string(n_rows) + "); got " + std::to_string(*outside));
+}
+
 TableOwner::TableOwner(int64_t n_readings, int64_t n_rows, int64_t n_outputs)
     : n_rows_(n_rows), merged_(std::min(n_readings, n_rows) * n_outputs) {}
 
 void TableOwner::apply(int64_t i, const Readings& readings, const TableUpdate& update) {
   if (readings.n_readings == 0) return;
-  const auto [lowest, highest] = std::minmax_element(readings.row, readings.row + readings.n_readings);
-  if (*lowest < 0 || *highest >= n_rows_) {
-    throw std::invalid_argument("row must lie in [0, " + std::to_string(n_rows_) + "); got " +
-                                std::to_string(*lowest < 0 ? *lowest : *highest));
-  }
+  check_rows(readings.row, readings.n_readings, n_rows_);
   const Kernels& set = kernels();
   if (update.kind == TableUpdate::Kind::online_sgd) {
     set.online_sgd(readings, update.rate);

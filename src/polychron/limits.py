@@ -29,8 +29,7 @@ def require_memory(n_bytes: int, purpose: str, advice: str) -> None:
     available = available_memory()
     if available is not None and n_bytes > available:
         raise InputError(
-            f"{purpose} need {format_bytes(n_bytes)} of memory and {format_bytes(available)} are available: "
-            f"{advice}"
+            f"{purpose} need {format_bytes(n_bytes)} of memory and {format_bytes(available)} are available: {advice}"
         )
 
 
@@ -66,9 +65,7 @@ def _control_group_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
         limit = (root / "memory.max").read_text(encoding="ascii").strip()
         if limit == "max":
             return None
-        statistics = dict(
-            line.split() for line in (root / "memory.stat").read_text(encoding="ascii").splitlines()
-        )
+        statistics = dict(line.split() for line in (root / "memory.stat").read_text(encoding="ascii").splitlines())
         return max(0, int(limit) - int(statistics["anon"]))
     except (OSError, ValueError, KeyError):
         return None

@@ -24,6 +24,7 @@ from .cases import (
     assert_near,
     assert_same_bits,
     differentiate,
+    guarded_memory,
     lookup_case,
     using_threads,
 )
@@ -135,7 +136,7 @@ def test_hash_order_is_the_transcription_whatever_the_sizes(data):
 
 
 @pytest.mark.parametrize("sizes", [*LOOKUP_SIZES, *EMPTY_LOOKUP_SIZES], ids=str)
-def test_integers_are_exactly_the_reference(kernel, n_threads, sizes):
+def test_integers_are_exactly_the_reference(kernel_on_threads, sizes):
     arguments, v = lookup_case(sizes, values="integer")
     actual = differentiate(lookup, arguments, v, LEAVES)
     assert_same_bits(actual, reference_results(sizes, "integer", 0, torch.float32))
@@ -167,7 +168,7 @@ def test_real_values_are_the_transcription_in_float64(sizes):
 
 
 @pytest.mark.parametrize("sizes", LOOKUP_SIZES, ids=str)
-def test_real_values_agree_with_float64(kernel, n_threads, sizes):
+def test_real_values_agree_with_float64(kernel_on_threads, sizes):
     arguments, v = lookup_case(sizes, values="real", seed=3)
     expected = reference_results(sizes, "real", 3, torch.float64)
     assert_near(differentiate(lookup, arguments, v, LEAVES), expected, rtol=1e-5, atol=2e-5)
@@ -187,7 +188,9 @@ def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(native_
 def test_double_precision_is_served_by_every_kernel(kernel):
     arguments, v = lookup_case(LOOKUP_SIZES[1], values="real")
     actual = differentiate(lookup, as_double(arguments), v.double(), LEAVES)
-    assert_same_bits(actual, differentiate(reference.lookup, as_double(arguments), v.double(), LEAVES))
+    assert [tensor.dtype for tensor in actual] == [torch.float64] * 3
+    expected = differentiate(reference.lookup, as_double(arguments), v.double(), LEAVES)
+    assert_near(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 # --- shapes and layouts -----------------------------------------------------------------------------------
@@ -263,7 +266,8 @@ def test_latencies_that_are_no_numbers_give_bit_zero_and_are_the_last_to_flip(ke
     assert one_table(x.detach(), anchors).tolist() == [[0b00100]]
     tables = torch.arange(32.0).reshape(1, 32, 1)
     lookup(x, tables, torch.tensor([anchors], dtype=torch.int32)).sum().backward()
-    assert x.grad.tolist() == [[[0.0, 0.0, 0.0, 16 * 0.5 / 9, -16 * 0.5 / 9]]]
+    g = 16.0  # u = -2 is the nearest: bit 4 is flipped
+    assert x.grad.tolist() == [[[0.0, 0.0, 0.0, pytest.approx(g * 0.5 / 9), pytest.approx(-g * 0.5 / 9)]]]
 
 
 def test_an_expanded_gradient_is_read_by_its_values(kernel):
@@ -305,8 +309,8 @@ def test_the_gradient_in_the_tables_is_the_finite_difference(kernel, sizes):
     arguments, v = lookup_case(sizes, values="integer", seed=5)
     _, dtables = differentiate(lookup, arguments, v, ("tables",))
     flat = arguments["tables"].reshape(-1)
-    chosen = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))[:200]
-    read = dtables.reshape(-1).nonzero().reshape(-1)[:50]
+    chosen = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))[:25]
+    read = dtables.reshape(-1).nonzero().reshape(-1)[:25]
     for element in torch.cat([chosen, read]).tolist():
         loss = []
         for step in (1.0, -1.0):
@@ -317,9 +321,7 @@ def test_the_gradient_in_the_tables_is_the_finite_difference(kernel, sizes):
         assert dtables.reshape(-1)[element] == (loss[0] - loss[1]) / 2
 
 
-@pytest.mark.parametrize(
-    "sizes", [LOOKUP_SIZES[1], LOOKUP_SIZES[11]._replace(max_delay=None, n_history=None)], ids=str
-)
+@pytest.mark.parametrize("sizes", [LOOKUP_SIZES[1], LOOKUP_SIZES[11]._replace(max_delay=None, n_history=None)], ids=str)
 def test_the_gradient_of_every_latency_vector_sums_to_zero(kernel, sizes):
     arguments, v = lookup_case(sizes, values="integer", seed=6)
     _, dx = differentiate(lookup, arguments, v, ("x",))
@@ -337,7 +339,7 @@ def test_the_gradient_of_delayed_latencies_sums_to_zero_over_the_sequence(kernel
 
 
 @pytest.mark.parametrize("sizes", [*LOOKUP_SIZES, *EMPTY_LOOKUP_SIZES], ids=str)
-def test_the_sparse_gradient_is_the_dense_one(kernel, n_threads, sizes):
+def test_the_sparse_gradient_is_the_dense_one(kernel_on_threads, sizes):
     arguments, v = lookup_case(sizes, values="integer", seed=8)
     expected = differentiate(lookup, arguments, v, LEAVES)
     y, dx, dtables = differentiate(lookup, arguments, v, LEAVES, gradient="sparse")
@@ -357,15 +359,11 @@ def test_gradients_of_two_backward_passes_add_up(kernel):
         assert_same_bits([x.grad, total], [2 * dx, 2 * dtables])
 
 
-def test_nothing_depends_on_uninitialised_memory(kernel):
+def test_outputs_are_written_whole_and_nothing_else_is(kernel_on_threads):
     arguments, v = lookup_case(LOOKUP_SIZES[4], values="real", seed=9)
     expected = differentiate(lookup, arguments, v, LEAVES)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)  # torch.empty is filled with NaN
-    try:
+    with guarded_memory():
         actual = differentiate(lookup, arguments, v, LEAVES)
-    finally:
-        torch.use_deterministic_algorithms(False)
     assert_same_bits(actual, expected)
 
 
@@ -406,13 +404,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_fit_is_refused_by_name(kernel, case):
+def test_what_does_not_fit_is_refused_by_name(one_of_each, case):
     names, changes = REFUSED[case]
     with pytest.raises(ValueError, match=rf"\b({names})\b"):
         lookup(**(good_arguments() | changes))
 
 
-def test_one_bad_anchor_or_delay_among_many_is_refused(kernel):
+def test_one_bad_anchor_or_delay_among_many_is_refused(one_of_each):
     for name, bad in (("anchors", 8), ("anchors", -1), ("delays", -1)):
         arguments = good_arguments()
         arguments[name][3, 2, 1] = bad

@@ -22,14 +22,13 @@ from .cases import (
     assert_near,
     assert_same_bits,
     differentiate,
+    guarded_memory,
     pair_case,
     using_threads,
 )
 
 LEAVES = ("x", "tables", "position_code")
-TRANSCRIBED_SIZES = [
-    sizes for sizes in PAIR_SIZES if sizes.B * sizes.T**2 * sizes.n_tables * sizes.K < 300_000
-]
+TRANSCRIBED_SIZES = [sizes for sizes in PAIR_SIZES if sizes.B * sizes.T**2 * sizes.n_tables * sizes.K < 200_000]
 
 position_gradients = pytest.mark.parametrize("position_gradient", ["additional", "nearest"])
 
@@ -64,9 +63,7 @@ def test_query_bits_are_high_then_key_then_position(kernel, shared):
     assert y.tolist() == [[[0.0], [float(0b010 << n_key_bits + 4 | key << 4 | 0b1000)]]]
 
 
-@pytest.mark.parametrize(
-    ("window", "n_read"), [(None, [0, 1, 2, 3, 4]), (1, [0, 1, 1, 1, 1]), (3, [0, 1, 2, 3, 3])]
-)
+@pytest.mark.parametrize(("window", "n_read"), [(None, [0, 1, 2, 3, 4]), (1, [0, 1, 1, 1, 1]), (3, [0, 1, 2, 3, 3])])
 def test_a_position_attends_to_the_earlier_ones_of_the_window(kernel, window, n_read):
     x = torch.zeros(1, 5, 2)
     anchors = torch.tensor([[[0, 1]]], dtype=torch.int32)
@@ -117,10 +114,22 @@ def test_the_gradient_goes_to_the_nearest_comparison(kernel, query_u, key_u, pos
 
 @position_gradients
 @pytest.mark.parametrize("sizes", [*PAIR_SIZES, *EMPTY_PAIR_SIZES], ids=str)
-def test_integers_are_exactly_the_reference(kernel, n_threads, sizes, position_gradient):
+def test_integers_are_exactly_the_reference(kernel_on_threads, sizes, position_gradient):
     arguments, v = pair_case(sizes, values="integer")
     actual = differentiate(pair_lookup, arguments, v, LEAVES, position_gradient=position_gradient)
     assert_same_bits(actual, reference_results(sizes, position_gradient, "integer", 0, torch.float32))
+
+
+@cache
+def transcribed_results(sizes: PairSizes, position_gradient: str) -> list[list]:
+    """[y, dx, dtables, dposition_code] of the transcription."""
+    arguments, v = pair_case(sizes, values="integer", seed=1)
+    lists = as_lists(arguments)
+    dx, dposition_code, reads = transcription.pair_lookup_backward(
+        v=v.tolist(), position_gradient=position_gradient, **lists
+    )
+    dtables = transcription.dense_gradient(lists["tables"], reads)
+    return [transcription.pair_lookup(**lists), dx, dtables, dposition_code]
 
 
 @position_gradients
@@ -128,13 +137,7 @@ def test_integers_are_exactly_the_reference(kernel, n_threads, sizes, position_g
 def test_integers_are_exactly_the_transcription(kernel, sizes, position_gradient):
     arguments, v = pair_case(sizes, values="integer", seed=1)
     actual = differentiate(pair_lookup, arguments, v, LEAVES, position_gradient=position_gradient)
-    lists = as_lists(arguments)
-    dx, dposition_code, reads = transcription.pair_lookup_backward(
-        v=v.tolist(), position_gradient=position_gradient, **lists
-    )
-    dtables = transcription.dense_gradient(lists["tables"], reads)
-    expected = [transcription.pair_lookup(**lists), dx, dtables, dposition_code]
-    assert [tensor.tolist() for tensor in actual] == expected
+    assert [tensor.tolist() for tensor in actual] == transcribed_results(sizes, position_gradient)
 
 
 @position_gradients
@@ -148,25 +151,20 @@ def test_real_values_are_the_transcription_in_float64(sizes, position_gradient):
         v=v.tolist(), position_gradient=position_gradient, **lists
     )
     dtables = transcription.dense_gradient(lists["tables"], reads)
-    assert_near(
-        actual, [transcription.pair_lookup(**lists), dx, dtables, dposition_code], rtol=1e-12, atol=1e-12
-    )
+    assert_near(actual, [transcription.pair_lookup(**lists), dx, dtables, dposition_code], rtol=1e-12, atol=1e-12)
 
 
-@position_gradients
 @pytest.mark.parametrize("sizes", PAIR_SIZES, ids=str)
-def test_real_values_agree_with_float64(kernel, n_threads, sizes, position_gradient):
+def test_real_values_agree_with_float64(kernel_on_threads, sizes):
     arguments, v = pair_case(sizes, values="real", seed=3)
-    actual = differentiate(pair_lookup, arguments, v, LEAVES, position_gradient=position_gradient)
-    expected = reference_results(sizes, position_gradient, "real", 3, torch.float64)
+    actual = differentiate(pair_lookup, arguments, v, LEAVES)
+    expected = reference_results(sizes, "additional", "real", 3, torch.float64)
     assert_near(actual, expected, rtol=1e-5, atol=2e-4)
 
 
 @position_gradients
 @pytest.mark.parametrize("sizes", PAIR_SIZES, ids=str)
-def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(
-    native_kernels, sizes, position_gradient
-):
+def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(native_kernels, sizes, position_gradient):
     arguments, v = pair_case(sizes, values="real", seed=4)
     arguments["position_gradient"] = position_gradient
     with using_threads(1), dispatch.use_kernel(native_kernels[0]):
@@ -209,18 +207,17 @@ def test_distances_beyond_the_sequence_are_left_alone(kernel):
 def test_the_unused_distance_zero_is_never_read(kernel):
     arguments, v = pair_case(PAIR_SIZES[1], values="integer")
     expected = differentiate(pair_lookup, arguments, v, LEAVES)
-    arguments["position_code"][:, 0] = torch.nan
-    actual = differentiate(pair_lookup, arguments, v, LEAVES)
-    assert_same_bits(actual, expected)
-    assert torch.equal(actual[3][:, 0], torch.zeros_like(actual[3][:, 0]))
+    for unused in (0.0, 1e30, -1e30):
+        arguments["position_code"][:, 0] = unused
+        actual = differentiate(pair_lookup, arguments, v, LEAVES)
+        assert_same_bits(actual, expected)
+        assert torch.equal(actual[3][:, 0], torch.zeros_like(actual[3][:, 0]))
 
 
 def test_later_positions_do_not_reach_earlier_ones(kernel):
     arguments, _ = pair_case(PAIR_SIZES[4], values="real")
     y = pair_lookup(**arguments)
-    arguments["x"][:, 9:] = 100.0 * torch.randn(
-        arguments["x"][:, 9:].shape, generator=torch.Generator().manual_seed(0)
-    )
+    arguments["x"][:, 9:] = 100.0 * torch.randn(arguments["x"][:, 9:].shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(pair_lookup(**arguments)[:, :9], y[:, :9])
 
 
@@ -267,8 +264,8 @@ def test_the_gradient_in_the_tables_is_the_finite_difference(kernel, sizes):
     arguments, v = pair_case(sizes, values="integer", seed=5)
     _, dtables = differentiate(pair_lookup, arguments, v, ("tables",))
     flat = arguments["tables"].reshape(-1)
-    chosen = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))[:100]
-    read = dtables.reshape(-1).nonzero().reshape(-1)[:50]
+    chosen = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))[:25]
+    read = dtables.reshape(-1).nonzero().reshape(-1)[:25]
     for element in torch.cat([chosen, read]).tolist():
         loss = []
         for step in (1.0, -1.0):
@@ -288,7 +285,7 @@ def test_the_gradient_of_every_latency_vector_sums_to_zero(kernel, position_grad
 
 
 @pytest.mark.parametrize("sizes", [*PAIR_SIZES, *EMPTY_PAIR_SIZES], ids=str)
-def test_the_sparse_gradient_is_the_dense_one(kernel, n_threads, sizes):
+def test_the_sparse_gradient_is_the_dense_one(kernel_on_threads, sizes):
     arguments, v = pair_case(sizes, values="integer", seed=8)
     expected = differentiate(pair_lookup, arguments, v, LEAVES)
     y, dx, dtables, dposition_code = differentiate(pair_lookup, arguments, v, LEAVES, gradient="sparse")
@@ -298,16 +295,12 @@ def test_the_sparse_gradient_is_the_dense_one(kernel, n_threads, sizes):
 
 
 @position_gradients
-def test_nothing_depends_on_uninitialised_memory(kernel, position_gradient):
+def test_outputs_are_written_whole_and_nothing_else_is(kernel_on_threads, position_gradient):
     arguments, v = pair_case(PAIR_SIZES[4], values="real", seed=9)
     arguments["position_gradient"] = position_gradient
     expected = differentiate(pair_lookup, arguments, v, LEAVES)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)  # torch.empty is filled with NaN
-    try:
+    with guarded_memory():
         actual = differentiate(pair_lookup, arguments, v, LEAVES)
-    finally:
-        torch.use_deterministic_algorithms(False)
     assert_same_bits(actual, expected)
 
 
@@ -354,13 +347,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_fit_is_refused_by_name(kernel, case):
+def test_what_does_not_fit_is_refused_by_name(one_of_each, case):
     names, changes = REFUSED[case]
     with pytest.raises(ValueError, match=rf"\b({names})\b"):
         pair_lookup(**(good_arguments() | changes))
 
 
-def test_one_bad_anchor_among_many_is_refused(kernel):
+def test_one_bad_anchor_among_many_is_refused(one_of_each):
     for name in ("anchors", "key_anchors"):
         for bad in (8, -1):
             arguments = good_arguments()

@@ -48,8 +48,7 @@ def lookup_address(x, anchors, delays, history, i, b, t):
     for r, (neuron_a, neuron_b) in enumerate(anchors[i]):
         delay_a, delay_b = delays[i][r] if delays is not None else (0, 0)
         comparisons.append(
-            latency_at(x, history, b, t - delay_a, neuron_a)
-            - latency_at(x, history, b, t - delay_b, neuron_b)
+            latency_at(x, history, b, t - delay_a, neuron_a) - latency_at(x, history, b, t - delay_b, neuron_b)
         )
     return address(comparisons)
 
@@ -203,9 +202,7 @@ def pair_lookup_backward(
         for b in range(len(x)):
             for t in range(len(x[b])):
                 for s in earlier(t, window):
-                    pair_gradient(
-                        addresses, tables[i], i, b, t, s, v[b][t], position_gradient, dx, dposition_code
-                    )
+                    pair_gradient(addresses, tables[i], i, b, t, s, v[b][t], position_gradient, dx, dposition_code)
                     reads.append((i, addresses.row(i, b, t, s), v[b][t]))
     return dx, dposition_code, reads
 
@@ -225,9 +222,7 @@ def pair_lookup_online(
         for b in range(len(x)):
             for t in range(len(x[b])):
                 for s in earlier(t, window):
-                    pair_gradient(
-                        addresses, tables[i], i, b, t, s, v[b][t], position_gradient, dx, dposition_code
-                    )
+                    pair_gradient(addresses, tables[i], i, b, t, s, v[b][t], position_gradient, dx, dposition_code)
                     row = addresses.row(i, b, t, s)
                     for k in range(len(v[b][t])):
                         tables[i][row][k] -= rate * v[b][t][k]

@@ -13,9 +13,7 @@ from polychron.data import Vocabulary, Windows, hold_out
 from polychron.training import CheckpointWriter, Run, open_checkpoint
 from polychron.training.checkpoint import CorpusRecord, Record, TrainingRecord
 
-TEXT = np.frombuffer(
-    b"".join(b"The %d sheep of field %d eat grass. " % (n * n, n) for n in range(200)), dtype=np.uint8
-)
+TEXT = np.frombuffer(b"".join(b"The %d sheep of field %d eat grass. " % (n * n, n) for n in range(200)), dtype=np.uint8)
 
 
 def make_record(**training: object) -> Record:
@@ -59,9 +57,7 @@ def assemble(writer: CheckpointWriter, record: Record, *, resume: bool = False, 
     training = record.training
     return Run(
         model=model,
-        windows=Windows(
-            tokens, holdout.training, length=training.length, batch=training.batch, seed=training.seed
-        ),
+        windows=Windows(tokens, holdout.training, length=training.length, batch=training.batch, seed=training.seed),
         optimizer=optimizer,
         vocabulary=vocabulary,
         held_out=holdout.held_out_of(tokens),

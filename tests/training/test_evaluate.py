@@ -40,9 +40,7 @@ def test_pieces_cost_what_the_whole_costs(monkeypatch, n_tokens: int, context_le
 
 def test_progress_ends_with_the_whole(monkeypatch):
     monkeypatch.setattr(evaluate, "_PIECE", 100)
-    counts = [
-        part.n_bytes for part in score_progressively(ContextSum(3), np.ones(250, dtype=np.uint8), VOCABULARY)
-    ]
+    counts = [part.n_bytes for part in score_progressively(ContextSum(3), np.ones(250, dtype=np.uint8), VOCABULARY)]
     assert counts == [99, 199, 249]
 
 

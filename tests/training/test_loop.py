@@ -81,10 +81,8 @@ def test_nothing_is_trained_when_the_budget_is_used_up(make_run: RunMaker):
 
 
 def test_a_divergence_is_said_and_not_saved(make_run: RunMaker, tmp_path: Path):
-    run = make_run(rate=1e30, steps=500)
-    with pytest.raises(
-        InputError, match=r"diverged: the loss of step \d+ is (nan|inf).*lower --rate than 1e\+30"
-    ):
+    run = make_run(rate=1e38, steps=500)
+    with pytest.raises(InputError, match=r"diverged: the loss of step \d+ is (nan|inf).*lower --rate than 1e\+38"):
         list(run.events())
     assert open_checkpoint(tmp_path / "run").record.position.step == 0
 

@@ -49,9 +49,7 @@ def test_without_warm_up_the_first_rate_is_the_peak():
     assert Schedule(peak=0.5).rate(0, 0.0) == 0.5
 
 
-@pytest.mark.parametrize(
-    "settings", [{"peak": 0.0}, {"peak": float("nan")}, {"peak": 1.0, "warmup_steps": -1}]
-)
+@pytest.mark.parametrize("settings", [{"peak": 0.0}, {"peak": float("nan")}, {"peak": 1.0, "warmup_steps": -1}])
 def test_impossible_schedules_are_refused(settings: dict):
     with pytest.raises(InputError, match="must be"):
         Schedule(**settings)

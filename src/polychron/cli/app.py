@@ -73,32 +73,20 @@ def train(
         ),
     ] = None,
     model: Annotated[ModelKind | None, typer.Option(help="The network. [default: delay]")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Its size; a wrong one is answered with those there are.")
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Train so long; only training counts. [default: 1]")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Its size; a wrong one is answered with those there are.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")] = None,
     steps: Annotated[
         int | None,
         typer.Option(min=1, help="Train so many steps, instead of minutes: reproducible to the bit."),
     ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, max=2**20, help="Windows a step. [default: the preset's]")
-    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=2**20, help="Windows a step. [default: the preset's]")] = None,
     length: Annotated[
         int | None, typer.Option(min=1, max=2**20, help="Bytes of a window. [default: the preset's]")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
     threads: Threads = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")
-    ] = None,
-    optimizer: Annotated[
-        OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")
-    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
+    optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
     update: Annotated[
         UpdateKind | None,
         typer.Option(
@@ -108,17 +96,11 @@ def train(
     ] = None,
     holdout: Annotated[
         HoldoutKind | None,
-        typer.Option(
-            help="What is kept for validation: every nth block, or the text's end. [default: blocks]"
-        ),
+        typer.Option(help="What is kept for validation: every nth block, or the text's end. [default: blocks]"),
     ] = None,
     holdout_fraction: Annotated[float | None, typer.Option(help="How much of it. [default: 0.1]")] = None,
-    checkpoint_seconds: Annotated[
-        float, typer.Option(min=0.01, help="Training time between two checkpoints.")
-    ] = 30.0,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")
-    ] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0.01, help="Training time between two checkpoints.")] = 30.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with the checkpoint in --out, with the settings it records."),
@@ -189,9 +171,7 @@ def evaluate(
 @app.command()
 def generate(
     directory: Directory,
-    prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="What to continue.", show_default=False)
-    ] = "",
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to continue.", show_default=False)] = "",
     n_bytes: Annotated[int, typer.Option("--bytes", min=0, max=2**40, help="How many bytes to write.")] = 500,
     temperature: Annotated[
         float, typer.Option(help="Below 1 more careful, above 1 bolder; 0 always takes the likeliest byte.")

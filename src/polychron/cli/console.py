@@ -151,8 +151,7 @@ class TerminalView:
         self._say("text", f"{facts['source']}, {facts['held_out_bytes']:,} of them held out")
         self._say(
             "model",
-            f"{facts['model']} {facts['preset']}: {facts['parameters']:,} parameters, {facts['vocabulary']} "
-            "tokens",
+            f"{facts['model']} {facts['preset']}: {facts['parameters']:,} parameters, {facts['vocabulary']} tokens",
         )
         self._say(
             "training",
@@ -160,9 +159,7 @@ class TerminalView:
             f"bytes a step, seed {facts['seed']}, {facts['threads']} threads",
         )
         if facts["step"]:
-            self._say(
-                "resumed", f"at step {facts['step']:,}, after {duration(facts['train_seconds'])} of training"
-            )
+            self._say("resumed", f"at step {facts['step']:,}, after {duration(facts['train_seconds'])} of training")
         self._logged_seconds = facts["train_seconds"]
 
     def show(self, event: Event) -> None:

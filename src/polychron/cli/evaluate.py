@@ -62,14 +62,10 @@ def load_recorded_corpus(record: Record, text: Path | None = None) -> Corpus:
     except InputError as error:
         if text is not None:
             raise
-        raise InputError(
-            f"the text that the model was trained on cannot be used: {error}. Give its TEXT"
-        ) from None
+        raise InputError(f"the text that the model was trained on cannot be used: {error}. Give its TEXT") from None
     if corpus.sha256 != expected.sha256:
         cause = (
-            "another version of Python has another library"
-            if expected.path is None
-            else "it has changed since then"
+            "another version of Python has another library" if expected.path is None else "it has changed since then"
         )
         raise InputError(
             f"{corpus.source} is not the text that the model was trained on ({expected.bytes:,} bytes, "

@@ -102,7 +102,7 @@ def run_train(
 def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
     """The record of a run that has not begun: what was given, and defaults for the rest."""
     kind = settings.model or _DEFAULT_MODEL
-    preset = settings.preset or models.default_preset(kind)
+    preset = settings.preset or models.DEFAULT_PRESETS[kind]
     if settings.minutes is not None and settings.steps is not None:
         raise InputError("--minutes and --steps exclude each other: a run ends after the one or the other")
     if settings.minutes is not None and not (math.isfinite(settings.minutes) and settings.minutes > 0):
@@ -110,9 +110,9 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
     if settings.rate is not None and not (math.isfinite(settings.rate) and settings.rate > 0):
         raise InputError(f"--rate must be positive and finite; got {settings.rate:g}")
     if settings.update == "online" and kind != "transformer":
-        raise InputError(
-            f"--update online is the transformer's; the model is {kind}: add --model transformer"
-        )
+        raise InputError(f"--update online is the transformer's; the model is {kind}: add --model transformer")
+    if settings.update == "online" and settings.optimizer == "adagrad":
+        raise InputError("--update online is plain gradient descent: leave --optimizer adagrad out")
     defaults = models.training_defaults(kind, preset)
 
     corpus = load_corpus(text)
@@ -195,7 +195,7 @@ def _assemble(
         model = checkpoint.load_model()
     else:
         model = models.build(models.config_from_dict(record.model), seed=record.training.seed)
-    optimizer = optim.attach(model, record.training.optimizer)
+    optimizer = optim.attach(model, _optimizer_kind(record))
     if checkpoint is not None:
         checkpoint.load_optimizer(optimizer)
     vocabulary = Vocabulary(bytes(record.vocabulary))
@@ -210,6 +210,10 @@ def _assemble(
         record=record,
         checkpoint_seconds=checkpoint_seconds,
     )
+
+
+def _optimizer_kind(record: Record) -> str:
+    return "online_sgd" if record.training.update == "online" else record.training.optimizer
 
 
 def _windows(record: Record, corpus: Corpus) -> Windows:
@@ -268,9 +272,7 @@ def _result(run: Run, finished: Finished) -> dict[str, Any]:
 
 def _sample(run: Run) -> str:
     """Some text of the trained model's own."""
-    sampler = Sampler(
-        temperature=0.8, top_p=0.95, seed=run.record.training.seed, excluded=[run.vocabulary.unseen_id]
-    )
+    sampler = Sampler(temperature=0.8, top_p=0.95, seed=run.record.training.seed, excluded=[run.vocabulary.unseen_id])
     pieces = generate(Stream(run.model), run.vocabulary, b"", _SAMPLE_BYTES, sampler)
     return b"".join(pieces).decode("utf-8", errors="replace")
 

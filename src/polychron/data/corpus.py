@@ -100,9 +100,7 @@ def load_corpus(
     if data.size == 0:
         raise InputError(f"{source} is empty: at least {minimum_bytes:,} bytes are needed")
     if data.size < minimum_bytes:
-        raise InputError(
-            f"{source} is too short: it has {data.size:,} bytes and at least {minimum_bytes:,} are needed"
-        )
+        raise InputError(f"{source} is too short: it has {data.size:,} bytes and at least {minimum_bytes:,} are needed")
     if minimum_distinct > 1 and np.count_nonzero(byte_counts(data)) < minimum_distinct:
         raise InputError(
             f"{source} consists of one byte value only ({int(data[0])}): there is nothing to learn from it"
@@ -146,8 +144,7 @@ def _read_folder(folder: Path) -> tuple[np.ndarray, str]:
             pieces.append(piece)
     if not pieces:
         raise InputError(
-            f"{folder} holds no text: there is no readable file without NUL bytes in it (hidden files are "
-            "left out)"
+            f"{folder} holds no text: there is no readable file without NUL bytes in it (hidden files are left out)"
         )
     return _joined(pieces), f"{folder} ({len(pieces):,} text files)"
 
@@ -169,9 +166,7 @@ def _read_standard_library() -> tuple[np.ndarray, str]:
         if n_bytes + len(texts[name]) + 1 <= STANDARD_LIBRARY_LIMIT:
             n_bytes += len(texts[name]) + 1
             chosen.append(name)
-    return _joined(
-        [texts[name] for name in sorted(chosen)]
-    ), f"Python's standard library ({len(chosen):,} files)"
+    return _joined([texts[name] for name in sorted(chosen)]), f"Python's standard library ({len(chosen):,} files)"
 
 
 def _files_below(folder: Path, leave_out: frozenset[str] = frozenset()) -> Iterator[Path]:
@@ -201,9 +196,7 @@ def _joined(pieces: list[bytes]) -> np.ndarray:
 def _short_name(path: Path, *, is_folder: bool) -> str:
     """The name in letters that are safe in a folder's name everywhere."""
     name = path.name if is_folder else path.stem
-    safe = "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-" for letter in name
-    )
+    safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-" for letter in name)
     return safe.strip("-")[:40] or "text"
 
 

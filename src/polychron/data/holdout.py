@@ -70,8 +70,7 @@ def hold_out(n_bytes: int, kind: str = "blocks", fraction: float = 0.1) -> Holdo
     n_held_out = n_bytes - int(n_bytes * (1 - fraction))
     if n_held_out < 2 or n_bytes - n_held_out < 2:
         raise InputError(
-            f"holding out {fraction:g} of {n_bytes:,} bytes leaves less than two bytes on one side: take a "
-            "longer text"
+            f"holding out {fraction:g} of {n_bytes:,} bytes leaves less than two bytes on one side: take a longer text"
         )
     if kind == "tail":
         seam = n_bytes - n_held_out

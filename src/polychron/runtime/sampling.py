@@ -67,8 +67,7 @@ class Sampler:
         best = int(scores.argmax())  # NaN, if there is one
         if not np.isfinite(scores[best]):
             raise InputError(
-                "the model's logits are not finite: its weights are damaged or its training diverged (lower "
-                "--rate)"
+                "the model's logits are not finite: its weights are damaged or its training diverged (lower --rate)"
             )
         if self.temperature == 0:
             return best

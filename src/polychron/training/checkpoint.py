@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,8 +175,7 @@ class CheckpointWriter:
         if not resume and (self.directory / CONFIG_NAME).exists():
             self.close()
             raise InputError(
-                f"{self.directory} already has a checkpoint: add --resume to go on with it, or give another "
-                "--out"
+                f"{self.directory} already has a checkpoint: add --resume to go on with it, or give another --out"
             )
 
     def save(self, record: Record, tensors: Mapping[str, torch.Tensor]) -> Path:
@@ -205,9 +204,7 @@ class CheckpointWriter:
         except (OSError, safetensors.SafetensorError) as error:
             self._tidy()
             stands = f"the one of step {self._weights[0]} stands" if self._weights else "there is none yet"
-            raise InputError(
-                f"cannot write a checkpoint to {self.directory}: {_reason(error)}; {stands}"
-            ) from None
+            raise InputError(f"cannot write a checkpoint to {self.directory}: {_reason(error)}; {stands}") from None
         self._weights = (step, weights)
         self._tidy()
         return self.directory
@@ -293,9 +290,13 @@ class Checkpoint:
         )
         model = models.build(self.config, seed=self.record.training.seed)
         own = model.state_dict()
-        stored = self._stored(_MODEL, own)
+        self._require_same(own)
         for name, tensor in own.items():
-            tensor.copy_(stored(name))
+            tensor.copy_(self._weights.get_tensor(_MODEL + name))
+        try:
+            model.check()
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
         return model
 
     def load_optimizer(self, optimizer: Any) -> None:
@@ -304,22 +305,25 @@ class Checkpoint:
         Raises:
             InputError: the state is another optimizer's.
         """
-        own = optimizer.state_dict()
-        stored = self._stored(_OPTIMIZER, own)
-        optimizer.load_state_dict({name: stored(name).clone() for name in own})
+        names = [name for name in _header(self._weights) if name.startswith(_OPTIMIZER)]
+        state = {name.removeprefix(_OPTIMIZER): self._weights.get_tensor(name) for name in names}
+        try:
+            optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise self._damaged(f"optimizer: {error}") from None
 
-    def _stored(self, prefix: str, own: Mapping[str, torch.Tensor]) -> Callable[[str], torch.Tensor]:
-        """Reads a stored tensor by its name without the prefix, after a check that all are as in ``own``."""
-        header = _header(self._weights)
-        expected = {prefix + name: (_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in own.items()}
-        stored = {name: kind for name, kind in header.items() if name.startswith(prefix)}
+    def _require_same(self, own: Mapping[str, torch.Tensor]) -> None:
+        """The stored tensors of the model must be those that it has, by name, dtype and shape."""
+        expected = {_MODEL + name: (_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in own.items()}
+        stored = {name: kind for name, kind in _header(self._weights).items() if name.startswith(_MODEL)}
         for name in sorted(expected.keys() | stored.keys()):
             if expected.get(name) != stored.get(name):
-                raise InputError(
-                    f"{self.directory / self.record.weights.file} does not fit its {CONFIG_NAME}: {name} "
-                    f"must be {_describe(expected.get(name))} and is {_describe(stored.get(name))}"
+                raise self._damaged(
+                    f"{name} must be {_describe(expected.get(name))} and is {_describe(stored.get(name))}"
                 )
-        return lambda name: self._weights.get_tensor(prefix + name)
+
+    def _damaged(self, problem: str) -> InputError:
+        return InputError(f"{self.directory / self.record.weights.file} is damaged: {problem}")
 
 
 def checkpoint_tensors(model: torch.nn.Module, optimizer: Any) -> dict[str, torch.Tensor]:
@@ -354,9 +358,7 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
             time.sleep(0.01)
         except OSError as error:
             raise InputError(f"cannot read {path}: {_reason(error)}") from None
-    raise InputError(
-        f"{folder} is incomplete: its {CONFIG_NAME} names {record.weights.file}, which is not there"
-    )
+    raise InputError(f"{folder} is incomplete: its {CONFIG_NAME} names {record.weights.file}, which is not there")
 
 
 def _read_config(folder: Path) -> Record:
@@ -397,16 +399,12 @@ def _read_config(folder: Path) -> Record:
     return record
 
 
-def _require_plausible(
-    folder: Path, record: Record, config: Any, vocabulary: Vocabulary, n_bytes: int
-) -> None:
+def _require_plausible(folder: Path, record: Record, config: Any, vocabulary: Vocabulary, n_bytes: int) -> None:
     """What can be known to be wrong from ``config.json`` and the size of the weights file alone."""
     path = folder / record.weights.file
     if n_bytes != record.weights.bytes:
         problem = "truncated" if n_bytes < record.weights.bytes else "damaged"
-        raise InputError(
-            f"{path} is {problem}: it has {n_bytes:,} bytes and should have {record.weights.bytes:,}"
-        )
+        raise InputError(f"{path} is {problem}: it has {n_bytes:,} bytes and should have {record.weights.bytes:,}")
     if config.vocabulary_size != vocabulary.size:
         raise InputError(
             f"{folder / CONFIG_NAME} is damaged: the model's vocabulary_size is {config.vocabulary_size} "

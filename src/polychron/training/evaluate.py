@@ -75,14 +75,10 @@ def score(model: torch.nn.Module, tokens: np.ndarray, vocabulary: Vocabulary) ->
     return whole
 
 
-def score_progressively(
-    model: torch.nn.Module, tokens: np.ndarray, vocabulary: Vocabulary
-) -> Iterator[Score]:
+def score_progressively(model: torch.nn.Module, tokens: np.ndarray, vocabulary: Vocabulary) -> Iterator[Score]:
     """As `score`, but after every piece of the text there is the score of all pieces so far."""
     if tokens.size < 2:
-        raise InputError(
-            f"a text to score needs at least 2 bytes, for the first has no context; got {tokens.size}"
-        )
+        raise InputError(f"a text to score needs at least 2 bytes, for the first has no context; got {tokens.size}")
     model.eval()
     nats = seconds = 0.0
     for start in range(0, tokens.size, _PIECE):

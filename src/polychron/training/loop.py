@@ -168,8 +168,7 @@ def train_steps(
         nats = loss.item() / windows.bytes_per_batch
         if not math.isfinite(nats):
             raise InputError(
-                f"the training diverged: the loss of step {step} is {nats}. Take a lower --rate than "
-                f"{schedule.peak:g}"
+                f"the training diverged: the loss of step {step} is {nats}. Take a lower --rate than {schedule.peak:g}"
             )
         loss_sum = keep * loss_sum + nats
         weight_sum = keep * weight_sum + 1
@@ -182,9 +181,7 @@ def train_steps(
                 seconds=seconds,
                 n_bytes=step * windows.bytes_per_batch,
                 nats_per_byte=loss_sum / weight_sum,
-                bytes_per_second=(step - reported_step)
-                * windows.bytes_per_batch
-                / (seconds - reported_seconds),
+                bytes_per_second=(step - reported_step) * windows.bytes_per_batch / (seconds - reported_seconds),
                 rate=rate,
                 progress=progress,
             )
@@ -292,9 +289,7 @@ class Run:
             if report.seconds - validated >= self.validation_seconds:
                 if sample is None:
                     affordable = int(_SAMPLE_PART * self.validation_seconds * report.bytes_per_second)
-                    sample = spread_sample(
-                        self.held_out, min(max(affordable, _SAMPLE_LIMITS[0]), _SAMPLE_LIMITS[1])
-                    )
+                    sample = spread_sample(self.held_out, min(max(affordable, _SAMPLE_LIMITS[0]), _SAMPLE_LIMITS[1]))
                 validated = report.seconds
                 part = score(self.model, sample, self.vocabulary)
                 yield ValidationReport(report.step, part, of_bytes=self.held_out.size - 1, final=False)

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from polychron import limits
+from polychron.cli.console import resume_command
+from polychron.training import open_checkpoint
+
+from .conftest import SMALL_RUN, Command
+
+
+def weights(folder: Path) -> bytes:
+    (path,) = folder.glob("weights-*.safetensors")
+    return path.read_bytes()
+
+
+def test_the_last_line_of_json_is_the_result(polychron: Command, text: Path):
+    done = polychron("train", text, *SMALL_RUN, "--steps", 50, "--seed", 7, "--out", "run", "--json")
+    assert done.code == 0
+    assert done.err == ""
+    assert [event["event"] for event in done.objects] == [
+        "start", "checkpoint", "training", "checkpoint", "checkpoint", "sample", "result",
+    ]  # fmt: skip
+    result = done.objects[-1]
+    assert result["model"] == "delay"
+    assert result["preset"] == "tiny"
+    assert result["seed"] == 7
+    assert result["parameters"] == open_checkpoint("run").config.n_parameters()
+    assert result["train_bytes"] == 50 * 4 * 32
+    assert result["train_bytes_per_second"] == pytest.approx(result["train_bytes"] / result["train_seconds"])
+    assert result["val_bits_per_byte"] == pytest.approx(result["val_nats_per_byte"] / 0.693147, rel=1e-5)
+    assert 1 < result["val_nats_per_byte"] < 5
+    assert result["val_bytes"] == done.objects[0]["held_out_bytes"] - 1
+    assert result["checkpoint"] == "run"
+
+
+def test_a_person_sees_settings_sample_and_summary_without_colour(polychron: Command, text: Path):
+    done = polychron("train", text, *SMALL_RUN, "--steps", 50, "--out", "run")
+    assert done.code == 0
+    assert "\x1b" not in done.out
+    for words in (
+        "flock.txt",
+        "delay tiny",
+        "bytes held out",
+        "validation loss",
+        "bits/byte",
+        "polychron generate run",
+    ):
+        assert words in done.out, words
+
+
+def test_a_run_without_out_takes_the_next_free_folder(polychron: Command, text: Path):
+    for number in (1, 2):
+        done = polychron("train", text, *SMALL_RUN, "--steps", 2, "--json")
+        assert done.objects[-1]["checkpoint"] == f"runs/flock-delay-tiny-{number}"
+        assert Path(f"runs/flock-delay-tiny-{number}/config.json").exists()
+
+
+def test_without_a_text_the_standard_library_is_read(polychron: Command):
+    done = polychron("train", *SMALL_RUN, "--steps", 1, "--out", "run", "--json", "--holdout-fraction", "0.001")
+    assert done.objects[0]["source"].startswith("Python's standard library")
+    assert open_checkpoint("run").record.corpus.path is None
+
+
+def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads(polychron: Command, text: Path):
+    for folder, seed, threads in [("a", 1, 1), ("b", 1, 2), ("c", 2, 1)]:
+        polychron("train", text, *SMALL_RUN, "--steps", 40, "--seed", seed, "--threads", threads, "--out", folder)
+    assert weights(Path("a")) == weights(Path("b")) != weights(Path("c"))
+
+
+def test_minutes_end_a_run_by_the_clock(polychron: Command, text: Path):
+    done = polychron("train", text, *SMALL_RUN, "--minutes", 0.01, "--out", "run", "--json")
+    assert 0.6 <= done.objects[-1]["train_seconds"] < 0.9
+
+
+def test_the_transformer_trains_in_batches_and_online(polychron: Command, text: Path):
+    for update, batch in [("batch", 8), ("online", 1)]:
+        done = polychron(
+            "train", text, "--model", "transformer", "--length", 16, "--batch", batch, "--update", update,
+            "--steps", 30, "--out", update, "--json",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        assert done.objects[-1]["preset"] == "paper-small"
+        assert done.objects[-1]["val_nats_per_byte"] < 4
+        assert open_checkpoint(update).record.training.update == update
+
+
+def test_tensorboard_writes_scalars(polychron: Command, text: Path):
+    done = polychron("train", text, *SMALL_RUN, "--steps", 5, "--out", "run", "--json", "--tensorboard")
+    assert done.code == 0, done.err
+    (log,) = Path("run/tensorboard").iterdir()
+    assert b"validation/whole_nats_per_byte" in log.read_bytes()
+    assert b"training/bytes_per_second" in log.read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_run_can_be_resumed_to_the_same_bits(
+    polychron: Command, text: Path, number: int, code: int
+):
+    arguments = ("train", text, *SMALL_RUN, "--steps", 1500, "--json")
+    usual = signal.getsignal(number)
+    timer = threading.Timer(0.7, os.kill, (os.getpid(), number))
+    timer.start()
+    stopped = polychron(*arguments, "--out", "parts")
+    timer.join()
+    assert stopped.code == code, stopped
+    assert signal.getsignal(number) == usual
+    step = open_checkpoint("parts").record.position.step
+    assert 0 < step < 1500
+    assert stopped.err == f"stopped at step {step:,}, saved in parts. To go on: {resume_command(Path('parts'))}\n"
+    assert stopped.objects[-1] == {"event": "checkpoint", "step": step, "checkpoint": "parts"}
+
+    resumed = polychron("train", "--resume", "--out", "parts", "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.objects[0]["step"] == step
+    assert polychron(*arguments, "--out", "whole").code == 0
+    assert weights(Path("parts")) == weights(Path("whole"))
+
+
+def test_resuming_keeps_the_settings_and_refuses_others(polychron: Command, text: Path, trained: Path):
+    folder = Path(shutil.copytree(trained, "run"))
+    assert polychron("train", text, *SMALL_RUN, "--steps", 300, "--out", "run", "--resume").code == 0
+    for option, value, was in [
+        ("--steps", 301, "is 300"),
+        ("--minutes", 1, "was not given"),
+        ("--seed", 5, "is 0"),
+        ("--preset", "small", "is tiny"),
+        ("--model", "transformer", "is delay"),
+        ("--rate", 0.5, "is 0.02"),
+        ("--holdout", "tail", "is blocks"),
+        ("--optimizer", "adagrad", "is sgd"),
+    ]:
+        refused = polychron("train", option, value, "--out", folder, "--resume")
+        assert refused.code == 2
+        assert f"{option} {value}" in refused.err.replace("1.0", "1")
+        assert was in refused.err
+
+
+def test_resuming_refuses_another_text(polychron: Command, text: Path, tmp_path: Path):
+    copy = Path(shutil.copy(text, tmp_path / "copy.txt"))
+    polychron("train", copy, *SMALL_RUN, "--steps", 5, "--out", "run")
+    moved = copy.rename(tmp_path / "moved.txt")
+    refused = polychron("train", "--out", "run", "--resume")
+    assert refused.code == 2
+    assert "no such file or folder" in refused.err
+    assert "Give its TEXT" in refused.err
+    assert polychron("train", moved, "--out", "run", "--resume").code == 0
+    moved.write_text(moved.read_text() + "more")
+    refused = polychron("train", moved, "--out", "run", "--resume")
+    assert refused.code == 2
+    assert "is not the text that the model was trained on" in refused.err
+
+
+def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(polychron: Command, text: Path, tmp_path: Path):
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "short").write_text("too short")
+    (tmp_path / "zeros").write_bytes(b"\0" * 5000)
+    for arguments, message in [
+        (["nowhere.txt"], "no such file or folder: nowhere.txt"),
+        ([tmp_path / "empty"], "is empty"),
+        ([tmp_path / "short"], "is too short: it has 9 bytes and at least 1,024 are needed"),
+        ([tmp_path / "zeros"], "one byte value only (0)"),
+        (["/dev/null"], "neither a file nor a folder"),
+        ([text, "--preset", "gigantic"], "must be one of tiny, small, base; got 'gigantic'"),
+        ([text, "--model", "oracle"], "--model"),
+        ([text, "--length", 10**6], "takes 1000001 bytes in a row"),
+        ([text, "--length", 0], "--length"),
+        ([text, "--batch", -1], "--batch"),
+        ([text, "--steps", 0], "--steps"),
+        ([text, "--steps", 5, "--minutes", 5], "--minutes and --steps exclude each other"),
+        ([text, "--minutes", "nan"], "--minutes must be positive and finite"),
+        ([text, "--minutes", -1], "--minutes must be positive and finite"),
+        ([text, "--rate", 0], "--rate must be positive and finite"),
+        ([text, "--seed", -1], "--seed"),
+        ([text, "--threads", 0], "--threads"),
+        ([text, "--holdout-fraction", 0.9], "at most 0.5; got 0.9"),
+        ([text, "--update", "online"], "--update online is the transformer's"),
+        ([text, "--model", "transformer", "--update", "online", "--optimizer", "adagrad"], "leave --optimizer"),
+        ([text, "--nonsense"], "--nonsense"),
+        ([text, "--resume"], "--resume needs --out DIR"),
+        ([text, "--out", "nowhere", "--resume"], "nowhere does not exist"),
+        ([text, "--out", text], "cannot write checkpoints to"),
+    ]:
+        refused = polychron("train", *arguments)
+        assert refused.code == 2, arguments
+        assert refused.out == ""
+        assert refused.err.startswith("error: ")
+        assert refused.err.count("\n") == 1
+        assert message in refused.err, refused.err
+        assert list(Path().iterdir()) == [], arguments
+
+
+def test_a_finished_run_is_not_overwritten(polychron: Command, text: Path, trained: Path):
+    before = (trained / "config.json").read_bytes()
+    refused = polychron("train", text, "--out", trained)
+    assert refused.code == 2
+    assert "already has a checkpoint: add --resume" in refused.err
+    assert (trained / "config.json").read_bytes() == before
+
+
+def test_a_preset_larger_than_memory_is_refused_before_it_is_built(polychron: Command, text: Path, monkeypatch):
+    monkeypatch.setattr(limits, "available_memory", lambda: 2_000_000)
+    refused = polychron("train", text, "--model", "transformer", "--preset", "paper")
+    assert refused.code == 2
+    assert "parameters of transformer paper need 3.2 GB of memory and 2.0 MB are available" in refused.err
+    assert "take a smaller --preset" in refused.err
+    assert list(Path().iterdir()) == []
+
+
+def test_an_old_run_that_was_killed_before_its_validation_is_completed(polychron: Command, trained: Path):
+    folder = Path(shutil.copytree(trained, "run"))
+    fields = json.loads((folder / "config.json").read_text())
+    expected = fields["metrics"]["val_nats_per_byte"]
+    fields["metrics"]["val_nats_per_byte"] = None
+    (folder / "config.json").write_text(json.dumps(fields))
+    done = polychron("train", "--resume", "--out", folder, "--json")
+    assert done.objects[-1]["val_nats_per_byte"] == expected
