@@ -8,8 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polychron.anchors import covering_anchors, geometric_delays, random_anchors, uniform_delays
 
+from polychron.anchors import (
+    covering_anchors,
+    draw_anchors,
+    draw_delays,
+    geometric_delays,
+    random_anchors,
+    uniform_delays,
+)
 from polychron.errors import InputError
 
 SIZES = [
@@ -106,9 +113,9 @@ def test_covering_anchors_orient_their_pairs_either_way():
     [
         ("n_comparisons", (4, 3, 7)),  # 4 neurons have 6 pairs
         ("n_comparisons", (2, 3, 2)),
-        ("n_inputs", (1, 3, 1)),
-        ("n_inputs", (0, 3, 1)),
-        ("n_inputs", (-5, 3, 1)),
+        ("n_comparisons|n_inputs", (1, 3, 1)),
+        ("n_comparisons|n_inputs", (0, 3, 1)),
+        ("n_comparisons|n_inputs", (-5, 3, 1)),
         ("n_tables", (4, 0, 3)),
         ("n_tables", (4, -1, 3)),
         ("n_comparisons", (4, 3, 0)),
@@ -116,7 +123,7 @@ def test_covering_anchors_orient_their_pairs_either_way():
     ],
 )
 def test_impossible_counts_are_refused_by_name(draw, name, arguments):
-    with pytest.raises(InputError, match=rf"\b{name}\b"):
+    with pytest.raises(InputError, match=rf"\b({name})\b"):
         draw(*arguments, 0)
 
 
@@ -154,6 +161,30 @@ def test_geometric_delays_halve_in_frequency():
 
 
 @every_delay
+def test_both_neurons_of_a_pair_have_the_same_delay(draw):
+    delays = draw(16, 6, 7, 0)
+    assert torch.equal(delays[..., 0], delays[..., 1])
+
+
+@every_delay
 def test_a_delay_below_zero_is_refused(draw):
     with pytest.raises(InputError, match=r"\bmax_delay\b"):
         draw(4, 3, -1, 0)
+
+
+# --- by name ----------------------------------------------------------------------------------------------
+
+
+def test_rules_by_name():
+    assert torch.equal(draw_anchors("random", 8, 5, 3, 7), random_anchors(8, 5, 3, 7))
+    assert torch.equal(draw_anchors("covering", 8, 5, 3, 7), covering_anchors(8, 5, 3, 7))
+    assert torch.equal(draw_delays("geometric", 5, 3, 7, 9), geometric_delays(5, 3, 7, 9))
+    assert torch.equal(draw_delays("uniform", 5, 3, 7, 9), uniform_delays(5, 3, 7, 9))
+    assert draw_delays("uniform", 5, 3, 0, 9) is None
+
+
+def test_a_rule_of_another_name_is_refused():
+    with pytest.raises(InputError, match=r"\banchors\b.*'all'"):
+        draw_anchors("all", 8, 5, 3, 0)
+    with pytest.raises(InputError, match=r"\bdelay_distribution\b.*'normal'"):
+        draw_delays("normal", 5, 3, 7, 0)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from .conftest import SMALL_RUN
+from .conftest import SMALL_RUN, Command
 from .test_train import weights
 
 POLYCHRON = (sys.executable, "-W", "error", "-m", "polychron")
@@ -25,29 +22,67 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
+KILLED = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+
+from polychron.cli import main
+
+text, folder = sys.argv[1], Path(sys.argv[2])
+settings = [text, *sys.argv[3:]]
+random.seed(0)
+
+
+def in_child(*arguments):
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(main(list(arguments)))
+    return child
+
+
+def step_saved(name):
+    try:
+        return json.loads((folder / name / "config.json").read_text())["position"]["step"]
+    except FileNotFoundError:
+        return None
+
+
+whole = in_child("train", *settings, "--out", str(folder / "whole"))
+os.waitpid(whole, 0)
+steps = []
+while len(steps) < 8:
+    before = step_saved("killed")
+    command = settings if before is None else ["--resume"]
+    child = in_child("train", *command, "--out", str(folder / "killed"), "--checkpoint-seconds", "0.02")
+    while step_saved("killed") == before:  # killed too early, it would never come further
+        time.sleep(0.002)
+    time.sleep(random.uniform(0, 0.05))
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the run ended before it was killed"
+    steps.append(step_saved("killed"))
+last = in_child("train", "--resume", "--out", str(folder / "killed"))
+assert os.waitpid(last, 0)[1] == 0
+print(json.dumps(steps))
+"""
+
+
 def test_runs_killed_at_random_moments_resume_and_end_with_the_same_bits(text: Path, tmp_path: Path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    settings = (text, *SMALL_RUN, "--steps", 2500, "--optimizer", "adagrad", "--checkpoint-seconds", 0.05)
-    uninterrupted = start("train", *settings, "--out", whole, "--json")
-    moments = random.Random(0)
-    steps = []
-    for round_ in range(3):
-        command = ("--resume",) if round_ else settings
-        process = start("train", *command, "--out", killed, "--checkpoint-seconds", 0.05, "--json")
-        for line in process.stdout:
-            if json.loads(line)["event"] == "training":
-                break
-        time.sleep(moments.uniform(0.05, 0.5))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        steps.append(json.loads((killed / "config.json").read_text())["position"]["step"])
-    out, err = start("train", "--resume", "--out", killed, "--json").communicate()
-    assert json.loads(out.splitlines()[-1])["event"] == "result", err
-    uninterrupted.communicate()
-    assert 0 < steps[0] < steps[-1] < 2500, steps
-    assert weights(killed) == weights(whole)
-    assert {path.name for path in killed.iterdir()} == {"config.json", "weights-2500.safetensors"}
+    # Forked from one process that has loaded everything, or eight starts would take most of a minute.
+    settings = (*SMALL_RUN, "--steps", "3000", "--optimizer", "adagrad", "--seed", "5")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KILLED, text, tmp_path, *settings],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(done.stdout)
+    assert steps == sorted(steps)
+    assert 0 < steps[-1] < 3000
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"config.json", "weights-3000.safetensors"}
 
 
 @pytest.mark.parametrize("command", ["generate", "train"])
@@ -69,21 +104,16 @@ def test_ctrl_c_ends_generation_quietly(trained: Path):
     process = start("generate", trained, "In", "--bytes", 10**9)
     process.stdout.read(10)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err == ""
 
 
-def test_every_command_has_help_with_an_example():
-    for command in ((), ("train",), ("evaluate",), ("generate",)):
-        done = subprocess.run(
-            [*POLYCHRON, *command, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "NO_COLOR": "1"},
-        )
-        assert "\x1b" not in done.stdout
-        assert "polychron" in done.stdout
-        if command:
-            assert f"Example: polychron {command[0]} " in done.stdout
+def test_every_command_has_help_with_an_example(polychron: Command, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "generate" in polychron().out
+    for command in ("train", "evaluate", "generate"):
+        done = polychron(command, "--help")
+        assert done.code == 0
+        assert "\x1b" not in done.out
+        assert f"Example: polychron {command} " in done.out

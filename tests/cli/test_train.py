@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from polychron import limits
 from polychron.cli.console import resume_command
+from polychron.errors import InputError
 from polychron.training import open_checkpoint
 
 from .conftest import SMALL_RUN, Command
@@ -36,7 +39,7 @@ def test_the_last_line_of_json_is_the_result(polychron: Command, text: Path):
     assert result["train_bytes"] == 50 * 4 * 32
     assert result["train_bytes_per_second"] == pytest.approx(result["train_bytes"] / result["train_seconds"])
     assert result["val_bits_per_byte"] == pytest.approx(result["val_nats_per_byte"] / 0.693147, rel=1e-5)
-    assert 1 < result["val_nats_per_byte"] < 5
+    assert 0.1 < result["val_nats_per_byte"] < 2
     assert result["val_bytes"] == done.objects[0]["held_out_bytes"] - 1
     assert result["checkpoint"] == "run"
 
@@ -48,7 +51,7 @@ def test_a_person_sees_settings_sample_and_summary_without_colour(polychron: Com
     for words in (
         "flock.txt",
         "delay tiny",
-        "bytes held out",
+        "held out",
         "validation loss",
         "bits/byte",
         "polychron generate run",
@@ -100,20 +103,29 @@ def test_tensorboard_writes_scalars(polychron: Command, text: Path):
     assert b"training/bytes_per_second" in log.read_bytes()
 
 
+def signal_after_first_steps(folder: Path, number: int) -> None:
+    """Send this process a signal once the run in ``folder`` has saved a step."""
+    while True:
+        with contextlib.suppress(InputError):
+            if open_checkpoint(folder).record.position.step > 0:
+                return os.kill(os.getpid(), number)
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_run_can_be_resumed_to_the_same_bits(
     polychron: Command, text: Path, number: int, code: int
 ):
-    arguments = ("train", text, *SMALL_RUN, "--steps", 1500, "--json")
+    arguments = ("train", text, *SMALL_RUN, "--steps", 600, "--json")
     usual = signal.getsignal(number)
-    timer = threading.Timer(0.7, os.kill, (os.getpid(), number))
-    timer.start()
-    stopped = polychron(*arguments, "--out", "parts")
-    timer.join()
+    sender = threading.Thread(target=signal_after_first_steps, args=(Path("parts").absolute(), number))
+    sender.start()
+    stopped = polychron(*arguments, "--out", "parts", "--checkpoint-seconds", 0.01)
+    sender.join()
     assert stopped.code == code, stopped
     assert signal.getsignal(number) == usual
     step = open_checkpoint("parts").record.position.step
-    assert 0 < step < 1500
+    assert 0 < step < 600
     assert stopped.err == f"stopped at step {step:,}, saved in parts. To go on: {resume_command(Path('parts'))}\n"
     assert stopped.objects[-1] == {"event": "checkpoint", "step": step, "checkpoint": "parts"}
 

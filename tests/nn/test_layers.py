@@ -1,0 +1,151 @@
+import pytest
+import torch
+
+from polychron.errors import InputError
+from polychron.nn import LookupTables, PairAttention, Readout
+from polychron.ops import RowUpdate
+
+
+def fill(layer, seed=0):
+    with torch.no_grad():
+        layer.synaptic_vectors.copy_(torch.randn(layer.synaptic_vectors.shape, generator=torch.manual_seed(seed)))
+    return layer
+
+
+def test_an_untrained_residual_layer_is_the_identity():
+    x = torch.randn(3, 5, 8)
+    layer = LookupTables(n_inputs=8, n_outputs=8, n_tables=4, n_comparisons=3, max_delay=2, residual=True)
+    assert torch.equal(layer(x), x)
+
+
+def test_the_layer_is_the_sum_of_one_row_a_table():
+    layer = fill(LookupTables(n_inputs=6, n_outputs=5, n_tables=7, n_comparisons=4))
+    x = torch.randn(3, 6)
+    expected = torch.zeros(3, 5)
+    for b in range(3):
+        for i in range(7):
+            row = sum(int(x[b, p] > x[b, q]) << r for r, (p, q) in enumerate(layer.anchors[i].tolist()))
+            expected[b] += layer.synaptic_vectors[i, row].detach()
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_the_order_of_spikes_is_all_that_counts():
+    layer = fill(LookupTables(n_inputs=8, n_outputs=5, n_tables=4, n_comparisons=3))
+    x = torch.randn(2, 8)
+    assert torch.equal(layer(x), layer(3 * x + 7))
+
+
+def test_same_seed_same_layer_and_another_seed_another():
+    a, b, c = (LookupTables(16, 4, 8, 5, max_delay=3, seed=s) for s in (1, 1, 2))
+    assert torch.equal(a.anchors, b.anchors)
+    assert torch.equal(a.delays, b.delays)
+    assert not torch.equal(a.anchors, c.anchors)
+
+
+def test_state_dict_restores_the_function():
+    a = fill(LookupTables(16, 4, 8, 5, max_delay=3, seed=1))
+    b = LookupTables(16, 4, 8, 5, max_delay=3, seed=2)
+    b.load_state_dict(a.state_dict())
+    x = torch.randn(2, 6, 16)
+    assert torch.equal(a(x), b(x))
+
+
+def test_float64_is_served_by_the_reference_and_agrees():
+    layer = fill(LookupTables(16, 4, 8, 5, max_delay=3))
+    x = torch.randn(2, 6, 16)
+    single = layer(x)
+    torch.testing.assert_close(layer.double()(x.double()).float(), single)
+
+
+def test_readout_loss_equals_cross_entropy_of_its_logits():
+    readout = fill(Readout(n_inputs=8, n_outputs=11, n_tables=4, n_comparisons=5))
+    x = torch.randn(2, 7, 8)
+    targets = torch.randint(0, 11, (2, 7))
+    expected = torch.nn.functional.cross_entropy(readout(x).transpose(1, 2), targets, reduction="none")
+    torch.testing.assert_close(readout.loss(x, targets), expected)
+
+
+def test_a_torch_optimizer_trains_a_dense_layer():
+    torch.manual_seed(0)
+    layer = LookupTables(n_inputs=8, n_outputs=1, n_tables=32, n_comparisons=4)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    x = torch.randn(256, 8)
+    target = (x[:, :1] > x[:, 1:2]).float()
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (layer(x) - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")  # inside torch.optim.Adagrad
+@pytest.mark.parametrize("optimizer", [torch.optim.SparseAdam, torch.optim.Adagrad, torch.optim.SGD])
+def test_torch_optimizers_take_the_sparse_gradient(optimizer):
+    layer = fill(LookupTables(n_inputs=8, n_outputs=3, n_tables=4, n_comparisons=4, gradient="sparse"))
+    before = layer.synaptic_vectors.detach().clone()
+    layer(torch.randn(2, 8)).sum().backward()
+    optimizer(layer.parameters(), lr=0.1).step()
+    changed = (layer.synaptic_vectors != before).any(dim=-1).sum(dim=1)
+    assert changed.tolist() == [len(set(r)) for r in rows_of(layer.synaptic_vectors.grad)]
+
+
+def rows_of(gradient):
+    table, row = gradient.coalesce().indices()
+    return [row[table == i].tolist() for i in range(gradient.shape[0])]
+
+
+def test_fused_layer_leaves_no_gradient_and_changes_only_the_rows_read():
+    layer = fill(LookupTables(8, 3, 4, 6, gradient="fused", update=RowUpdate("sgd", rate=0.5)))
+    before = layer.synaptic_vectors.detach().clone()
+    layer(torch.randn(1, 8)).sum().backward()
+    assert layer.synaptic_vectors.grad is None
+    changed = (layer.synaptic_vectors != before).any(dim=-1)
+    assert changed.sum(dim=1).tolist() == [1, 1, 1, 1]
+    torch.testing.assert_close(layer.synaptic_vectors[changed], before[changed] - 0.5)
+
+
+def test_attention_sees_no_later_position_and_nothing_beyond_its_window():
+    head = fill(PairAttention(8, 8, n_tables=4, n_comparisons=3, n_position_bits=2, window=3))
+    x = torch.randn(1, 10, 8)
+    y = head(x)
+    assert torch.equal(y[0, 0], torch.zeros(8))
+    later = x.clone()
+    later[0, 6:] = torch.randn(4, 8)
+    assert torch.equal(head(later)[0, :6], y[0, :6])
+    earlier = x.clone()
+    earlier[0, :3] = torch.randn(3, 8)
+    assert torch.equal(head(earlier)[0, 6:], y[0, 6:])
+    assert not torch.equal(head(earlier)[0, 3:6], y[0, 3:6])
+
+
+@pytest.mark.parametrize("share_anchors", [True, False])
+def test_attention_extended_piece_by_piece_equals_attention_at_once(share_anchors):
+    head = fill(
+        PairAttention(8, 5, n_tables=4, n_comparisons=3, n_position_bits=2, window=6, share_anchors=share_anchors)
+    )
+    x = torch.randn(2, 15, 8)
+    pieces, keys = [], None
+    for part in x.split([1, 1, 4, 7, 2], dim=1):
+        y, keys = head.extend(part, keys)
+        pieces.append(y)
+        assert keys.shape[2] <= 6
+    assert torch.equal(torch.cat(pieces, dim=1), head(x))
+
+
+def test_errors_name_the_argument():
+    with pytest.raises(InputError, match="n_comparisons must be at most 3"):
+        LookupTables(n_inputs=3, n_outputs=1, n_tables=1, n_comparisons=4)
+    with pytest.raises(ValueError, match="residual needs n_outputs == n_inputs"):
+        LookupTables(n_inputs=4, n_outputs=3, n_tables=1, n_comparisons=2, residual=True)
+    with pytest.raises(ValueError, match="token ids"):
+        LookupTables(4, 3, 1, 2)(torch.zeros(2, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="update must be given for gradient='fused'"):
+        LookupTables(4, 3, 1, 2, gradient="fused")
+    with pytest.raises(ValueError, match=r"Is the sequence longer than the context"):
+        from polychron.ops import pair_lookup
+
+        head = PairAttention(8, 8, n_tables=1, n_comparisons=3, n_position_bits=2, window=3)
+        pair_lookup(torch.zeros(1, 9, 8), head.synaptic_vectors, head.anchors, head.position_code)
