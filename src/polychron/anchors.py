@@ -21,6 +21,8 @@ ANCHOR_KINDS = ("random", "covering")
 def _check(n_inputs: int, n_tables: int, n_comparisons: int) -> None:
     if n_tables < 1 or n_comparisons < 1:
         raise InputError(f"n_tables and n_comparisons must be at least 1; got {n_tables} and {n_comparisons}")
+    if n_inputs < 2:
+        raise InputError(f"n_inputs must be at least 2, for a pair to compare; got {n_inputs}")
     n_pairs = n_inputs * (n_inputs - 1) // 2
     if n_comparisons > n_pairs:
         raise InputError(

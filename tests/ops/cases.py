@@ -59,6 +59,11 @@ LOOKUP_SIZES = [
     LookupSizes(1, 15, 9, 1, 32, 10, max_delay=3, n_history=8),
     LookupSizes(2, 31, 17, 64, 15, 4, max_delay=3, n_history=0),
     LookupSizes(3, 1, 16, 48, 16, 3, max_delay=2, n_history=4),
+    # What the kernels cut into pieces: many outputs, long sequences, rows sorted in 2 or 3 passes.
+    LookupSizes(2, 33, 16, 150, 17, 7, max_delay=3),
+    LookupSizes(3, 300, 40, 9, 5, 3, max_delay=20, n_history=7),
+    LookupSizes(2, 17, 33, 3, 2, 12, max_delay=1),
+    LookupSizes(1, 17, 33, 1, 1, 23),
 ]
 
 EMPTY_LOOKUP_SIZES = [
@@ -99,6 +104,9 @@ PAIR_SIZES = [
     PairSizes(1, 33, 32, 17, 31, 1, None, 2, window=9),
     PairSizes(2, 33, 33, 48, 32, 2, None, 1),
     PairSizes(5, 3, 9, 64, 15, 2, 3, 2),
+    PairSizes(2, 9, 16, 130, 3, 2, None, 2),
+    PairSizes(3, 70, 8, 5, 3, 2, None, 2, window=5),
+    PairSizes(2, 17, 16, 3, 2, 5, 4, 4),
 ]
 
 EMPTY_PAIR_SIZES = [
@@ -111,6 +119,16 @@ def short_name(sizes: NamedTuple) -> str:
     """What is set, without the leading n_: "B2-T7-..."."""
     named = sizes._asdict().items()
     return "-".join(f"{name.removeprefix('n_')}{value}" for name, value in named if value not in (None, False))
+
+
+def is_small(sizes: LookupSizes | PairSizes) -> bool:
+    """Whether the transcription, in plain Python, is done with it in a moment."""
+    n_row_bits = sizes.n_comparisons
+    n_readings = sizes.B * sizes.T * sizes.n_tables
+    if isinstance(sizes, PairSizes):
+        n_row_bits += (sizes.n_key_comparisons or sizes.n_comparisons) + sizes.n_position_bits
+        n_readings *= min(sizes.T, sizes.window or sizes.T)
+    return n_readings * sizes.K < 100_000 and sizes.n_tables * 2**n_row_bits * sizes.K < 100_000
 
 
 def seeded(seed: int) -> torch.Generator:

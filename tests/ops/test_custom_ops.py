@@ -188,3 +188,32 @@ def test_nothing_depends_on_what_malloc_returns(tmp_path):
     actual = torch.load(path)
     for case, (operator, arguments, v, leaves) in CASES.items():
         assert_same_bits(actual[case], differentiate(operator, arguments, v, leaves))
+
+
+WITHOUT_EXTENSION = """
+import sys, warnings
+sys.modules["polychron._native"] = None  # importing it fails
+import torch
+from polychron.ops import RowUpdate, available_kernels, kernel_info, lookup, use_kernel
+assert available_kernels() == ["reference"]
+assert kernel_info()["kernel"] == "reference"
+try:
+    use_kernel("scalar")
+except ValueError as error:
+    assert "scalar" in str(error) and "extension" in str(error), error
+else:
+    raise AssertionError("a kernel that is missing was accepted")
+anchors = torch.tensor([[[0, 1]]], dtype=torch.int32)
+tables = torch.tensor([[[1.0], [2.0]]], requires_grad=True)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        y = lookup(torch.tensor([[1.0, 0.0]]), tables, anchors, gradient="fused", update=RowUpdate("sgd", rate=0.5))
+        y.sum().backward()
+assert tables.tolist() == [[[1.0], [0.5]]], tables
+assert len(caught) == 1 and "reference" in str(caught[0].message), [str(w.message) for w in caught]
+"""
+
+
+def test_without_the_extension_the_reference_serves_and_says_so_once():
+    subprocess.run([sys.executable, "-c", WITHOUT_EXTENSION], check=True, timeout=120)

@@ -25,12 +25,13 @@ from .cases import (
     assert_same_bits,
     differentiate,
     guarded_memory,
+    is_small,
     lookup_case,
     using_threads,
 )
 
 LEAVES = ("x", "tables")
-TRANSCRIBED_SIZES = [sizes for sizes in LOOKUP_SIZES if sizes.B * sizes.T * sizes.n_tables * sizes.K < 40_000]
+TRANSCRIBED_SIZES = [sizes for sizes in LOOKUP_SIZES if is_small(sizes)]
 
 
 @cache
@@ -168,7 +169,7 @@ def test_real_values_are_the_transcription_in_float64(sizes):
 
 
 @pytest.mark.parametrize("sizes", LOOKUP_SIZES, ids=str)
-def test_real_values_agree_with_float64(kernel_on_threads, sizes):
+def test_real_values_agree_with_float64(kernel, sizes):
     arguments, v = lookup_case(sizes, values="real", seed=3)
     expected = reference_results(sizes, "real", 3, torch.float64)
     assert_near(differentiate(lookup, arguments, v, LEAVES), expected, rtol=1e-5, atol=2e-5)
@@ -339,7 +340,7 @@ def test_the_gradient_of_delayed_latencies_sums_to_zero_over_the_sequence(kernel
 
 
 @pytest.mark.parametrize("sizes", [*LOOKUP_SIZES, *EMPTY_LOOKUP_SIZES], ids=str)
-def test_the_sparse_gradient_is_the_dense_one(kernel_on_threads, sizes):
+def test_the_sparse_gradient_is_the_dense_one(kernel, sizes):
     arguments, v = lookup_case(sizes, values="integer", seed=8)
     expected = differentiate(lookup, arguments, v, LEAVES)
     y, dx, dtables = differentiate(lookup, arguments, v, LEAVES, gradient="sparse")

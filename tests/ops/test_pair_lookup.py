@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from polychron.ops import dispatch, pair_lookup
-from polychron.ops.pair_lookup import reference
+from polychron.ops.pair_lookup import extend, reference
 
 from . import transcription
 from .cases import (
@@ -23,12 +23,13 @@ from .cases import (
     assert_same_bits,
     differentiate,
     guarded_memory,
+    is_small,
     pair_case,
     using_threads,
 )
 
 LEAVES = ("x", "tables", "position_code")
-TRANSCRIBED_SIZES = [sizes for sizes in PAIR_SIZES if sizes.B * sizes.T**2 * sizes.n_tables * sizes.K < 200_000]
+TRANSCRIBED_SIZES = [sizes for sizes in PAIR_SIZES if is_small(sizes)]
 
 position_gradients = pytest.mark.parametrize("position_gradient", ["additional", "nearest"])
 
@@ -155,7 +156,7 @@ def test_real_values_are_the_transcription_in_float64(sizes, position_gradient):
 
 
 @pytest.mark.parametrize("sizes", PAIR_SIZES, ids=str)
-def test_real_values_agree_with_float64(kernel_on_threads, sizes):
+def test_real_values_agree_with_float64(kernel, sizes):
     arguments, v = pair_case(sizes, values="real", seed=3)
     actual = differentiate(pair_lookup, arguments, v, LEAVES)
     expected = reference_results(sizes, "additional", "real", 3, torch.float64)
@@ -219,6 +220,33 @@ def test_later_positions_do_not_reach_earlier_ones(kernel):
     y = pair_lookup(**arguments)
     arguments["x"][:, 9:] = 100.0 * torch.randn(arguments["x"][:, 9:].shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(pair_lookup(**arguments)[:, :9], y[:, :9])
+
+
+@pytest.mark.parametrize("sizes", [PAIR_SIZES[1], PAIR_SIZES[4], PAIR_SIZES[7], PAIR_SIZES[8]], ids=str)
+def test_a_sequence_may_be_extended_piece_by_piece(kernel_on_threads, sizes):
+    arguments, _ = pair_case(sizes, values="real", seed=10)
+    expected = pair_lookup(**arguments)
+    x, pieces, past_keys = arguments["x"], [], None
+    for start, stop in ((0, 1), (1, 1), (1, 5), (5, 6), (6, sizes.T)):
+        y, past_keys = extend(**(arguments | {"x": x[:, start:stop], "past_keys": past_keys}))
+        assert past_keys.shape == (sizes.n_tables, sizes.B, stop)
+        pieces.append(y)
+    if kernel_on_threads[0] == "reference":  # its sums are taken in another order
+        assert_near([torch.cat(pieces, dim=1)], [expected], rtol=1e-5, atol=1e-5)
+    else:
+        assert_same_bits([torch.cat(pieces, dim=1)], [expected])
+
+
+def test_keys_beyond_the_window_need_not_be_kept(kernel):
+    sizes = PairSizes(2, 17, 9, 8, 5, 2, 3, 2, window=4)
+    arguments, _ = pair_case(sizes, values="integer")
+    expected = pair_lookup(**arguments)
+    pieces, past_keys = [], None
+    for t in range(sizes.T):
+        y, past_keys = extend(**(arguments | {"x": arguments["x"][:, t : t + 1], "past_keys": past_keys}))
+        past_keys = past_keys[:, :, -sizes.window :]
+        pieces.append(y)
+    assert_same_bits([torch.cat(pieces, dim=1)], [expected])
 
 
 def test_strided_inputs_are_read_by_their_values(kernel):
@@ -285,7 +313,7 @@ def test_the_gradient_of_every_latency_vector_sums_to_zero(kernel, position_grad
 
 
 @pytest.mark.parametrize("sizes", [*PAIR_SIZES, *EMPTY_PAIR_SIZES], ids=str)
-def test_the_sparse_gradient_is_the_dense_one(kernel_on_threads, sizes):
+def test_the_sparse_gradient_is_the_dense_one(kernel, sizes):
     arguments, v = pair_case(sizes, values="integer", seed=8)
     expected = differentiate(pair_lookup, arguments, v, LEAVES)
     y, dx, dtables, dposition_code = differentiate(pair_lookup, arguments, v, LEAVES, gradient="sparse")

@@ -24,12 +24,13 @@ from .cases import (
     assert_same_bits,
     differentiate,
     guarded_memory,
+    is_small,
     readout_case,
     using_threads,
 )
 
 LEAVES = ("x", "tables")
-TRANSCRIBED_SIZES = [sizes for sizes in LOOKUP_SIZES if sizes.B * sizes.T * sizes.n_tables * sizes.K < 40_000]
+TRANSCRIBED_SIZES = [sizes for sizes in LOOKUP_SIZES if is_small(sizes)]
 
 
 @cache
@@ -95,7 +96,7 @@ def test_float64_is_the_transcription(sizes, values):
 
 @pytest.mark.parametrize("values", ["integer", "real"])
 @pytest.mark.parametrize("sizes", LOOKUP_SIZES, ids=str)
-def test_kernels_agree_with_float64(kernel_on_threads, sizes, values):
+def test_kernels_agree_with_float64(kernel, sizes, values):
     arguments, dnats = readout_case(sizes, values=values, seed=3)
     expected = reference_results(sizes, values, 3)
     actual = differentiate(readout_cross_entropy, arguments, dnats, LEAVES)
@@ -166,7 +167,7 @@ def test_the_gradient_of_the_tables_sums_to_zero_over_outputs(kernel):
 
 
 @pytest.mark.parametrize("sizes", [*LOOKUP_SIZES[:9], *EMPTY_LOOKUP_SIZES], ids=str)
-def test_the_sparse_gradient_is_the_dense_one(kernel_on_threads, sizes):
+def test_the_sparse_gradient_is_the_dense_one(kernel, sizes):
     arguments, dnats = readout_case(sizes, values="integer", seed=8)
     expected = differentiate(readout_cross_entropy, arguments, dnats, LEAVES)
     nats, dx, dtables = differentiate(readout_cross_entropy, arguments, dnats, LEAVES, gradient="sparse")

@@ -37,12 +37,12 @@ def check_anchors(anchors: Tensor, n_inputs: int, name: str = "anchors") -> None
         raise ValueError(f"{name} must name at most 30 comparisons a table; got {anchors.shape[1]}")
 
 
-def check_anchor_range(anchors: Tensor, n_inputs: int) -> None:
+def check_anchor_range(anchors: Tensor, n_inputs: int, name: str = "anchors") -> None:
     """Every neuron in [0, n_inputs). The native kernels check this themselves, at a hundredth of the cost."""
     lowest, highest = (int(end) for end in anchors.aminmax())
     if lowest < 0 or highest >= n_inputs:
         raise ValueError(
-            f"anchors must lie in [0, n_inputs = {n_inputs}); got {lowest if lowest < 0 else highest}. "
+            f"{name} must lie in [0, n_inputs = {n_inputs}); got {lowest if lowest < 0 else highest}. "
             "Were they drawn for another n_inputs?"
         )
 

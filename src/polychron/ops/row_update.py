@@ -30,7 +30,7 @@ class RowUpdate:
         state: Adagrad's sums (n_tables, n_rows) float32, made at the first use; None for the others.
 
     Raises:
-        ValueError: an unknown kind or a rate that is negative or not finite.
+        ValueError: an unknown kind, or a rate or epsilon that is negative or not finite.
 
     Example:
         >>> update = RowUpdate("sgd", rate=0.5)
@@ -42,6 +42,8 @@ class RowUpdate:
     def __init__(self, kind: str = "sgd", rate: float | torch.Tensor = 0.02, epsilon: float = 1e-8):
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+        if not 0.0 <= epsilon < float("inf"):
+            raise ValueError(f"epsilon must be finite and not negative; got {epsilon}")
         self.kind = kind
         self.epsilon = epsilon
         self.state: torch.Tensor | None = None

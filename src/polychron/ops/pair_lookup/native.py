@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polychron.ops.checks import check_anchor_range
 from polychron.ops.dispatch import native
 from polychron.ops.lookup import native as lookup
 from polychron.ops.lookup.native import view, writable
@@ -16,6 +17,8 @@ from polychron.ops.lookup.native import view, writable
 def address(x: Tensor, anchors: Tensor, key_anchors: Tensor | None, code: Tensor) -> tuple[Tensor, ...]:
     """Row (int32), pair (uint8) and u of query (I, B, T), key (I, B, T) and relative position (I, D): nine tensors."""
     query = lookup.address(x, anchors, None, None)
+    if key_anchors is not None:
+        check_anchor_range(key_anchors, x.shape[2], "key_anchors")  # the extension would say "anchors"
     # Shared anchors: a position is hashed once; the copy is for the operator, whose outputs must not overlap.
     key = tuple(a.clone() for a in query) if key_anchors is None else lookup.address(x, key_anchors, None, None)
     return *query, *key, *address_code(code)

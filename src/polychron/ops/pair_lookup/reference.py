@@ -34,17 +34,21 @@ def hash_code(code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return ((code > 0) * weight).sum(dim=2), pair, code.gather(2, pair[..., None])[..., 0]
 
 
+def join(query: Tensor, key: Tensor, code: Tensor, n_key: int, n_code: int) -> Tensor:
+    """The index of equation 15: query bits, then key bits, then those of the relative position."""
+    return query.long() << (n_key + n_code) | key.long() << n_code | code.long()
+
+
 class Readings:
     """Rows, neighbours and the comparison nearest to flipping, of every pair of positions: each (I, B, M)."""
 
     def __init__(self, addresses, n_key: int, n_code: int, n_positions: int, window: int | None, nearest: bool):
         query, key, code = addresses
-        n_past = key[0].shape[2] - n_positions
-        self.t, self.s, self.d = pairs_of_positions(n_positions, window, n_past)
+        self.t, self.s, self.d = pairs_of_positions(n_positions, window)
         (q_row, q_pair, q_u), (k_row, k_pair, k_u) = ([a[..., at] for a in part] for part, at in
                                                       ((query, self.t), (key, self.s)))  # fmt: skip
         c_row, c_pair, c_u = (a[:, None, self.d].expand(q_row.shape) for a in code)
-        self.row = q_row.long() << (n_key + n_code) | k_row.long() << n_code | c_row.long()
+        self.row = join(q_row, k_row, c_row, n_key, n_code)
         self.query_nearer = q_u.abs() < k_u.abs()
         self.code_nearest = (c_u.abs() < q_u.abs()) & (c_u.abs() < k_u.abs())
         bit = torch.where(self.query_nearer, q_pair.long() + n_key + n_code, k_pair.long() + n_code)
@@ -85,9 +89,9 @@ def pair_lookup(
 
 def address(x: Tensor, anchors: Tensor, key_anchors: Tensor | None, code: Tensor) -> tuple[Tensor, ...]:
     """Row (int32), pair (uint8) and u of query (I, B, T), key (I, B, T) and relative position (I, D): nine tensors."""
-    for each in (anchors, key_anchors):
-        if each is not None:
-            check_anchor_range(each, x.shape[2])
+    check_anchor_range(anchors, x.shape[2])
+    if key_anchors is not None:
+        check_anchor_range(key_anchors, x.shape[2], "key_anchors")
     query = hash_order(x, anchors)
     key = query if key_anchors is None else hash_order(x, key_anchors)
     kinds = (torch.int32, torch.uint8, x.dtype)
@@ -98,10 +102,11 @@ def address(x: Tensor, anchors: Tensor, key_anchors: Tensor | None, code: Tensor
 
 def gather(tables: Tensor, addresses, n_query: int, n_key: int, n_code: int, window: int | None) -> Tensor:
     """Sum of the rows of all pairs: (B, T, K). Keys (I, B, n_past + T) may begin before the queries (I, B, T)."""
-    query, key, code = addresses[0:3], addresses[3:6], addresses[6:9]
-    _, B, T = query[0].shape
-    r = Readings((query, key, code), n_key, n_code, T, window, False)
-    return tables.new_zeros(B, T, tables.shape[2]).index_add(1, r.t, _read(tables, r.row).sum(dim=0))
+    query, key, code = addresses[0], addresses[3], addresses[6]
+    _, B, T = query.shape
+    t, s, d = pairs_of_positions(T, window, n_past=key.shape[2] - T)
+    row = join(query[..., t], key[..., s], code[:, None, d], n_key, n_code)
+    return tables.new_zeros(B, T, tables.shape[2]).index_add(1, t, _read(tables, row).sum(dim=0))
 
 
 def backward(
