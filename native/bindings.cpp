@@ -176,17 +176,14 @@ void py_gather(In<float, 3> tables, In<int32_t, 3> row, Maybe<In<float, 3>> resi
   const auto B = static_cast<int64_t>(row.shape(1)), T = static_cast<int64_t>(row.shape(2)),
              K = static_cast<int64_t>(tables.shape(2)), J = static_cast<int64_t>(tables.shape(1));
   require_shape(tables, "tables", {static_cast<int64_t>(row.shape(0)), J, K});
-  require(J >= 1 && (J & (J - 1)) == 0, "tables must have 2^n_comparisons rows; got " + std::to_string(J));
   require_shape(y, "y", {B, T, K});
   if (residual) require_shape(*residual, "residual", {B, T, K});
   check_flat(B * T);
-  int64_t n_comparisons = 0;
-  while ((int64_t{1} << n_comparisons) < J) ++n_comparisons;
-  const Anchors shape{nullptr, nullptr, static_cast<int64_t>(row.shape(0)), n_comparisons};
+  const auto I = static_cast<int64_t>(row.shape(0));
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
-  check_rows(row.data(), static_cast<int64_t>(row.size()), J);
-  gather(tables.data(), shape, row.data(), B * T, K, data(residual), y.data(), workers);
+  check_rows(row.data(), I * B * T, J);
+  gather({tables.data(), I, J, K, row.data(), B * T, data(residual), y.data()}, B * T, workers);
 }
 
 nb::object py_lookup_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
@@ -221,24 +218,21 @@ void py_readout(In<float, 3> tables, In<int32_t, 3> row, In<int64_t, 2> targets,
   const auto B = static_cast<int64_t>(row.shape(1)), T = static_cast<int64_t>(row.shape(2)),
              K = static_cast<int64_t>(tables.shape(2)), J = static_cast<int64_t>(tables.shape(1));
   require_shape(tables, "tables", {static_cast<int64_t>(row.shape(0)), J, K});
-  require(J >= 1 && (J & (J - 1)) == 0, "tables must have 2^n_comparisons rows; got " + std::to_string(J));
   require_shape(targets, "targets", {B, T});
   require_shape(nats, "nats", {B, T});
   require_shape(error, "error", {B, T, K});
   check_flat(B * T);
-  int64_t n_comparisons = 0;
-  while ((int64_t{1} << n_comparisons) < J) ++n_comparisons;
   for (int64_t p = 0; p < B * T; ++p) {
     const int64_t target = targets.data()[p];
     if (target >= 0 && target < K) continue;
     require(false, "targets must lie in [0, n_outputs = " + std::to_string(K) + "); got " + std::to_string(target));
   }
-  const Anchors shape{nullptr, nullptr, static_cast<int64_t>(row.shape(0)), n_comparisons};
+  const auto I = static_cast<int64_t>(row.shape(0));
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
-  check_rows(row.data(), static_cast<int64_t>(row.size()), J);
-  readout_cross_entropy(tables.data(), shape, row.data(), B * T, K, targets.data(), nats.data(), error.data(),
-                        workers);
+  check_rows(row.data(), I * B * T, J);
+  readout_cross_entropy({tables.data(), I, J, K, row.data(), B * T, nullptr, error.data()}, B * T, targets.data(),
+                        nats.data(), workers);
 }
 
 void py_weigh_error(In<float, 3> error, In<float, 2> weight, Out<float, 3> out, int n_threads) {

@@ -83,9 +83,7 @@ void hash(const Latencies& given, const Anchors& anchors, const Addresses& out, 
   });
 }
 
-void gather(const float* tables, const Anchors& anchors, const int32_t* row, int64_t n_flat, int64_t n_outputs,
-            const float* residual, float* y, int n_threads) {
-  const GatherSum sum{tables, anchors.n_tables, anchors.n_rows(), n_outputs, row, n_flat, residual, y};
+void gather(const GatherSum& sum, int64_t n_flat, int n_threads) {
   const int64_t chunk = positions_per_task(n_flat, n_threads);
   parallel_for(n_threads, divide_up(n_flat, chunk), [&](int64_t task, int) {
     kernels().gather_sum(sum, task * chunk, std::min(n_flat, (task + 1) * chunk));

@@ -40,9 +40,8 @@ struct ConstAddresses {
 
 void hash(const Latencies&, const Anchors&, const Addresses&, int n_threads);
 
-// y = [x +] sum of rows; `residual` is x or null.
-void gather(const float* tables, const Anchors&, const int32_t* row, int64_t n_flat, int64_t n_outputs,
-            const float* residual, float* y, int n_threads);
+// y = [residual +] sum of rows, for all positions.
+void gather(const GatherSum&, int64_t n_flat, int n_threads);
 
 // dx[t - d_a, a] += slope, dx[t - d_b, b] -= slope for every position and table; dx is overwritten, starting from
 // `start` (P, n) or 0.

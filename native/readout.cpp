@@ -13,14 +13,14 @@ int64_t n_tasks(int64_t n_flat) { return (n_flat + kPositions - 1) / kPositions;
 
 }  // namespace
 
-void readout_cross_entropy(const float* tables, const Anchors& anchors, const int32_t* row, int64_t n_flat,
-                           int64_t n_outputs, const int64_t* target, float* nats, float* error, int n_threads) {
-  const GatherSum sum{tables, anchors.n_tables, anchors.n_rows(), n_outputs, row, n_flat, nullptr, error};
+void readout_cross_entropy(const GatherSum& logits, int64_t n_flat, const int64_t* target, float* nats,
+                           int n_threads) {
+  const int64_t K = logits.n_outputs;
   parallel_for(n_threads, n_tasks(n_flat), [&](int64_t task, int) {
     const int64_t begin = task * kPositions;
     const int64_t end = std::min(n_flat, begin + kPositions);
-    kernels().gather_sum(sum, begin, end);
-    kernels().softmax_cross_entropy(error + begin * n_outputs, target + begin, nats + begin, end - begin, n_outputs);
+    kernels().gather_sum(logits, begin, end);
+    kernels().softmax_cross_entropy(logits.y + begin * K, target + begin, nats + begin, end - begin, K);
   });
 }
 

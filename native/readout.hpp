@@ -7,9 +7,9 @@
 
 namespace polychron {
 
-// nats (P); error (P, K) = softmax(logits) - one-hot, the gradient of nats with respect to the logits.
-void readout_cross_entropy(const float* tables, const Anchors&, const int32_t* row, int64_t n_flat,
-                           int64_t n_outputs, const int64_t* target, float* nats, float* error, int n_threads);
+// `logits.y` (P, K) receives softmax(logits) - one-hot, the gradient of nats (P) with respect to the logits.
+void readout_cross_entropy(const GatherSum& logits, int64_t n_flat, const int64_t* target, float* nats,
+                           int n_threads);
 
 // out (P, K) = weight[p] * error[p].
 void weigh_error(const float* error, const float* weight, int64_t n_flat, int64_t n_outputs, float* out,

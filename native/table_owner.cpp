@@ -1,18 +1,20 @@
 #include "table_owner.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 #include <string>
 
 namespace polychron {
 
 void check_rows(const int32_t* row, int64_t n_readings, int64_t n_rows) {
-  // n_rows is a power of two: a row outside sets a bit at or above it, as a negative one does.
+  // Below the largest power of two that n_rows reaches, one OR over all rows decides, negative ones included.
   uint32_t bits = 0;
   for (int64_t m = 0; m < n_readings; ++m) bits |= static_cast<uint32_t>(row[m]);
-  if (bits < n_rows) return;
+  if (n_readings == 0 || bits < std::bit_floor(static_cast<uint64_t>(n_rows))) return;
   const int32_t* outside =
       std::find_if(row, row + n_readings, [n_rows](int32_t j) { return j < 0 || j >= n_rows; });
+  if (outside == row + n_readings) return;
   throw std::invalid_argument("row must lie in [0, " + std::to_string(n_rows) + "); got " + std::to_string(*outside));
 }
 

@@ -25,7 +25,7 @@ struct TableUpdate {
   std::vector<std::vector<float>>* sparse_values = nullptr;
 };
 
-// Throws std::invalid_argument unless every row lies in [0, n_rows); n_rows is a power of two.
+// Throws std::invalid_argument unless every row lies in [0, n_rows).
 void check_rows(const int32_t* row, int64_t n_readings, int64_t n_rows);
 
 // One table's gains and update, by the thread that owns the table in this step. Throws std::invalid_argument when a

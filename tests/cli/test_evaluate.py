@@ -37,7 +37,7 @@ def test_a_person_sees_both_units(polychron: Command, trained: Path):
     assert done.code == 0
     assert "nats/byte = " in done.out
     assert "bits/byte" in done.out
-    assert "held out" in done.out
+    assert "the held-out part of" in done.out
     assert "\x1b" not in done.out
 
 

@@ -33,6 +33,8 @@ from .cases import (
 LEAVES = ("x", "tables")
 TRANSCRIBED_SIZES = [sizes for sizes in LOOKUP_SIZES if is_small(sizes)]
 
+MILLIONS_OF_ROWS = LookupSizes(1, 17, 33, 1, 1, 22)
+
 
 @cache
 def reference_results(sizes: LookupSizes, values: str, seed: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -136,7 +138,7 @@ def test_hash_order_is_the_transcription_whatever_the_sizes(data):
 # --- kernels against the reference and the transcription ----------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [*LOOKUP_SIZES, *EMPTY_LOOKUP_SIZES], ids=str)
+@pytest.mark.parametrize("sizes", [*LOOKUP_SIZES, *EMPTY_LOOKUP_SIZES, MILLIONS_OF_ROWS], ids=str)
 def test_integers_are_exactly_the_reference(kernel_on_threads, sizes):
     arguments, v = lookup_case(sizes, values="integer")
     actual = differentiate(lookup, arguments, v, LEAVES)
@@ -339,7 +341,7 @@ def test_the_gradient_of_delayed_latencies_sums_to_zero_over_the_sequence(kernel
     assert torch.equal(dx.sum(dim=(1, 2)), torch.zeros(sizes.B))
 
 
-@pytest.mark.parametrize("sizes", [*LOOKUP_SIZES, *EMPTY_LOOKUP_SIZES], ids=str)
+@pytest.mark.parametrize("sizes", [*LOOKUP_SIZES[::2], *EMPTY_LOOKUP_SIZES], ids=str)
 def test_the_sparse_gradient_is_the_dense_one(kernel, sizes):
     arguments, v = lookup_case(sizes, values="integer", seed=8)
     expected = differentiate(lookup, arguments, v, LEAVES)

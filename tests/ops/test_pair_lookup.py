@@ -155,7 +155,7 @@ def test_real_values_are_the_transcription_in_float64(sizes, position_gradient):
     assert_near(actual, [transcription.pair_lookup(**lists), dx, dtables, dposition_code], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("sizes", PAIR_SIZES, ids=str)
+@pytest.mark.parametrize("sizes", PAIR_SIZES[::2], ids=str)
 def test_real_values_agree_with_float64(kernel, sizes):
     arguments, v = pair_case(sizes, values="real", seed=3)
     actual = differentiate(pair_lookup, arguments, v, LEAVES)
@@ -312,7 +312,7 @@ def test_the_gradient_of_every_latency_vector_sums_to_zero(kernel, position_grad
     assert torch.equal(dx.sum(dim=-1), torch.zeros(dx.shape[:2]))
 
 
-@pytest.mark.parametrize("sizes", [*PAIR_SIZES, *EMPTY_PAIR_SIZES], ids=str)
+@pytest.mark.parametrize("sizes", [*PAIR_SIZES[1::2], *EMPTY_PAIR_SIZES], ids=str)
 def test_the_sparse_gradient_is_the_dense_one(kernel, sizes):
     arguments, v = pair_case(sizes, values="integer", seed=8)
     expected = differentiate(pair_lookup, arguments, v, LEAVES)

@@ -62,9 +62,9 @@ OPERATORS = {
     "readout": Operator(readout_cross_entropy, readout_case, ("x",), readout_reads),
 }
 SIZES = [
-    *(("lookup", sizes) for sizes in [*LOOKUP_SIZES[::2], EMPTY_LOOKUP_SIZES[0]]),
-    *(("pair_lookup", sizes) for sizes in [*PAIR_SIZES[::2], EMPTY_PAIR_SIZES[0]]),
-    *(("readout", sizes) for sizes in [*LOOKUP_SIZES[1::3], EMPTY_LOOKUP_SIZES[1]]),
+    *(("lookup", sizes) for sizes in [*LOOKUP_SIZES[::3], EMPTY_LOOKUP_SIZES[0]]),
+    *(("pair_lookup", sizes) for sizes in [*PAIR_SIZES[::3], EMPTY_PAIR_SIZES[0]]),
+    *(("readout", sizes) for sizes in [*LOOKUP_SIZES[1::4], EMPTY_LOOKUP_SIZES[1]]),
 ]
 TRANSCRIBED_LOOKUP_SIZES = [LOOKUP_SIZES[index] for index in (0, 1, 4, 6, 13)]
 SMALL = {

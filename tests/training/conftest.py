@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polychron import models, optim
-from polychron.data import Vocabulary, Windows, hold_out
-from polychron.training import CheckpointWriter, Run, open_checkpoint
+from polychron import models
+from polychron.data import Vocabulary
+from polychron.training import CheckpointWriter, Run
 from polychron.training.checkpoint import CorpusRecord, Record, TrainingRecord
 
 TEXT = np.frombuffer(b"".join(b"The %d sheep of field %d eat grass. " % (n * n, n) for n in range(200)), dtype=np.uint8)
@@ -40,33 +40,6 @@ def make_record(**training: object) -> Record:
     )
 
 
-def assemble(writer: CheckpointWriter, record: Record, *, resume: bool = False, **intervals: float) -> Run:
-    """The run of a record, or the one whose checkpoint is in the writer's folder."""
-    if resume:
-        checkpoint = open_checkpoint(writer.directory)
-        writer.adopt(checkpoint)
-        record, model = checkpoint.record, checkpoint.load_model()
-    else:
-        model = models.build(models.config_from_dict(record.model), seed=record.training.seed)
-    optimizer = optim.attach(model, record.training.optimizer)
-    if resume:
-        checkpoint.load_optimizer(optimizer)
-    vocabulary = Vocabulary(bytes(record.vocabulary))
-    tokens = vocabulary.encode(TEXT)
-    holdout = hold_out(TEXT.size, "tail")
-    training = record.training
-    return Run(
-        model=model,
-        windows=Windows(tokens, holdout.training, length=training.length, batch=training.batch, seed=training.seed),
-        optimizer=optimizer,
-        vocabulary=vocabulary,
-        held_out=holdout.held_out_of(tokens),
-        writer=writer,
-        record=record,
-        **{"checkpoint_seconds": 1e9, "validation_seconds": 1e9, **intervals},
-    )
-
-
 RunMaker = Callable[..., Run]
 
 
@@ -83,6 +56,9 @@ def make_run(tmp_path: Path, request: pytest.FixtureRequest) -> RunMaker:
     ) -> Run:
         writer = CheckpointWriter(tmp_path / folder, resume=resume)
         request.addfinalizer(writer.close)
-        return assemble(writer, make_record(**training), resume=resume, **(intervals or {}))
+        intervals = {"checkpoint_seconds": 1e9, "validation_seconds": 1e9, **(intervals or {})}
+        if resume:
+            return Run.resume(TEXT, writer, **intervals)
+        return Run.begin(make_record(**training), TEXT, writer, **intervals)
 
     return make

@@ -17,10 +17,10 @@ import torch
 
 from polychron import limits
 from polychron.errors import InputError
-from polychron.training import CheckpointWriter, checkpoint, open_checkpoint
+from polychron.training import CheckpointWriter, Run, checkpoint, open_checkpoint
 from polychron.training.checkpoint import PositionRecord, checkpoint_tensors
 
-from .conftest import RunMaker, assemble, make_record
+from .conftest import TEXT, RunMaker, make_record
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that has ended."""
     folder = tmp_path_factory.mktemp("original") / "run"
     with CheckpointWriter(folder) as writer:
-        list(assemble(writer, make_record()).events())
+        list(Run.begin(make_record(), TEXT, writer).events())
     return folder
 
 
@@ -73,6 +73,27 @@ def test_saving_again_supersedes_and_leaves_other_files_alone(make_run: RunMaker
     for step in (1, 2):
         run.writer.save(run.record.model_copy(update={"position": PositionRecord(step=step)}), tensors)
         assert names_in(tmp_path / "run") == {"config.json", f"weights-{step}.safetensors", "notes.txt"}
+
+
+def test_weights_that_were_there_before_the_run_are_somebody_elses(make_run: RunMaker, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights-7.safetensors").write_text("precious")
+    list(make_run().events())
+    assert (tmp_path / "run" / "weights-7.safetensors").read_text() == "precious"
+
+
+def test_what_a_killed_run_left_is_cleared_away(saved: Path):
+    (saved / "weights-31.safetensors").write_text("newer than config.json")
+    (saved / "weights-29.safetensors").write_text("superseded")
+    (saved / ".writing").mkdir()
+    CheckpointWriter(saved, resume=True).close()
+    assert names_in(saved) == {"config.json", "weights-30.safetensors"}
+
+
+def test_resuming_takes_a_checkpoint(tmp_path: Path):
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        CheckpointWriter(tmp_path / "nowhere", resume=True)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_step_that_is_saved_again_writes_no_weights(make_run: RunMaker, tmp_path: Path):
@@ -162,7 +183,7 @@ for _ in range(30):
     first = 1 + (steps[-1] if steps else 0)
     child = os.fork()
     if child == 0:
-        writer = CheckpointWriter(folder, resume=True)
+        writer = CheckpointWriter(folder, resume=(folder / "config.json").exists())
         for step in range(first, 10**6):
             tensors = {"model.step": torch.full((20_000,), step), "optimizer.step": torch.full((10,), step)}
             writer.save(record.model_copy(update={"position": PositionRecord(step=step)}), tensors)
@@ -322,6 +343,10 @@ HOSTILE = {
     "unknown model": (edited(("model", "kind"), "oracle"), "oracle"),
     "model of text": (edited(("model",), "delay"), "damaged: model"),
     "vocabulary size": (edited(("model", "vocabulary_size"), 17), "vocabulary_size is 17"),
+    "more layers than tensors": (
+        edited(("model", "n_layers"), 60_000),
+        r"describes a model of|has more than \d+ tensors",
+    ),
     "truncated": (
         lambda folder: os.truncate(folder / "weights-30.safetensors", 1000),
         r"truncated: it has 1,000 bytes and should have",

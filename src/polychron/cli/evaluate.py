@@ -24,7 +24,7 @@ def run_evaluate(directory: Path, text: Path | None, *, threads: int | None, jso
         corpus = load_recorded_corpus(record)
         holdout = hold_out(corpus.data.size, record.corpus.holdout, record.corpus.holdout_fraction)
         data = holdout.held_out_of(corpus.data)
-        source = f"the part of {corpus.source} that was held out"
+        source = f"the held-out part of {corpus.source}"
     else:
         corpus = load_corpus(text, minimum_bytes=2, minimum_distinct=1)
         data, source = corpus.data, corpus.source

@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 
-from polychron import models, optim
+from polychron import models
 from polychron.cli.console import JsonView, TerminalView, resume_command
 from polychron.cli.evaluate import load_recorded_corpus
-from polychron.data import Corpus, Vocabulary, Windows, hold_out, load_corpus
+from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
 from polychron.errors import InputError
-from polychron.limits import require_memory
 from polychron.runtime import Stream
 from polychron.runtime.sampling import Sampler, generate
 from polychron.training.checkpoint import (
@@ -30,7 +29,7 @@ from polychron.training.checkpoint import (
     TrainingRecord,
     open_checkpoint,
 )
-from polychron.training.loop import Event, Finished, Run, StepReport, ValidationReport
+from polychron.training.loop import Event, Finished, Run, StepReport, ValidationReport, require_room, windows_of
 
 _DEFAULT_MODEL = "delay"
 _SAMPLE_BYTES = 400
@@ -80,7 +79,10 @@ def run_train(
 
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(CheckpointWriter(directory, resume=resume))
-        run = _assemble(record, corpus, writer, checkpoint_seconds, resume=resume)
+        if resume:
+            run = Run.resume(corpus.data, writer, checkpoint_seconds=checkpoint_seconds)
+        else:
+            run = Run.begin(record, corpus.data, writer, checkpoint_seconds=checkpoint_seconds)
         scalars = stack.enter_context(_Scalars(directory)) if tensorboard else None
         view = stack.enter_context(JsonView() if json else TerminalView())
         view.begin(_facts(run, corpus))
@@ -146,12 +148,9 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
             seconds=60 * minutes if settings.steps is None else None,
         ),
     )
-    require_memory(
-        4 * config.n_parameters(),
-        f"the {config.n_parameters():,} parameters of {kind} {preset}",
-        "take a smaller --preset",
-    )
-    _windows(record, corpus)  # a text too short for the windows is refused before a folder is made
+    # Refused here, before a folder is made.
+    require_room(config, preset)
+    windows_of(record, corpus.data)
     return record, corpus
 
 
@@ -181,51 +180,6 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
                 f"settings, so leave {option} out, or begin another run in another --out"
             )
     return record, load_recorded_corpus(record, text)
-
-
-def _assemble(
-    record: Record, corpus: Corpus, writer: CheckpointWriter, checkpoint_seconds: float, *, resume: bool
-) -> Run:
-    """Take the memory and put the run together, from its beginning or from its checkpoint."""
-    checkpoint = None
-    if resume:  # read again: only since the writer locked the folder does nobody else change it
-        checkpoint = open_checkpoint(writer.directory)
-        record = checkpoint.record
-        writer.adopt(checkpoint)
-        model = checkpoint.load_model()
-    else:
-        model = models.build(models.config_from_dict(record.model), seed=record.training.seed)
-    optimizer = optim.attach(model, _optimizer_kind(record))
-    if checkpoint is not None:
-        checkpoint.load_optimizer(optimizer)
-    vocabulary = Vocabulary(bytes(record.vocabulary))
-    holdout = hold_out(corpus.data.size, record.corpus.holdout, record.corpus.holdout_fraction)
-    return Run(
-        model=model,
-        windows=_windows(record, corpus),
-        optimizer=optimizer,
-        vocabulary=vocabulary,
-        held_out=vocabulary.encode(holdout.held_out_of(corpus.data)),
-        writer=writer,
-        record=record,
-        checkpoint_seconds=checkpoint_seconds,
-    )
-
-
-def _optimizer_kind(record: Record) -> str:
-    return "online_sgd" if record.training.update == "online" else record.training.optimizer
-
-
-def _windows(record: Record, corpus: Corpus) -> Windows:
-    training = record.training
-    holdout = hold_out(corpus.data.size, record.corpus.holdout, record.corpus.holdout_fraction)
-    return Windows(
-        Vocabulary(bytes(record.vocabulary)).encode(corpus.data),
-        holdout.training,
-        length=training.length,
-        batch=training.batch,
-        seed=training.seed,
-    )
 
 
 def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from polychron.models.config import ModelConfig
 from polychron.nn import LookupTables, PairAttention, Readout
 from polychron.nn.row_layer import anchors_in_range
+from polychron.ops.lookup.operators import read_one_table
 
 
 class TokenEmbedding(nn.Module):
@@ -27,7 +28,9 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, T) int64 to latencies (B, T, n_neurons)."""
-        return nn.functional.embedding(tokens, self.latencies)
+        if torch.compiler.is_compiling():
+            return nn.functional.embedding(tokens, self.latencies)
+        return read_one_table(self.latencies, tokens)
 
 
 class LanguageModel(nn.Module):

@@ -154,29 +154,45 @@ class CheckpointWriter:
     While the writer is open the folder is locked: a second run in it is refused.
 
     Args:
-        directory: made if it does not exist. Other files in it are left alone.
+        directory: for a new run made if it does not exist. Other files in it are left alone.
         resume: True to go on with the checkpoint in it, False to refuse if there is one.
 
     Raises:
-        InputError: the folder cannot be made or written, has a checkpoint and ``resume`` is False, or another
-            process is writing there.
+        InputError: the folder cannot be made or written, or another process is writing there; ``resume`` is
+            False and there is a checkpoint, or it is True and there is none.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, resume: bool = False) -> None:
         self.directory = Path(directory)
         self._scratch = self.directory / _SCRATCH_NAME
-        self._weights: tuple[int, WeightsRecord] | None = None
+        self._written: tuple[int, WeightsRecord] | None = None
+        self._others: frozenset[str] = frozenset()
         self._lock: int | None = None
+        if resume:
+            _read_config(self.directory)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = _lock_folder(self.directory)
         except OSError as error:
             raise InputError(f"cannot write checkpoints to {self.directory}: {_reason(error)}") from None
-        if not resume and (self.directory / CONFIG_NAME).exists():
+        try:
+            self._take_up(resume)
+        except InputError:
             self.close()
+            raise
+
+    def _take_up(self, resume: bool) -> None:
+        """Find out what is there, now that nobody else changes it."""
+        if resume:
+            record = _read_config(self.directory)
+            self._written = (record.position.step, record.weights)
+            self._tidy()
+        elif (self.directory / CONFIG_NAME).exists():
             raise InputError(
                 f"{self.directory} already has a checkpoint: add --resume to go on with it, or give another --out"
             )
+        else:  # whatever is called like weights here is somebody's who never had a run in this folder
+            self._others = frozenset(path.name for path in self.directory.iterdir())
 
     def save(self, record: Record, tensors: Mapping[str, torch.Tensor]) -> Path:
         """Replace the checkpoint.
@@ -196,23 +212,18 @@ class CheckpointWriter:
         """
         step = record.position.step
         try:
-            if self._weights is None or self._weights[0] != step:
+            if self._written is None or self._written[0] != step:
                 weights = self._write_weights(f"weights-{step}.safetensors", tensors)
             else:
-                weights = self._weights[1]
+                weights = self._written[1]
             self._write_config(record.model_copy(update={"weights": weights}))
         except (OSError, safetensors.SafetensorError) as error:
             self._tidy()
-            stands = f"the one of step {self._weights[0]} stands" if self._weights else "there is none yet"
+            stands = f"the one of step {self._written[0]} stands" if self._written else "there is none yet"
             raise InputError(f"cannot write a checkpoint to {self.directory}: {_reason(error)}; {stands}") from None
-        self._weights = (step, weights)
+        self._written = (step, weights)
         self._tidy()
         return self.directory
-
-    def adopt(self, checkpoint: Checkpoint) -> None:
-        """Go on with a checkpoint that was read from this folder: its weights count as written."""
-        self._weights = (checkpoint.record.position.step, checkpoint.record.weights)
-        self._tidy()
 
     def close(self) -> None:
         """Release the folder."""
@@ -251,18 +262,17 @@ class CheckpointWriter:
 
     def _tidy(self) -> None:
         """Delete temporaries and superseded weights. What cannot be deleted now is deleted next time."""
-        current = self._weights[1].file if self._weights else None
+        keep = self._others | ({self._written[1].file} if self._written else set())
         shutil.rmtree(self._scratch, ignore_errors=True)
         with suppress(OSError):
             for path in list(self.directory.iterdir()):
-                if _WEIGHTS_NAME.fullmatch(path.name) and path.name != current:
+                if _WEIGHTS_NAME.fullmatch(path.name) and path.name not in keep:
                     path.unlink()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose ``config.json`` and weights' header were read and found right; the weights stay
-    open.
+    """A checkpoint whose ``config.json`` and weights' header were found right; the weights stay open.
 
     Attributes:
         directory: where it is.
@@ -288,6 +298,9 @@ class Checkpoint:
             f"the weights in {self.directory}",
             "close other programs or use a smaller model",
         )
+        n_tensors = len(_header(self._weights))
+        if self.config.n_layers > n_tensors:  # or building layer upon layer would take minutes before it fails
+            raise self._damaged(f"a model of {self.config.n_layers} layers has more than {n_tensors} tensors")
         model = models.build(self.config, seed=self.record.training.seed)
         own = model.state_dict()
         self._require_same(own)

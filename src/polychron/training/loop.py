@@ -16,15 +16,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from polychron.data.vocabulary import Vocabulary
-from polychron.data.windows import Windows
+from polychron import models, optim
+from polychron.data import Vocabulary, Windows, hold_out
 from polychron.errors import InputError
+from polychron.limits import require_memory
 from polychron.training.checkpoint import (
     CheckpointWriter,
     MetricsRecord,
     PositionRecord,
     Record,
     checkpoint_tensors,
+    open_checkpoint,
 )
 from polychron.training.evaluate import Score, score, score_progressively, spread_sample
 from polychron.training.schedule import Budget, Schedule
@@ -181,7 +183,9 @@ def train_steps(
                 seconds=seconds,
                 n_bytes=step * windows.bytes_per_batch,
                 nats_per_byte=loss_sum / weight_sum,
-                bytes_per_second=(step - reported_step) * windows.bytes_per_batch / (seconds - reported_seconds),
+                bytes_per_second=(step - reported_step)
+                * windows.bytes_per_batch
+                / max(seconds - reported_seconds, 1e-9),
                 rate=rate,
                 progress=progress,
             )
@@ -220,6 +224,54 @@ class Run:
     record: Record
     checkpoint_seconds: float = 30.0
     validation_seconds: float = 10.0
+
+    @classmethod
+    def begin(cls, record: Record, data: np.ndarray, writer: CheckpointWriter, **intervals: float) -> Run:
+        """A new run: its settings, the whole text (N,) uint8, and a writer that was opened for a new run.
+
+        Raises:
+            InputError: the model does not fit into memory, or no window into the text.
+        """
+        config = models.config_from_dict(record.model)
+        require_room(config, record.preset)
+        return cls._of(record, models.build(config, seed=record.training.seed), data, writer, intervals)
+
+    @classmethod
+    def resume(cls, data: np.ndarray, writer: CheckpointWriter, **intervals: float) -> Run:
+        """The run whose checkpoint is in the folder of a writer that was opened to resume.
+
+        ``data`` must be the text it was begun with; compare its SHA-256 with the record's.
+
+        Raises:
+            InputError: the checkpoint cannot be used.
+        """
+        checkpoint = open_checkpoint(writer.directory)
+        run = cls._of(checkpoint.record, checkpoint.load_model(), data, writer, intervals)
+        checkpoint.load_optimizer(run.optimizer)
+        return run
+
+    @classmethod
+    def _of(
+        cls,
+        record: Record,
+        model: torch.nn.Module,
+        data: np.ndarray,
+        writer: CheckpointWriter,
+        intervals: dict[str, float],
+    ) -> Run:
+        training = record.training
+        vocabulary = Vocabulary(bytes(record.vocabulary))
+        holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
+        return cls(
+            model=model,
+            windows=windows_of(record, data),
+            optimizer=optim.attach(model, "online_sgd" if training.update == "online" else training.optimizer),
+            vocabulary=vocabulary,
+            held_out=vocabulary.encode(holdout.held_out_of(data)),
+            writer=writer,
+            record=record,
+            **intervals,
+        )
 
     def events(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train to the end of the budget, save, then validate on all of the held-out text.
@@ -309,6 +361,26 @@ class Run:
     def _save(self) -> CheckpointReport:
         self.writer.save(self.record, checkpoint_tensors(self.model, self.optimizer))
         return CheckpointReport(self.record.position.step, self.writer.directory)
+
+
+def windows_of(record: Record, data: np.ndarray) -> Windows:
+    """The windows that a run trains on, of its text (N,) uint8.
+
+    Raises:
+        InputError: the text is too short for them.
+    """
+    training = record.training
+    holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
+    tokens = Vocabulary(bytes(record.vocabulary)).encode(data)
+    return Windows(tokens, holdout.training, length=training.length, batch=training.batch, seed=training.seed)
+
+
+def require_room(config: Any, preset: str) -> None:
+    """Raise InputError if a model's parameters do not fit into memory."""
+    n_parameters = config.n_parameters()
+    require_memory(
+        4 * n_parameters, f"the {n_parameters:,} parameters of {config.kind} {preset}", "take a smaller --preset"
+    )
 
 
 def _mix(seed: int, step: int) -> int:

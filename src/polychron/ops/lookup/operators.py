@@ -21,6 +21,14 @@ def arithmetic(tensor: Tensor):
     return native if runs_native(tensor) else reference
 
 
+def read_one_table(table: Tensor, row: Tensor) -> Tensor:
+    """Rows (B, T) int64 of one table (J, K) that is not trained: (B, T, K), read by the pool's threads.
+
+    torch's own embedding would wake its threads in the middle of a step, to fight over the cores with ours.
+    """
+    return arithmetic(table).gather(table[None], row[None].int(), None)
+
+
 @torch.library.custom_op("polychron::lookup", mutates_args=())
 def lookup_operator(
     x: Tensor,
