@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads(polychron: 
 
 def test_minutes_end_a_run_by_the_clock(polychron: Command, text: Path):
     done = polychron("train", text, *SMALL_RUN, "--minutes", 0.01, "--out", "run", "--json")
-    assert 0.6 <= done.objects[-1]["train_seconds"] < 0.9
+    assert 0.6 <= done.objects[-1]["train_seconds"] < 5
 
 
 def test_the_transformer_trains_in_batches_and_online(polychron: Command, text: Path):

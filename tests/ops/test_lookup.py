@@ -145,15 +145,20 @@ def test_integers_are_exactly_the_reference(kernel_on_threads, sizes):
     assert_same_bits(actual, reference_results(sizes, "integer", 0, torch.float32))
 
 
+@cache
+def transcribed_results(sizes: LookupSizes) -> list[list]:
+    """[y, dx, dtables] of the transcription."""
+    arguments, v = lookup_case(sizes, values="integer", seed=1)
+    lists = as_lists(arguments)
+    dx, reads = transcription.lookup_backward(v=v.tolist(), **lists)
+    return [transcription.lookup(**lists), dx, transcription.dense_gradient(lists["tables"], reads)]
+
+
 @pytest.mark.parametrize("sizes", TRANSCRIBED_SIZES, ids=str)
 def test_integers_are_exactly_the_transcription(kernel, sizes):
     arguments, v = lookup_case(sizes, values="integer", seed=1)
-    y, dx, dtables = differentiate(lookup, arguments, v, LEAVES)
-    lists = as_lists(arguments)
-    expected_dx, reads = transcription.lookup_backward(v=v.tolist(), **lists)
-    assert y.tolist() == transcription.lookup(**lists)
-    assert dx.tolist() == expected_dx
-    assert dtables.tolist() == transcription.dense_gradient(lists["tables"], reads)
+    actual = differentiate(lookup, arguments, v, LEAVES)
+    assert [tensor.tolist() for tensor in actual] == transcribed_results(sizes)
 
 
 @pytest.mark.parametrize("sizes", TRANSCRIBED_SIZES, ids=str)
@@ -170,7 +175,7 @@ def test_real_values_are_the_transcription_in_float64(sizes):
     assert_near(differentiate(lookup, arguments, v, LEAVES), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("sizes", LOOKUP_SIZES, ids=str)
+@pytest.mark.parametrize("sizes", LOOKUP_SIZES[1::2], ids=str)
 def test_real_values_agree_with_float64(kernel, sizes):
     arguments, v = lookup_case(sizes, values="real", seed=3)
     expected = reference_results(sizes, "real", 3, torch.float64)
@@ -312,8 +317,8 @@ def test_the_gradient_in_the_tables_is_the_finite_difference(kernel, sizes):
     arguments, v = lookup_case(sizes, values="integer", seed=5)
     _, dtables = differentiate(lookup, arguments, v, ("tables",))
     flat = arguments["tables"].reshape(-1)
-    chosen = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))[:25]
-    read = dtables.reshape(-1).nonzero().reshape(-1)[:25]
+    chosen = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))[:15]
+    read = dtables.reshape(-1).nonzero().reshape(-1)[:15]
     for element in torch.cat([chosen, read]).tolist():
         loss = []
         for step in (1.0, -1.0):

