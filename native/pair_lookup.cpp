@@ -157,7 +157,10 @@ void pair_backward(const PairShape& shape, float* tables, const ConstAddresses& 
       float* slope = out.code + i * n_distances * shape.n_code;
       std::fill_n(slope, n_distances * shape.n_code, 0.0f);
       kernels().surrogate_slope(table.code_u, code_gain, code_gain, n_distances);
-      for (int64_t d = 1; d < n_distances; ++d) slope[d * shape.n_code + table.code_pair[d]] = code_gain[d];
+      for (int64_t d = 1; d < n_distances; ++d) {
+        // NaN is never nearest: its gain is 0, though 0 * NaN is not.
+        slope[d * shape.n_code + table.code_pair[d]] = std::isnan(table.code_u[d]) ? 0.0f : code_gain[d];
+      }
     }
   });
 }

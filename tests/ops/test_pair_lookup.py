@@ -388,3 +388,32 @@ def test_one_bad_anchor_among_many_is_refused(one_of_each):
             arguments[name][3, 1, 1] = bad
             with pytest.raises(ValueError, match=rf"\b{name}\b"):
                 pair_lookup(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("past_keys", {"past_keys": torch.full((1, 2, 5), 4, dtype=torch.int32)}),
+        ("past_keys", {"past_keys": torch.full((1, 2, 5), -1, dtype=torch.int32)}),
+        ("past_keys", {"past_keys": torch.zeros(1, 2, 5)}),
+        ("past_keys", {"past_keys": torch.zeros(1, 3, 5, dtype=torch.int32)}),
+        ("past_keys", {"past_keys": torch.zeros(2, 5, dtype=torch.int32)}),
+        ("window", {"window": 0}),
+        ("window", {"window": 2.5}),
+        ("position_code", {"position_code": torch.zeros(1, 7, 2)}),
+        ("position_code", {"position_code": torch.zeros(2, 9, 2)}),
+        ("tables", {"tables": torch.zeros(1, 64, 8, dtype=torch.float64)}),
+        ("x", {"x": torch.zeros(2, 3, 8, dtype=torch.float16)}),
+    ],
+)
+def test_what_does_not_fit_an_extension_is_refused_by_name(one_of_each, name, change):
+    arguments = {
+        "x": torch.randn(2, 3, 8),
+        "tables": torch.zeros(1, 64, 8),
+        "anchors": torch.tensor([[[0, 1], [2, 3]]], dtype=torch.int32),
+        "position_code": torch.zeros(1, 9, 2),
+        "past_keys": torch.zeros(1, 2, 5, dtype=torch.int32),
+    }
+    extend(**arguments)
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        extend(**{**arguments, **change})

@@ -23,6 +23,8 @@ def check_latencies(x: Tensor) -> None:
             f"x must hold latencies (float32 or float64); got {x.dtype}. "
             "These look like token ids: pass them through the embedding first."
         )
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x must be float32 or float64; got {x.dtype}")
     if x.dim() != 3:
         raise ValueError(f"x must have shape (B, n) or (B, T, n); got {_shape(x)}")
 

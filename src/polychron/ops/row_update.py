@@ -63,8 +63,19 @@ class RowUpdate:
         self.shared_rate.fill_(value)
 
     def prepare(self, tables: torch.Tensor) -> None:
-        """Makes the state that ``tables`` (n_tables, n_rows, n_outputs) need, unless it is there."""
-        if self.kind == "adagrad" and self.state is None:
+        """Makes the state that ``tables`` (n_tables, n_rows, n_outputs) need, unless it is there.
+
+        Raises:
+            ValueError: the state there belongs to tables of another shape.
+        """
+        if self.kind != "adagrad":
+            return
+        if self.state is not None and self.state.shape != tables.shape[:2]:
+            raise ValueError(
+                f"update must be used for one layer's tables: its state is of shape {tuple(self.state.shape)}, "
+                f"these tables need {tuple(tables.shape[:2])}"
+            )
+        if self.state is None:
             self.state = torch.zeros(tables.shape[:2], dtype=torch.float32, device=tables.device)
 
     def __repr__(self) -> str:

@@ -171,6 +171,7 @@ class FusedLookup(torch.autograd.Function):
         return run.gather(tables, row, x if residual else None)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, v):
         """DL/dx; the tables change, their gradient is never made."""
         if v is None:

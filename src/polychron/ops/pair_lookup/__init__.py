@@ -63,6 +63,25 @@ def pair_lookup(
         >>> pair_lookup(x, tables, anchors, torch.ones(1, 3, 1)).flatten()
         tensor([ 0.,  3., 12.])
     """
+    _check(x, tables, anchors, position_code, key_anchors, window, n_past=0)
+    if position_gradient not in POSITION_GRADIENTS:
+        raise ValueError(f"position_gradient must be one of {POSITION_GRADIENTS}; got {position_gradient!r}")
+    checks.check_gradient(gradient, update, tables)
+    arguments = (x, tables, anchors, position_code, key_anchors, window, position_gradient == "nearest")
+    if gradient == "fused":
+        return fused_pair_lookup(*arguments, update)
+    return pair_operator(*arguments, gradient)[0]
+
+
+def _check(
+    x: Tensor,
+    tables: Tensor,
+    anchors: Tensor,
+    position_code: Tensor,
+    key_anchors: Tensor | None,
+    window: int | None,
+    n_past: int,
+) -> None:
     checks.check_latencies(x)
     checks.check_anchors(anchors, x.shape[2])
     n_key = anchors.shape[1]
@@ -73,9 +92,10 @@ def pair_lookup(
             raise ValueError(
                 f"key_anchors must name as many tables as anchors, {anchors.shape[0]}; got {key_anchors.shape[0]}"
             )
-    if window is not None and window < 1:
-        raise ValueError(f"window must be at least 1, or None for all earlier positions; got {window}")
-    furthest = x.shape[1] - 1 if window is None else min(x.shape[1] - 1, window)
+    if window is not None and not (isinstance(window, int) and 1 <= window < 1 << 31):
+        raise ValueError(f"window must be an integer in [1, 2^31), or None for all earlier positions; got {window}")
+    furthest = n_past + x.shape[1] - 1
+    furthest = furthest if window is None else min(furthest, window)
     if position_code.dim() != 3 or position_code.shape[0] != anchors.shape[0] or position_code.shape[1] <= furthest:
         raise ValueError(
             f"position_code must have shape ({anchors.shape[0]}, more than {max(furthest, 0)}, p); got "
@@ -83,14 +103,7 @@ def pair_lookup(
         )
     if position_code.dtype != x.dtype:
         raise ValueError(f"position_code must have x's type {x.dtype}; got {position_code.dtype}")
-    if position_gradient not in POSITION_GRADIENTS:
-        raise ValueError(f"position_gradient must be one of {POSITION_GRADIENTS}; got {position_gradient!r}")
     checks.check_tables(tables, x, anchors.shape[0], anchors.shape[1] + n_key + position_code.shape[2])
-    checks.check_gradient(gradient, update, tables)
-    arguments = (x, tables, anchors, position_code, key_anchors, window, position_gradient == "nearest")
-    if gradient == "fused":
-        return fused_pair_lookup(*arguments, update)
-    return pair_operator(*arguments, gradient)[0]
 
 
 @torch.no_grad()
@@ -119,13 +132,28 @@ def extend(
 
     Returns:
         y (B, T, n_outputs), and the rows of all keys, past and new, (n_tables, B, n_past + T) int32.
+
+    Raises:
+        ValueError: a wrong shape, type or range; the message names the argument.
     """
-    checks.check_latencies(x)
+    _check(x, tables, anchors, position_code, key_anchors, window, 0 if past_keys is None else past_keys.shape[-1])
+    n_query = anchors.shape[1]
+    n_key = n_query if key_anchors is None else key_anchors.shape[1]
+    if past_keys is not None:
+        _check_past_keys(past_keys, anchors.shape[0], x.shape[0], 1 << n_key)
     run = arithmetic(x)
     addresses = run.address(x, anchors, key_anchors, position_code)
     keys = addresses[3] if past_keys is None else torch.cat([past_keys, addresses[3]], dim=2)
-    n_query = anchors.shape[1]
-    n_key = n_query if key_anchors is None else key_anchors.shape[1]
     addresses = (*addresses[:3], keys, *addresses[4:])
     y = run.gather(tables, addresses, n_query, n_key, position_code.shape[2], window)
     return y, keys
+
+
+def _check_past_keys(past_keys: Tensor, n_tables: int, n_sequences: int, n_rows: int) -> None:
+    if past_keys.dtype != torch.int32 or past_keys.dim() != 3 or past_keys.shape[:2] != (n_tables, n_sequences):
+        raise ValueError(
+            f"past_keys must be int32 of shape ({n_tables}, {n_sequences}, n_past); got {past_keys.dtype} "
+            f"{tuple(past_keys.shape)}"
+        )
+    if past_keys.numel() and not 0 <= int(past_keys.min()) <= int(past_keys.max()) < n_rows:
+        raise ValueError(f"past_keys must lie in [0, {n_rows}), the rows of a key; got {past_keys.aminmax()}")

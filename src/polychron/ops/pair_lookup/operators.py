@@ -129,6 +129,7 @@ class FusedPairLookup(torch.autograd.Function):
         return run.gather(tables, addresses, *_sizes(anchors, key_anchors, position_code), window)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, v):
         """DL/dx and DL/dposition_code; the tables change, their gradient is never made."""
         if v is None:

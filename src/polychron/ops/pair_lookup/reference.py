@@ -135,7 +135,8 @@ def backward(
     code_gain = v.new_zeros(n_tables, code[0].shape[1]).index_add(1, r.d, gain_code.sum(dim=1))
     dcode = v.new_zeros(n_tables, code[0].shape[1], n_code)
     if n_code > 0:
-        dcode.scatter_(2, code[1].long()[..., None], (surrogate_slope(code[2]) * code_gain)[..., None])
+        slope = torch.where(code[2].isnan(), 0.0, surrogate_slope(code[2]) * code_gain)  # NaN is never nearest
+        dcode.scatter_(2, code[1].long()[..., None], slope[..., None])
 
     if kind == "online_sgd":
         return dx, dcode, None, None
