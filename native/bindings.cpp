@@ -296,7 +296,7 @@ nb::object py_pair_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<
                             In<int32_t, 3> query_row, In<uint8_t, 3> query_pair, In<float, 3> query_u,
                             In<int32_t, 3> key_row, In<uint8_t, 3> key_pair, In<float, 3> key_u,
                             In<int32_t, 2> code_row, In<uint8_t, 2> code_pair, In<float, 2> code_u, In<float, 3> v,
-                            int64_t n_inputs, int64_t n_code, int64_t window, bool nearest, Out<float, 3> dx,
+                            int64_t n_inputs, int64_t n_code, int64_t window, bool nearest, bool residual, Maybe<Out<float, 3>> dx,
                             Out<float, 3> dcode, const std::string& kind, float rate, float epsilon,
                             Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense, int n_threads) {
   const auto B = static_cast<int64_t>(v.shape(0)), T = static_cast<int64_t>(v.shape(1)),
@@ -314,8 +314,9 @@ nb::object py_pair_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<
   require_shape(code_row, "code_row", {I, D});
   require_shape(code_pair, "code_pair", {I, D});
   require_shape(code_u, "code_u", {I, D});
-  require_shape(dx, "dx", {B, T, n_inputs});
+  if (dx) require_shape(*dx, "dx", {B, T, n_inputs});
   require_shape(dcode, "dcode", {I, D, n_code});
+  require(!residual || K == n_inputs, "residual needs as many outputs as inputs");
   const PairShape shape =
       checked_pair_shape(B, T, n_inputs, table_shape, query.n_comparisons, key.n_comparisons, n_code, D, window);
   const auto below = [](const auto& pairs, int64_t n) {
@@ -329,16 +330,18 @@ nb::object py_pair_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<
   const int workers = threads(n_threads);
   {
     nb::gil_scoped_release release;
-    Buffer<float> query_slope(I * B * T), key_slope(key_anchors ? I * B * T : 0);
+    const bool separate = dx && key_anchors;
+    Buffer<float> query_slope(dx ? I * B * T : 0), key_slope(separate ? I * B * T : 0);
     pair_backward(shape, tables.data(), {query_row.data(), query_pair.data(), query_u.data()},
                   {key_row.data(), key_pair.data(), key_u.data()},
                   {code_row.data(), code_pair.data(), code_u.data()}, v.data(),
                   nearest ? PositionGradient::nearest : PositionGradient::additional,
-                  {query_slope.get(), key_anchors ? key_slope.get() : nullptr, dcode.data()}, update, workers);
-    scatter(query, query_pair.data(), query_slope.get(), B, T, n_inputs, nullptr, dx.data(), false, workers);
-    if (key_anchors) {
-      scatter(key, key_pair.data(), key_slope.get(), B, T, n_inputs, nullptr, dx.data(), true, workers);
+                  {dx ? query_slope.get() : nullptr, separate ? key_slope.get() : nullptr, dcode.data()}, update, workers);
+    if (dx) {
+      scatter(query, query_pair.data(), query_slope.get(), B, T, n_inputs, residual ? v.data() : nullptr, dx->data(),
+              false, workers);
     }
+    if (separate) scatter(key, key_pair.data(), key_slope.get(), B, T, n_inputs, nullptr, dx->data(), true, workers);
   }
   return update.kind == TableUpdate::Kind::sparse ? to_python(sparse, K) : nb::none();
 }
@@ -394,7 +397,7 @@ NB_MODULE(_native, m) {
         nb::arg("query_pair").noconvert(), nb::arg("query_u").noconvert(), nb::arg("key_row").noconvert(),
         nb::arg("key_pair").noconvert(), nb::arg("key_u").noconvert(), nb::arg("code_row").noconvert(),
         nb::arg("code_pair").noconvert(), nb::arg("code_u").noconvert(), nb::arg("v").noconvert(),
-        nb::arg("n_inputs"), nb::arg("n_code"), nb::arg("window"), nb::arg("nearest"), nb::arg("dx").noconvert(),
+        nb::arg("n_inputs"), nb::arg("n_code"), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"), nb::arg("dx").noconvert().none(),
         nb::arg("dcode").noconvert(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"),
         nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
 }

@@ -201,7 +201,7 @@ template <int Blocks> inline void add_gains(const Readings& a, int64_t m, const 
   }
 }
 
-constexpr int64_t kReadingAhead = 8;
+constexpr int64_t kReadingAhead = 16;
 
 template <int Blocks> inline void prefetch_reading(const Readings& a, int64_t m, const float* table, const float* v) {
   const int64_t source = a.source ? a.source[m] : m;
@@ -274,22 +274,27 @@ void online_sgd(const Readings& a, float rate) { for_columns(a.n_outputs, Online
 // ---- updates of rows --------------------------------------------------------------------------------------------
 
 struct SubtractBody {
-  float* row;
+  float* table;
+  int64_t n_outputs;
+  const RowGroups& groups;
   const float* merged;
   float rate;
 
   template <int Blocks> void run(Columns c) const {
-    Row<Blocks> here = Row<Blocks>::load_from(row + c.begin, c.tail);
-    here.subtract_scaled(set1(rate), Row<Blocks>::load_from(merged + c.begin, c.tail));
-    here.store_to(row + c.begin, c.tail);
+    for (int64_t q = 0; q < groups.n_groups; ++q) {
+      if (q + kReadingAhead < groups.n_groups) {
+        prefetch_row<Blocks>(table + int64_t{groups.rows[q + kReadingAhead]} * n_outputs + c.begin);
+      }
+      float* row = table + int64_t{groups.rows[q]} * n_outputs + c.begin;
+      Row<Blocks> here = Row<Blocks>::load_from(row, c.tail);
+      here.subtract_scaled(set1(rate), Row<Blocks>::load_from(merged + q * n_outputs + c.begin, c.tail));
+      here.store_to(row, c.tail);
+    }
   }
 };
 
 void update_sgd(float* table, int64_t n_outputs, const RowGroups& groups, const float* merged, float rate) {
-  for (int64_t q = 0; q < groups.n_groups; ++q) {
-    float* row = table + int64_t{groups.rows[q]} * n_outputs;
-    for_columns(n_outputs, SubtractBody{row, merged + q * n_outputs, rate});
-  }
+  for_columns(n_outputs, SubtractBody{table, n_outputs, groups, merged, rate});
 }
 
 struct SquareBody {
@@ -313,7 +318,8 @@ void update_adagrad(float* table, int64_t n_outputs, const RowGroups& groups, co
     float& row_state = state[groups.rows[q]];
     row_state += squares / static_cast<float>(n_outputs);
     const float row_rate = rate / (__builtin_sqrtf(row_state) + epsilon);
-    for_columns(n_outputs, SubtractBody{table + int64_t{groups.rows[q]} * n_outputs, g, row_rate});
+    const int32_t begin[] = {groups.begin[q], groups.begin[q + 1]};
+    for_columns(n_outputs, SubtractBody{table, n_outputs, {groups.order, begin, groups.rows + q, 1}, g, row_rate});
   }
 }
 

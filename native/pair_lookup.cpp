@@ -9,14 +9,15 @@
 namespace polychron {
 namespace {
 
-// Calls visit(p, s, d) for each pair of the positions [p_begin, p_end): p attends to the key s, d positions earlier.
+// Calls visit(p, first_key, n) for each of the positions [p_begin, p_end): p attends to the n keys from first_key on,
+// which are n, n - 1, ..., 1 positions earlier.
 template <class Visit>
-void for_pairs(const PairShape& shape, int64_t p_begin, int64_t p_end, const Visit& visit) {
+void for_positions(const PairShape& shape, int64_t p_begin, int64_t p_end, const Visit& visit) {
   for (int64_t p = p_begin; p < p_end; ++p) {
     const int64_t sequence = p / shape.n_positions;
     const int64_t key = p + (sequence + 1) * shape.n_past;  // where p itself stands among the keys
-    const int64_t furthest = std::min(p % shape.n_positions + shape.n_past, shape.window);
-    for (int64_t d = furthest; d >= 1; --d) visit(p, key - d, d);
+    const int64_t n = std::min(p % shape.n_positions + shape.n_past, shape.window);
+    visit(p, key - n, n);
   }
 }
 
@@ -26,31 +27,122 @@ int64_t count_pairs(const PairShape& shape) {
   return in_sequence * shape.n_sequences;
 }
 
-int32_t concatenate(const PairShape& shape, int32_t query, int32_t key, int32_t code) {
-  return (query << (shape.n_key + shape.n_code)) | (key << shape.n_code) | code;
-}
+// One table's addresses with every bit where it stands in a row's index; those of the relative position from the
+// furthest distance to the nearest, so that a position's pairs are three ascending runs.
+struct TableBits {
+  Buffer<int32_t> query, query_flip, key, key_flip, code, code_flip;
+  Buffer<float> query_distance, key_distance, code_distance;  // |u|: how far from flipping
 
-struct OneTable {  // the addresses of one table
-  const int32_t *query_row, *key_row, *code_row;
-  const uint8_t *query_pair, *key_pair, *code_pair;
-  const float *query_u, *key_u, *code_u;
+  explicit TableBits(const PairShape& shape)
+      : query(shape.n_flat()), query_flip(shape.n_flat()), key(shape.n_keys()), key_flip(shape.n_keys()),
+        code(shape.n_distances), code_flip(shape.n_distances), query_distance(shape.n_flat()),
+        key_distance(shape.n_keys()), code_distance(shape.n_distances) {}
 
-  bool code_is_nearest(int64_t p, int64_t s, int64_t d) const {
-    const float code = std::fabs(code_u[d]);
-    return code < std::fabs(query_u[p]) && code < std::fabs(key_u[s]);
+  static void place(const int32_t* row, const uint8_t* pair, const float* u, int64_t n, int64_t shift,
+                    int32_t* bits, int32_t* flip, float* distance) {
+    for (int64_t p = 0; p < n; ++p) {
+      bits[p] = row[p] << shift;
+      flip[p] = int32_t{1} << (pair[p] + shift);
+      distance[p] = std::fabs(u[p]);
+    }
   }
-  bool query_is_nearer(int64_t p, int64_t s) const { return std::fabs(query_u[p]) < std::fabs(key_u[s]); }
+
+  void fill(const PairShape& shape, int64_t i, const ConstAddresses& q, const ConstAddresses& k,
+            const ConstAddresses& c) {
+    const int64_t n_flat = shape.n_flat(), n_keys = shape.n_keys(), D = shape.n_distances;
+    place(q.row + i * n_flat, q.pair + i * n_flat, q.u + i * n_flat, n_flat, shape.n_key + shape.n_code, query.get(),
+          query_flip.get(), query_distance.get());
+    place(k.row + i * n_keys, k.pair + i * n_keys, k.u + i * n_keys, n_keys, shape.n_code, key.get(), key_flip.get(),
+          key_distance.get());
+    place(c.row + i * D, c.pair + i * D, c.u + i * D, D, 0, code.get(), code_flip.get(), code_distance.get());
+    std::reverse(code.get(), code.get() + D);
+    std::reverse(code_flip.get(), code_flip.get() + D);
+    std::reverse(code_distance.get(), code_distance.get() + D);
+  }
+
+  // Where the code of distance n stands; those of n - 1, ..., 1 follow.
+  static int64_t at_distance(const PairShape& shape, int64_t n) { return shape.n_distances - 1 - n; }
 };
 
 // One worker's arrays over all readings of a table.
 struct PairReadings {
   TableOwner owner;
+  TableBits bits;
   Buffer<int32_t> row, source, flipped, flipped_code;
   Buffer<float> gain, gain_code, code_gain;
 
   PairReadings(const PairShape& shape, int64_t n)
-      : owner(n, shape.n_rows(), shape.n_outputs), row(n), source(n), flipped(n), flipped_code(n), gain(n),
-        gain_code(n), code_gain(shape.n_distances) {}
+      : owner(n, shape.n_rows(), shape.n_outputs), bits(shape), row(n), source(n), flipped(n), flipped_code(n),
+        gain(n), gain_code(n), code_gain(shape.n_distances) {}
+
+  // The rows of all pairs and the neighbour rows whose gains are wanted, -1 for none.
+  void list(const PairShape& shape, bool nearest) {
+    int64_t m = 0;
+    for_positions(shape, 0, shape.n_flat(), [&](int64_t p, int64_t first_key, int64_t n) {
+      const int64_t first_code = TableBits::at_distance(shape, n);
+      list_position(bits.query.get()[p], bits.query_flip.get()[p], bits.query_distance.get()[p],
+                    bits.key.get() + first_key, bits.key_flip.get() + first_key, bits.key_distance.get() + first_key,
+                    bits.code.get() + first_code, bits.code_flip.get() + first_code,
+                    bits.code_distance.get() + first_code, static_cast<int32_t>(p), n, nearest, row.get() + m,
+                    source.get() + m, flipped.get() + m, flipped_code.get() + m);
+      m += n;
+    });
+  }
+
+  // Gives every reading's gain to the comparison that was flipped: query_gain (P), key_gain (keys), code_gain
+  // (distances, the furthest first); all start at 0. Query and key may be one array, where anchors are shared.
+  void route(const PairShape& shape, float* query_gain, float* key_gain) {
+    int64_t m = 0;
+    for_positions(shape, 0, shape.n_flat(), [&](int64_t p, int64_t first_key, int64_t n) {
+      query_gain[p] += route_position(bits.query_distance.get()[p], bits.key_distance.get() + first_key,
+                                      gain.get() + m, gain_code.get() + m, n, key_gain + first_key,
+                                      code_gain.get() + TableBits::at_distance(shape, n));
+      m += n;
+    });
+  }
+
+  // The same where only the position code's gradient is wanted.
+  void route_code(const PairShape& shape) {
+    int64_t m = 0;
+    for_positions(shape, 0, shape.n_flat(), [&](int64_t, int64_t, int64_t n) {
+      float* code_out = code_gain.get() + TableBits::at_distance(shape, n);
+      for (int64_t j = 0; j < n; ++j) code_out[j] += gain_code.get()[m + j];
+      m += n;
+    });
+  }
+
+ private:
+  // Plain loops over separate arrays, for the compiler to make vectors of.
+  static void list_position(int32_t query, int32_t query_flip, float query_distance, const int32_t* __restrict key,
+                            const int32_t* __restrict key_flip, const float* __restrict key_distance,
+                            const int32_t* __restrict code, const int32_t* __restrict code_flip,
+                            const float* __restrict code_distance, int32_t p, int64_t n, bool nearest,
+                            int32_t* __restrict row_out, int32_t* __restrict source_out,
+                            int32_t* __restrict flipped_out, int32_t* __restrict flipped_code_out) {
+    const int32_t without_code = nearest ? -1 : 0;  // OR-ed over an index it makes "none"
+    for (int64_t j = 0; j < n; ++j) {
+      const int32_t here = query | key[j] | code[j];
+      const int32_t flip = query_distance < key_distance[j] ? query_flip : key_flip[j];
+      const int32_t code_nearest =
+          -static_cast<int32_t>((code_distance[j] < query_distance) & (code_distance[j] < key_distance[j]));
+      row_out[j] = here;
+      source_out[j] = p;
+      flipped_out[j] = (here ^ flip) | (code_nearest & without_code);
+      flipped_code_out[j] = (here ^ code_flip[j]) | ~code_nearest;
+    }
+  }
+
+  static float route_position(float query_distance, const float* __restrict key_distance,
+                              const float* __restrict gains, const float* __restrict code_gains, int64_t n,
+                              float* __restrict key_out, float* __restrict code_out) {
+    float of_query = 0.0f;  // the gain of no flip is 0
+    for (int64_t j = 0; j < n; ++j) {
+      key_out[j] += query_distance < key_distance[j] ? 0.0f : gains[j];
+      code_out[j] += code_gains[j];
+    }
+    for (int64_t j = 0; j < n; ++j) of_query += query_distance < key_distance[j] ? gains[j] : 0.0f;
+    return of_query;
+  }
 };
 
 }  // namespace
@@ -90,13 +182,13 @@ void pair_gather(const PairShape& shape, const float* tables, const int32_t* que
     int32_t* begin = workers[w].begin.get();
     for (int64_t i = 0; i < shape.n_tables; ++i) {
       int32_t m = 0;
-      for (int64_t p = p_begin; p < p_end; ++p) {
+      for_positions(shape, p_begin, p_end, [&](int64_t p, int64_t first_key, int64_t n) {
         begin[p - p_begin] = m;
-        for_pairs(shape, p, p + 1, [&](int64_t, int64_t s, int64_t d) {
-          rows[m++] = concatenate(shape, query_row[i * n_flat + p], key_row[i * shape.n_keys() + s],
-                                  code_row[i * shape.n_distances + d]);
-        });
-      }
+        const int32_t query = query_row[i * n_flat + p] << (shape.n_key + shape.n_code);
+        const int32_t* key = key_row + i * shape.n_keys() + first_key;
+        const int32_t* code = code_row + i * shape.n_distances + n;
+        for (int64_t j = 0; j < n; ++j) rows[m++] = query | key[j] << shape.n_code | code[-j];
+      });
       begin[p_end - p_begin] = m;
       kernels().sum_row_lists({tables + i * shape.n_rows() * shape.n_outputs, shape.n_outputs, rows, begin,
                                p_end - p_begin, y + p_begin * shape.n_outputs});
@@ -110,56 +202,44 @@ void pair_backward(const PairShape& shape, float* tables, const ConstAddresses& 
   const int64_t n_flat = shape.n_flat();
   const int64_t n_readings = count_pairs(shape);
   const int64_t n_distances = shape.n_distances;
+  const bool wants_dx = out.query_slope != nullptr;
   const bool shared = out.key_slope == nullptr;
   std::vector<PairReadings> workers;
   for (int w = 0; w < n_threads; ++w) workers.emplace_back(shape, n_readings);
 
   parallel_for(n_threads, shape.n_tables, [&](int64_t i, int w) {
     PairReadings& r = workers[w];
-    const OneTable table{query.row + i * n_flat,  key.row + i * n_flat,  code.row + i * n_distances,
-                         query.pair + i * n_flat, key.pair + i * n_flat, code.pair + i * n_distances,
-                         query.u + i * n_flat,    key.u + i * n_flat,    code.u + i * n_distances};
-    int64_t m = 0;
-    for_pairs(shape, 0, n_flat, [&](int64_t p, int64_t s, int64_t d) {
-      const int32_t row = concatenate(shape, table.query_row[p], table.key_row[s], table.code_row[d]);
-      const bool code_nearest = table.code_is_nearest(p, s, d);
-      const int64_t bit = table.query_is_nearer(p, s) ? table.query_pair[p] + shape.n_key + shape.n_code
-                                                      : table.key_pair[s] + shape.n_code;
-      const bool only_code = code_nearest && position_gradient == PositionGradient::nearest;
-      r.row.get()[m] = row;
-      r.source.get()[m] = static_cast<int32_t>(p);
-      r.flipped.get()[m] = only_code ? -1 : row ^ (int32_t{1} << bit);
-      r.flipped_code.get()[m] = code_nearest ? row ^ (int32_t{1} << table.code_pair[d]) : -1;
-      ++m;
-    });
-
+    r.bits.fill(shape, i, query, key, code);
+    r.list(shape, position_gradient == PositionGradient::nearest);
     r.owner.apply(i,
                   {tables + i * shape.n_rows() * shape.n_outputs, shape.n_outputs, n_readings, r.row.get(),
-                   r.source.get(), v, {r.flipped.get(), r.flipped_code.get()}, {r.gain.get(), r.gain_code.get()}},
+                   r.source.get(), v, {r.flipped.get(), r.flipped_code.get()},
+                   {wants_dx ? r.gain.get() : nullptr, r.gain_code.get()}},
                   update);
 
-    float* query_gain = out.query_slope + i * n_flat;
-    float* key_gain = shared ? query_gain : out.key_slope + i * n_flat;
     float* code_gain = r.code_gain.get();
-    std::fill_n(query_gain, n_flat, 0.0f);
-    if (!shared) std::fill_n(key_gain, n_flat, 0.0f);
     std::fill_n(code_gain, n_distances, 0.0f);
-    m = 0;
-    for_pairs(shape, 0, n_flat, [&](int64_t p, int64_t s, int64_t d) {
-      if (r.flipped.get()[m] >= 0) (table.query_is_nearer(p, s) ? query_gain[p] : key_gain[s]) += r.gain.get()[m];
-      if (r.flipped_code.get()[m] >= 0) code_gain[d] += r.gain_code.get()[m];
-      ++m;
-    });
+    if (wants_dx) {
+      float* query_gain = out.query_slope + i * n_flat;
+      float* key_gain = shared ? query_gain : out.key_slope + i * n_flat;
+      std::fill_n(query_gain, n_flat, 0.0f);
+      if (!shared) std::fill_n(key_gain, n_flat, 0.0f);
+      r.route(shape, query_gain, key_gain);
+      kernels().surrogate_slope(query.u + i * n_flat, query_gain, query_gain, n_flat);
+      if (!shared) kernels().surrogate_slope(key.u + i * n_flat, key_gain, key_gain, n_flat);
+    } else {
+      r.route_code(shape);
+    }
+    std::reverse(code_gain, code_gain + n_distances);
 
-    kernels().surrogate_slope(table.query_u, query_gain, query_gain, n_flat);
-    if (!shared) kernels().surrogate_slope(table.key_u, key_gain, key_gain, n_flat);
-    if (out.code && shape.n_code > 0) {
+    if (shape.n_code > 0) {
       float* slope = out.code + i * n_distances * shape.n_code;
       std::fill_n(slope, n_distances * shape.n_code, 0.0f);
-      kernels().surrogate_slope(table.code_u, code_gain, code_gain, n_distances);
+      const float* u = code.u + i * n_distances;
+      kernels().surrogate_slope(u, code_gain, code_gain, n_distances);
       for (int64_t d = 1; d < n_distances; ++d) {
         // NaN is never nearest: its gain is 0, though 0 * NaN is not.
-        slope[d * shape.n_code + table.code_pair[d]] = std::isnan(table.code_u[d]) ? 0.0f : code_gain[d];
+        slope[d * shape.n_code + code.pair[i * n_distances + d]] = std::isnan(u[d]) ? 0.0f : code_gain[d];
       }
     }
   });

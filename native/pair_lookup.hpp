@@ -32,9 +32,9 @@ void pair_gather(const PairShape&, const float* tables, const int32_t* query_row
                  const int32_t* code_row, float* y, int n_threads);
 
 struct PairGradients {
-  float* query_slope;    // (I, P); with shared anchors the key's share is in here too
-  float* key_slope;      // (I, P), or null: anchors are shared
-  float* code;           // (I, D, n_code), or null when not wanted
+  float* query_slope;    // (I, P), or null when not wanted; with shared anchors the key's share is in here too
+  float* key_slope;      // (I, P), or null: not wanted, or anchors are shared
+  float* code;           // (I, D, n_code)
 };
 
 // Throws std::invalid_argument when a row lies outside the tables.

@@ -23,7 +23,7 @@ inline void relax() {
 
 // A training step enters the pool about ten times within a few milliseconds: a worker looks for new work for some
 // microseconds before it sleeps, long enough to bridge two kernels, short enough not to take a core from torch.
-constexpr int kSpins = 2000;
+constexpr int kSpins = 4000;
 
 class Pool {
  public:

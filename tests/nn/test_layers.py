@@ -3,7 +3,7 @@ import torch
 
 from polychron.errors import InputError
 from polychron.nn import LookupTables, PairAttention, Readout
-from polychron.ops import RowUpdate
+from polychron.ops import RowUpdate, pair_lookup
 
 
 def fill(layer, seed=0):
@@ -144,8 +144,6 @@ def test_errors_name_the_argument():
         LookupTables(4, 3, 1, 2)(torch.zeros(2, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match="update must be given for gradient='fused'"):
         LookupTables(4, 3, 1, 2, gradient="fused")
+    head = PairAttention(8, 8, n_tables=1, n_comparisons=3, n_position_bits=2, window=3)
     with pytest.raises(ValueError, match=r"Is the sequence longer than the context"):
-        from polychron.ops import pair_lookup
-
-        head = PairAttention(8, 8, n_tables=1, n_comparisons=3, n_position_bits=2, window=3)
         pair_lookup(torch.zeros(1, 9, 8), head.synaptic_vectors, head.anchors, head.position_code)

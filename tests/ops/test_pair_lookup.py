@@ -417,3 +417,36 @@ def test_what_does_not_fit_an_extension_is_refused_by_name(one_of_each, name, ch
     extend(**arguments)
     with pytest.raises(ValueError, match=rf"\b{name}\b"):
         extend(**{**arguments, **change})
+
+
+def test_a_residual_adds_the_input_and_passes_the_gradient_through(one_of_each):
+    torch.manual_seed(0)
+    anchors = torch.tensor([[[0, 1], [2, 3]], [[1, 2], [0, 3]]], dtype=torch.int32)
+    x = torch.randint(0, 2, (2, 6, 4)).float()
+    tables = torch.randint(-3, 4, (2, 64, 4)).float()
+    code = torch.randint(-1, 2, (2, 6, 2)).float()
+    v = torch.randint(-3, 4, (2, 6, 4)).float()
+    y, dx = {}, {}
+    for residual in (False, True):
+        leaf = x.clone().requires_grad_()
+        y[residual] = pair_lookup(leaf, tables, anchors, code, residual=residual)
+        y[residual].backward(v)
+        dx[residual] = leaf.grad
+        wanted = reference.pair_lookup(x, tables, anchors, code, residual=residual)
+        assert torch.equal(y[residual], wanted)
+        assert torch.equal(extend(x, tables, anchors, code, None, residual=residual)[0], wanted)
+    assert torch.equal(y[True], x + y[False])
+    assert torch.equal(dx[True], v + dx[False])
+
+
+def test_a_gradient_of_the_latencies_that_is_not_wanted_changes_nothing_else(one_of_each):
+    torch.manual_seed(0)
+    anchors = torch.tensor([[[0, 1], [2, 3]]], dtype=torch.int32)
+    x, tables, code = torch.randn(2, 6, 4), torch.randn(1, 64, 5), torch.randn(1, 6, 2)
+    gradients = []
+    for wanted in (False, True):
+        leaves = [t.clone().requires_grad_() for t in (tables, code)]
+        pair_lookup(x.clone().requires_grad_(wanted), leaves[0], anchors, leaves[1]).sum().backward()
+        gradients.append([leaf.grad for leaf in leaves])
+    for without, beside in zip(*gradients, strict=True):
+        assert torch.equal(without, beside)

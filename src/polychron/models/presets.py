@@ -53,9 +53,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "transformer": {
         "paper-small": Preset(
             {"n_layers": 2, "n_heads": 1, "n_comparisons": 4, "window": 8},
-            TrainingDefaults(batch=64, length=32, rate=0.02, warmup_steps=20),
+            TrainingDefaults(batch=16, length=32, rate=0.005, warmup_steps=20),
         ),
-        "paper": Preset({}, TrainingDefaults(batch=16, length=32, rate=0.02, warmup_steps=20)),
+        "paper": Preset({}, TrainingDefaults(batch=64, length=32, rate=0.005, warmup_steps=20)),
     },
 }
 

@@ -1,6 +1,6 @@
 """TransformerLM: the paper's transformer of look-up tables (equations 14 and 15)."""
 
-# B sequence, T position, K vocabulary, H head
+# B sequence, T position, K vocabulary
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TransformerConfig(ModelConfig):
         context: positions of a training window; a position attends to at most context - 1 earlier ones.
         n_neurons: neurons in the latency vector.
         n_layers: layers of attention and FFN.
-        n_heads: heads in a layer; each is a set of tables of its own.
+        n_heads: heads in a layer; each is a set of tables of its own, all read the same input and add into z.
         n_tables: tables in a head, in an FFN and in the readout.
         n_comparisons: anchor pairs a table, of the query, of the key, of an FFN and of the readout.
         n_position_bits: comparisons of the relative-position code.
@@ -86,13 +86,10 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, config: TransformerConfig, draw_seed):
         super().__init__()
-        self.heads = nn.ModuleList(
-            PairAttention(
-                config.n_neurons, config.n_neurons, config.n_tables, config.n_comparisons, config.n_position_bits,
-                config.reach, share_anchors=config.share_anchors, position_gradient=config.position_gradient,
-                anchors=config.anchors, seed=draw_seed(),
-            )
-            for _ in range(config.n_heads)
+        self.attention = PairAttention(
+            config.n_neurons, config.n_neurons, config.n_heads * config.n_tables, config.n_comparisons,
+            config.n_position_bits, config.reach, share_anchors=config.share_anchors,
+            position_gradient=config.position_gradient, residual=True, anchors=config.anchors, seed=draw_seed(),
         )  # fmt: skip
         self.ffn = None
         if config.ffn is not None:
@@ -102,20 +99,14 @@ class TransformerLayer(nn.Module):
             )  # fmt: skip
 
     def forward(self, z: Tensor) -> Tensor:
-        """Latencies (B, T, n_neurons) to the same; all heads read the same input."""
-        attended = z
-        for head in self.heads:
-            attended = attended + head(z)
-        return attended if self.ffn is None else self.ffn(attended)
+        """Latencies (B, T, n_neurons) to the same."""
+        z = self.attention(z)
+        return z if self.ffn is None else self.ffn(z)
 
-    def extend(self, z: Tensor, past: list[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
-        """The same for positions that follow others, given by the rows of their keys, one tensor a head."""
-        attended, keys = z, []
-        for head, past_keys in zip(self.heads, past, strict=True):
-            y, kept = head.extend(z, past_keys)
-            attended = attended + y
-            keys.append(kept)
-        return (attended if self.ffn is None else self.ffn(attended)), keys
+    def extend(self, z: Tensor, past_keys: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same for positions that follow others, given by the rows of their keys; and the keys to pass on."""
+        z, keys = self.attention.extend(z, past_keys)
+        return (z if self.ffn is None else self.ffn(z)), keys
 
 
 class TransformerLM(LanguageModel):
@@ -163,13 +154,13 @@ class TransformerLM(LanguageModel):
             z = layer(z)
         return z
 
-    def start(self) -> list[list[Tensor | None]]:
-        """No keys yet, for each layer and head."""
-        return [[None] * self.config.n_heads for _ in self.layers]
+    def start(self) -> list[Tensor | None]:
+        """No keys yet, for each layer."""
+        return [None] * self.config.n_layers
 
     @torch.no_grad()
-    def advance(self, tokens: Tensor, state: list[list[Tensor | None]]) -> tuple[Tensor, list[list[Tensor]]]:
-        """Logits after the last token; the state holds the rows of each head's last keys (the index cache)."""
+    def advance(self, tokens: Tensor, state: list[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
+        """Logits after the last token; the state holds the rows of each layer's last keys (the index cache)."""
         z = self.embedding(tokens[None])
         kept = []
         for layer, past in zip(self.layers, state, strict=True):

@@ -1,4 +1,4 @@
-"""The transformer's attention as a module: one head."""
+"""The transformer's attention as a module."""
 
 # B sequence, T position, I table, K output, D distance
 
@@ -16,17 +16,20 @@ from polychron.ops.pair_lookup import extend
 class PairAttention(RowLayer):
     r"""Reads one table row per pair of positions: :func:`polychron.ops.pair_lookup`.
 
-    .. math:: y_t = \sum_{s<t} \sum_i V_i[\,H_i(x_t)\,\|\,H_i(x_s)\,\|\,H(PE_{i,t-s})\,]
+    .. math:: y_t = [x_t +] \sum_{s<t} \sum_i V_i[\,H_i(x_t)\,\|\,H_i(x_s)\,\|\,H(PE_{i,t-s})\,]
+
+    Several heads are one such layer with the tables of all: heads read the same input and add into the same output.
 
     Args:
         n_inputs: neurons in the latency vector.
         n_outputs: neurons driven.
-        n_tables: tables.
+        n_tables: tables, of all heads together.
         n_comparisons: anchor pairs a table, of the query and as many of the key.
         n_position_bits: comparisons of the relative-position code.
         window: how many earlier positions a position attends to at most.
         share_anchors: query and key use the same anchors, so that a position is hashed once.
         position_gradient: ``"additional"`` or ``"nearest"``.
+        residual: adds the input; needs n_outputs == n_inputs.
         anchors: ``"random"`` or ``"covering"``.
         gradient: of the tables: ``"dense"``, ``"sparse"`` or ``"fused"``.
         update: for ``"fused"``.
@@ -53,6 +56,7 @@ class PairAttention(RowLayer):
         *,
         share_anchors: bool = True,
         position_gradient: str = "additional",
+        residual: bool = False,
         anchors: str = "random",
         gradient: str = "dense",
         update: RowUpdate | None = None,
@@ -60,12 +64,15 @@ class PairAttention(RowLayer):
     ):
         if window < 1:
             raise ValueError(f"window must be at least 1; got {window}")
+        if residual and n_inputs != n_outputs:
+            raise ValueError(f"residual needs n_outputs == n_inputs; got {n_outputs} and {n_inputs}")
         pairs = draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
         super().__init__(n_tables, 2 * n_comparisons + n_position_bits, n_outputs, gradient, update)
         self.n_inputs = n_inputs
         self.n_comparisons = n_comparisons
         self.window = window
         self.position_gradient = position_gradient
+        self.residual = residual
         self.register_buffer("anchors", pairs)
         key_pairs = None if share_anchors else draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed + 1)
         self.register_buffer("key_anchors", key_pairs)
@@ -77,7 +84,7 @@ class PairAttention(RowLayer):
         """y of the latencies x."""
         return pair_lookup(
             x, self.synaptic_vectors, self.anchors, self.position_code, key_anchors=self.key_anchors,
-            window=self.window, position_gradient=self.position_gradient, **self._options(),
+            window=self.window, position_gradient=self.position_gradient, residual=self.residual, **self._options(),
         )  # fmt: skip
 
     def extend(self, x: Tensor, past_keys: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -88,7 +95,7 @@ class PairAttention(RowLayer):
         """
         y, keys = extend(
             x, self.synaptic_vectors, self.anchors, self.position_code, past_keys, key_anchors=self.key_anchors,
-            window=self.window,
+            window=self.window, residual=self.residual,
         )  # fmt: skip
         return y, keys[:, :, -self.window :].contiguous()
 
@@ -97,5 +104,5 @@ class PairAttention(RowLayer):
         return (
             f"n_inputs={self.n_inputs}, n_outputs={self.n_outputs}, n_tables={self.n_tables}, "
             f"n_comparisons={self.n_comparisons}, n_position_bits={self.position_code.shape[2]}, "
-            f"window={self.window}, gradient={self.gradient}"
+            f"window={self.window}, residual={self.residual}, gradient={self.gradient}"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -96,6 +97,15 @@ def runs_native(tensor: torch.Tensor) -> bool:
             )
         return False
     return True
+
+
+def run_uncompiled(function: Callable, *arguments: object) -> torch.Tensor:
+    """``function(*arguments)``, which ``torch.compile`` is to call as it is, going on after it."""
+    if not torch.compiler.is_compiling():
+        return function(*arguments)
+    from polychron.ops.uncompiled import call  # imports the compiler: two seconds that only its users should pay
+
+    return call(function, *arguments)
 
 
 def kernel_info() -> dict[str, object]:

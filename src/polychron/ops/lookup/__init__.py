@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from polychron.ops import checks
-from polychron.ops.lookup.operators import fused_lookup, lookup_operator
+from polychron.ops.dispatch import run_uncompiled
+from polychron.ops.lookup.operators import FusedLookup, lookup_operator
 from polychron.ops.row_update import RowUpdate
 
 __all__ = ["lookup"]
@@ -76,7 +77,7 @@ def lookup(
         raise ValueError(f"residual needs n_outputs == n = {x.shape[2]}; got tables with {tables.shape[2]} outputs")
     checks.check_gradient(gradient, update, tables)
     if gradient == "fused":
-        y = fused_lookup(x, tables, anchors, delays, history, residual, update)
+        y = run_uncompiled(FusedLookup.apply, x, tables, anchors, delays, history, residual, update)
     else:
         y, *_ = lookup_operator(x, tables, anchors, delays, history, residual, gradient)
     return y[0] if flat else y

@@ -178,9 +178,3 @@ class FusedLookup(torch.autograd.Function):
             return (None,) * 7
         dx, _ = finish_backward(ctx, v, ctx.needs_input_grad[0])
         return dx, None, None, None, None, None, None
-
-
-@torch.compiler.disable
-def fused_lookup(*arguments) -> Tensor:
-    """:class:`FusedLookup` applied."""
-    return FusedLookup.apply(*arguments)

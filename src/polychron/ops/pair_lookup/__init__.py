@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from polychron.ops import checks
-from polychron.ops.pair_lookup.operators import arithmetic, fused_pair_lookup, pair_operator
+from polychron.ops.dispatch import run_uncompiled
+from polychron.ops.pair_lookup.operators import FusedPairLookup, arithmetic, pair_operator
 from polychron.ops.row_update import RowUpdate
 
 __all__ = ["POSITION_GRADIENTS", "extend", "pair_lookup"]
@@ -23,12 +24,13 @@ def pair_lookup(
     key_anchors: Tensor | None = None,
     window: int | None = None,
     position_gradient: str = "additional",
+    residual: bool = False,
     gradient: str = "dense",
     update: RowUpdate | None = None,
 ) -> Tensor:
     r"""For each pair of positions s < t, joins query, key and relative position to an index and adds the row.
 
-    .. math:: y_t = \sum_{\max(0, t - W) \le s < t} \sum_i V_i[\,H_i(x_t)\,\|\,H_i(x_s)\,\|\,H(PE_{i,t-s})\,]
+    .. math:: y_t = [x_t +] \sum_{\max(0, t - W) \le s < t} \sum_i V_i[\,H_i(x_t)\,\|\,H_i(x_s)\,\|\,H(PE_{i,t-s})\,]
 
     Query bits are the highest, those of the relative position the lowest. Position 0 attends to nothing, no position
     to itself. The gradient in ``tables`` is exact; in ``x`` it is the paper's surrogate: of query and key the one
@@ -44,6 +46,7 @@ def pair_lookup(
         window: attends to this many earlier positions. None: to all.
         position_gradient: ``"additional"``: PE gets a flip of its own when its abs(u) is strictly smaller than
             query's and key's (the reference program); ``"nearest"``: then only PE gets one.
+        residual: adds x; needs n_outputs == n.
         gradient: of the tables, as in :func:`polychron.ops.lookup`.
         update: how rows change when ``gradient="fused"``.
 
@@ -63,13 +66,13 @@ def pair_lookup(
         >>> pair_lookup(x, tables, anchors, torch.ones(1, 3, 1)).flatten()
         tensor([ 0.,  3., 12.])
     """
-    _check(x, tables, anchors, position_code, key_anchors, window, n_past=0)
+    _check(x, tables, anchors, position_code, key_anchors, window, residual, n_past=0)
     if position_gradient not in POSITION_GRADIENTS:
         raise ValueError(f"position_gradient must be one of {POSITION_GRADIENTS}; got {position_gradient!r}")
     checks.check_gradient(gradient, update, tables)
-    arguments = (x, tables, anchors, position_code, key_anchors, window, position_gradient == "nearest")
+    arguments = (x, tables, anchors, position_code, key_anchors, window, position_gradient == "nearest", residual)
     if gradient == "fused":
-        return fused_pair_lookup(*arguments, update)
+        return run_uncompiled(FusedPairLookup.apply, *arguments, update)
     return pair_operator(*arguments, gradient)[0]
 
 
@@ -80,6 +83,7 @@ def _check(
     position_code: Tensor,
     key_anchors: Tensor | None,
     window: int | None,
+    residual: bool,
     n_past: int,
 ) -> None:
     checks.check_latencies(x)
@@ -104,6 +108,8 @@ def _check(
     if position_code.dtype != x.dtype:
         raise ValueError(f"position_code must have x's type {x.dtype}; got {position_code.dtype}")
     checks.check_tables(tables, x, anchors.shape[0], anchors.shape[1] + n_key + position_code.shape[2])
+    if residual and tables.shape[2] != x.shape[2]:
+        raise ValueError(f"residual needs n_outputs == n = {x.shape[2]}; got tables with {tables.shape[2]} outputs")
 
 
 @torch.no_grad()
@@ -116,6 +122,7 @@ def extend(
     *,
     key_anchors: Tensor | None = None,
     window: int | None = None,
+    residual: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """:func:`pair_lookup` of positions that follow others, of which only the rows of their keys are known.
 
@@ -129,6 +136,7 @@ def extend(
         past_keys: rows of the keys before x, (n_tables, B, n_past) int32, or None.
         key_anchors: as in :func:`pair_lookup`.
         window: as in :func:`pair_lookup`.
+        residual: as in :func:`pair_lookup`.
 
     Returns:
         y (B, T, n_outputs), and the rows of all keys, past and new, (n_tables, B, n_past + T) int32.
@@ -136,7 +144,8 @@ def extend(
     Raises:
         ValueError: a wrong shape, type or range; the message names the argument.
     """
-    _check(x, tables, anchors, position_code, key_anchors, window, 0 if past_keys is None else past_keys.shape[-1])
+    n_past = 0 if past_keys is None else past_keys.shape[-1]
+    _check(x, tables, anchors, position_code, key_anchors, window, residual, n_past)
     n_query = anchors.shape[1]
     n_key = n_query if key_anchors is None else key_anchors.shape[1]
     if past_keys is not None:
@@ -145,7 +154,7 @@ def extend(
     addresses = run.address(x, anchors, key_anchors, position_code)
     keys = addresses[3] if past_keys is None else torch.cat([past_keys, addresses[3]], dim=2)
     addresses = (*addresses[:3], keys, *addresses[4:])
-    y = run.gather(tables, addresses, n_query, n_key, position_code.shape[2], window)
+    y = run.gather(tables, addresses, n_query, n_key, position_code.shape[2], window, x if residual else None)
     return y, keys
 
 

@@ -37,10 +37,18 @@ def _window(window: int | None, n_positions: int) -> int:
     return max(1, n_positions) if window is None else window
 
 
-def gather(tables: Tensor, addresses, n_query: int, n_key: int, n_code: int, window: int | None) -> Tensor:
-    """Sum of the rows of all pairs: (B, T, K). Keys (I, B, n_past + T) may begin before the queries (I, B, T)."""
+def gather(
+    tables: Tensor, addresses, n_query: int, n_key: int, n_code: int, window: int | None, residual: Tensor | None
+) -> Tensor:
+    """[residual +] the sum of the rows of all pairs: (B, T, K).
+
+    Keys (I, B, n_past + T) may begin before the queries (I, B, T).
+    """
     query_row, key_row, code_row = addresses[0], addresses[3], addresses[6]
-    y = np.zeros((*query_row.shape[1:], tables.shape[2]), dtype=np.float32)
+    if residual is None:
+        y = np.zeros((*query_row.shape[1:], tables.shape[2]), dtype=np.float32)
+    else:
+        y = view(residual).copy()
     native.pair_gather(
         view(tables), view(query_row), view(key_row), view(code_row), n_query, n_key, n_code,
         _window(window, key_row.shape[2]), y, torch.get_num_threads(),
@@ -49,16 +57,33 @@ def gather(tables: Tensor, addresses, n_query: int, n_key: int, n_code: int, win
 
 
 def backward(
-    tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, kind, rate, epsilon, state
+    tables,
+    anchors,
+    key_anchors,
+    addresses,
+    v,
+    n_inputs,
+    n_code,
+    window,
+    nearest,
+    residual,
+    need_dx,
+    kind,
+    rate,
+    epsilon,
+    state,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
-    """dL/dx, dL/dposition_code, dL/dV if kind is "dense", and (indices, values) if "sparse"; else V is updated."""
-    dx = np.empty((*v.shape[:2], n_inputs), dtype=np.float32)
+    """dL/dx (empty unless wanted), dL/dposition_code, and for the tables:
+
+    dL/dV if kind is "dense", (indices, values) if "sparse"; otherwise they are updated in place.
+    """
+    dx = np.empty((*v.shape[:2], n_inputs), dtype=np.float32) if need_dx else None
     dcode = np.empty((*addresses[6].shape, n_code), dtype=np.float32)
     dense = torch.zeros(tables.shape, dtype=torch.float32) if kind == "dense" else None
     sparse = native.pair_backward(
         writable(tables.contiguous()), view(anchors), view(key_anchors), *(view(a) for a in addresses), view(v),
-        n_inputs, n_code, _window(window, v.shape[1]), nearest, dx, dcode, kind, rate, epsilon, writable(state),
+        n_inputs, n_code, _window(window, v.shape[1]), nearest, residual, dx, dcode, kind, rate, epsilon, writable(state),
         writable(dense), torch.get_num_threads(),
     )  # fmt: skip
     pieces = None if sparse is None else (torch.from_numpy(sparse[0]), torch.from_numpy(sparse[1]))
-    return torch.from_numpy(dx), torch.from_numpy(dcode), dense, pieces
+    return (torch.from_numpy(dx) if need_dx else torch.empty(0)), torch.from_numpy(dcode), dense, pieces

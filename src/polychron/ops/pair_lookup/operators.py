@@ -9,7 +9,6 @@ from torch import Tensor
 
 from polychron.ops.dispatch import runs_native
 from polychron.ops.pair_lookup import native, reference
-from polychron.ops.row_update import RowUpdate
 
 
 def arithmetic(tensor: Tensor):
@@ -34,16 +33,18 @@ def pair_operator(
     key_anchors: Tensor | None,
     window: int | None,
     nearest: bool,
+    residual: bool,
     kind: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y (B, T, K); row, pair and u of query (I, B, T), key (I, B, T) and relative position (I, D)."""
     run = arithmetic(x)
     addresses = run.address(x, anchors, key_anchors, position_code)
-    return run.gather(tables, addresses, *_sizes(anchors, key_anchors, position_code), window), *addresses
+    sizes = _sizes(anchors, key_anchors, position_code)
+    return run.gather(tables, addresses, *sizes, window, x if residual else None), *addresses
 
 
 @pair_operator.register_fake
-def _(x, tables, anchors, position_code, key_anchors, window, nearest, kind):
+def _(x, tables, anchors, position_code, key_anchors, window, nearest, residual, kind):
     positions = (anchors.shape[0], x.shape[0], x.shape[1])
     kinds = (torch.int32, torch.uint8, x.dtype)
     return (
@@ -67,48 +68,65 @@ def _backward_dense(
     n_code: int,
     window: int | None,
     nearest: bool,
+    residual: bool,
+    need_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dx, dcode, dV, _ = arithmetic(v).backward(
-        tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, "dense", 0.0, 0.0, None
+        tables,
+        anchors,
+        key_anchors,
+        addresses,
+        v,
+        n_inputs,
+        n_code,
+        window,
+        nearest,
+        residual,
+        need_dx,
+        "dense",
+        0.0,
+        0.0,
+        None,
     )
     return dx, dcode, dV
 
 
 @_backward_dense.register_fake
-def _(tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest):
+def _(tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx):
     return (
-        v.new_empty((*v.shape[:2], n_inputs)),
+        v.new_empty((*v.shape[:2], n_inputs)) if need_dx else v.new_empty(0),
         v.new_empty((*addresses[6].shape, n_code)),
         torch.empty_like(tables, memory_format=torch.contiguous_format),
     )
 
 
-def _options(ctx, inputs_of, position_code, window, nearest) -> None:
-    ctx.options = (inputs_of.shape[2], position_code.shape[2], window, nearest)
+def _options(ctx, x, position_code, window, nearest, residual) -> None:
+    ctx.options = (x.shape[2], position_code.shape[2], window, nearest, residual)
     ctx.set_materialize_grads(False)
 
 
 def _keep(ctx, inputs, output):
-    x, tables, anchors, position_code, key_anchors, window, nearest, ctx.kind = inputs
+    x, tables, anchors, position_code, key_anchors, window, nearest, residual, ctx.kind = inputs
     _, *addresses = output
     ctx.mark_non_differentiable(*addresses)
     ctx.save_for_backward(tables, anchors, key_anchors, *addresses)
-    _options(ctx, x, position_code, window, nearest)
+    _options(ctx, x, position_code, window, nearest, residual)
 
 
 def _backward(ctx, v, *_):
     if v is None:
-        return (None,) * 8
+        return (None,) * 9
     tables, anchors, key_anchors, *addresses = ctx.saved_tensors
+    need_dx = ctx.needs_input_grad[0]
     if ctx.kind == "sparse":
         dx, dcode, _, (indices, values) = arithmetic(v).backward(
-            tables, anchors, key_anchors, addresses, v, *ctx.options, "sparse", 0.0, 0.0, None
+            tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, "sparse", 0.0, 0.0, None
         )
         # Each row is listed once and in order: that is what coalesced means.
         dV = torch.sparse_coo_tensor(indices, values, tables.shape, is_coalesced=True, check_invariants=False)
     else:
-        dx, dcode, dV = _backward_dense(tables, anchors, key_anchors, addresses, v, *ctx.options)
-    return dx, dV, None, dcode, None, None, None, None
+        dx, dcode, dV = _backward_dense(tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx)
+    return dx if need_dx else None, dV, None, dcode, None, None, None, None, None
 
 
 pair_operator.register_autograd(_backward, setup_context=_keep)
@@ -118,32 +136,27 @@ class FusedPairLookup(torch.autograd.Function):
     """The same attention with the update of its rows inside the backward pass; see ``FusedLookup``."""
 
     @staticmethod
-    def forward(ctx, x, tables, anchors, position_code, key_anchors, window, nearest, update: RowUpdate):
+    def forward(ctx, x, tables, anchors, position_code, key_anchors, window, nearest, residual, update):
         """Y, as ``polychron::pair_lookup`` gives it."""
         run = arithmetic(x)
         addresses = run.address(x, anchors, key_anchors, position_code)
         ctx.save_for_backward(anchors, key_anchors, *addresses)
         # Kept out of autograd's guard of saved tensors: they are changed on purpose.
         ctx.tables, ctx.update = tables.detach(), update
-        _options(ctx, x, position_code, window, nearest)
-        return run.gather(tables, addresses, *_sizes(anchors, key_anchors, position_code), window)
+        _options(ctx, x, position_code, window, nearest, residual)
+        sizes = _sizes(anchors, key_anchors, position_code)
+        return run.gather(tables, addresses, *sizes, window, x if residual else None)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, v):
         """DL/dx and DL/dposition_code; the tables change, their gradient is never made."""
         if v is None:
-            return (None,) * 8
+            return (None,) * 9
         anchors, key_anchors, *addresses = ctx.saved_tensors
-        update = ctx.update
+        update, need_dx = ctx.update, ctx.needs_input_grad[0]
         dx, dcode, _, _ = arithmetic(v).backward(
-            ctx.tables, anchors, key_anchors, addresses, v, *ctx.options, update.kind, update.rate, update.epsilon,
-            update.state,
+            ctx.tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, update.kind, update.rate,
+            update.epsilon, update.state,
         )  # fmt: skip
-        return dx, None, None, dcode, None, None, None, None
-
-
-@torch.compiler.disable
-def fused_pair_lookup(*arguments) -> Tensor:
-    """:class:`FusedPairLookup` applied."""
-    return FusedPairLookup.apply(*arguments)
+        return dx if need_dx else None, None, None, dcode, None, None, None, None, None

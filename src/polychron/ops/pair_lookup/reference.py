@@ -71,8 +71,9 @@ def pair_lookup(
     key_anchors: Tensor | None = None,
     window: int | None = None,
     position_gradient: str = "additional",
+    residual: bool = False,
 ) -> Tensor:
-    """y[t] = sum_{s<t} sum_i V[i, q(t) || k(s) || PE(t - s)]; exact in V, surrogate in x and in the code."""
+    """y[t] = [x[t] +] sum_{s<t} sum_i V[i, q(t) || k(s) || PE(t - s)]; exact in V, surrogate in x and in the code."""
     query = hash_order(x, anchors)
     key = query if key_anchors is None else hash_order(x, key_anchors)
     n_key = (anchors if key_anchors is None else key_anchors).shape[1]
@@ -83,7 +84,7 @@ def pair_lookup(
     for u, flipped, acts in ((r.u, r.flipped, r.acts), (r.u_code, r.flipped_code, r.code_nearest)):
         weight = surrogate(torch.where(acts, u, 0.0))[..., None]
         value = value + (weight - weight.detach()) * (acts[..., None] * (_read(tables, flipped) - here)).detach()
-    y = x.new_zeros(*x.shape[:2], tables.shape[2])
+    y = x if residual else x.new_zeros(*x.shape[:2], tables.shape[2])
     return y.index_add(1, r.t, value.sum(dim=0))
 
 
@@ -100,19 +101,42 @@ def address(x: Tensor, anchors: Tensor, key_anchors: Tensor | None, code: Tensor
     )
 
 
-def gather(tables: Tensor, addresses, n_query: int, n_key: int, n_code: int, window: int | None) -> Tensor:
-    """Sum of the rows of all pairs: (B, T, K). Keys (I, B, n_past + T) may begin before the queries (I, B, T)."""
+def gather(
+    tables: Tensor, addresses, n_query: int, n_key: int, n_code: int, window: int | None, residual: Tensor | None
+) -> Tensor:
+    """[residual +] the sum of the rows of all pairs: (B, T, K).
+
+    Keys (I, B, n_past + T) may begin before the queries (I, B, T).
+    """
     query, key, code = addresses[0], addresses[3], addresses[6]
     _, B, T = query.shape
     t, s, d = pairs_of_positions(T, window, n_past=key.shape[2] - T)
     row = join(query[..., t], key[..., s], code[:, None, d], n_key, n_code)
-    return tables.new_zeros(B, T, tables.shape[2]).index_add(1, t, _read(tables, row).sum(dim=0))
+    start = tables.new_zeros(B, T, tables.shape[2]) if residual is None else residual
+    return start.index_add(1, t, _read(tables, row).sum(dim=0))
 
 
 def backward(
-    tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, kind, rate, epsilon, state
+    tables,
+    anchors,
+    key_anchors,
+    addresses,
+    v,
+    n_inputs,
+    n_code,
+    window,
+    nearest,
+    residual,
+    need_dx,
+    kind,
+    rate,
+    epsilon,
+    state,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
-    """dL/dx, dL/dposition_code, dL/dV if kind is "dense", and (indices, values) if "sparse"; else V is updated."""
+    """dL/dx (empty unless wanted), dL/dposition_code, and for the tables:
+
+    dL/dV if kind is "dense", (indices, values) if "sparse"; otherwise they are updated in place.
+    """
     query, key, code = addresses[0:3], addresses[3:6], addresses[6:9]
     n_tables, B, T = query[0].shape
     n_key = (anchors if key_anchors is None else key_anchors).shape[1]
@@ -127,11 +151,10 @@ def backward(
     gain = gain * r.acts
     gain_code = gain_code * r.code_nearest
 
-    none = v.new_zeros(n_tables, B, T)
-    query_gain = none.index_add(2, r.t, gain * r.query_nearer)
-    key_gain = none.index_add(2, r.s, gain * ~r.query_nearer)
-    dx = scatter(v.new_zeros(B, T, n_inputs), surrogate_slope(query[2]) * query_gain, anchors, None, query[1])
-    dx = scatter(dx, surrogate_slope(key[2]) * key_gain, anchors if key_anchors is None else key_anchors, None, key[1])
+    dx = v.new_empty(0)
+    if need_dx:
+        start = v if residual else v.new_zeros(B, T, n_inputs)
+        dx = _latency_gradient(start, r, gain, query, key, anchors, key_anchors)
     code_gain = v.new_zeros(n_tables, code[0].shape[1]).index_add(1, r.d, gain_code.sum(dim=1))
     dcode = v.new_zeros(n_tables, code[0].shape[1], n_code)
     if n_code > 0:
@@ -150,6 +173,17 @@ def backward(
         return dx, dcode, None, (indices, dV[indices[0], indices[1]])
     apply_merged(tables, dV, kind, rate, epsilon, state)
     return dx, dcode, None, None
+
+
+def _latency_gradient(start: Tensor, r: Readings, gain: Tensor, query, key, anchors, key_anchors) -> Tensor:
+    """Each pair's gain goes to the query's or the key's nearest comparison, at its own position."""
+    none = torch.zeros_like(query[2])
+    query_gain = none.index_add(2, r.t, gain * r.query_nearer)
+    key_gain = none.index_add(2, r.s, gain * ~r.query_nearer)
+    dx = scatter(start, surrogate_slope(query[2]) * query_gain, anchors, None, query[1])
+    return scatter(
+        dx, surrogate_slope(key[2]) * key_gain, anchors if key_anchors is None else key_anchors, None, key[1]
+    )
 
 
 def _online_sgd(tables: Tensor, r: Readings, v_pair: Tensor, rate: float) -> tuple[Tensor, Tensor]:

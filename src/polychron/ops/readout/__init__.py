@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from polychron.ops import checks
-from polychron.ops.readout.operators import fused_readout, readout_operator
+from polychron.ops.dispatch import run_uncompiled
+from polychron.ops.readout.operators import FusedReadout, readout_operator
 from polychron.ops.row_update import RowUpdate
 
 __all__ = ["readout_cross_entropy"]
@@ -63,5 +64,5 @@ def readout_cross_entropy(
             f"targets must be int64 of shape ({x.shape[0]}, {x.shape[1]}); got {targets.dtype} {tuple(targets.shape)}"
         )
     if gradient == "fused":
-        return fused_readout(x, tables, anchors, delays, targets, history, update)
+        return run_uncompiled(FusedReadout.apply, x, tables, anchors, delays, targets, history, update)
     return readout_operator(x, tables, anchors, delays, targets, history, gradient)[0]

@@ -96,9 +96,3 @@ class FusedReadout(torch.autograd.Function):
         v = _arithmetic(ctx.error).weigh(ctx.error, weight)
         dx, _ = lookup.finish_backward(ctx, v, ctx.needs_input_grad[0])
         return dx, None, None, None, None, None, None
-
-
-@torch.compiler.disable
-def fused_readout(*arguments) -> Tensor:
-    """:class:`FusedReadout` applied."""
-    return FusedReadout.apply(*arguments)
