@@ -82,8 +82,8 @@ def backward(
     dense = torch.zeros(tables.shape, dtype=torch.float32) if kind == "dense" else None
     sparse = native.pair_backward(
         writable(tables.contiguous()), view(anchors), view(key_anchors), *(view(a) for a in addresses), view(v),
-        n_inputs, n_code, _window(window, v.shape[1]), nearest, residual, dx, dcode, kind, rate, epsilon, writable(state),
-        writable(dense), torch.get_num_threads(),
+        n_inputs, n_code, _window(window, v.shape[1]), nearest, residual, dx, dcode, kind, rate, epsilon,
+        writable(state), writable(dense), torch.get_num_threads(),
     )  # fmt: skip
     pieces = None if sparse is None else (torch.from_numpy(sparse[0]), torch.from_numpy(sparse[1]))
     return (torch.from_numpy(dx) if need_dx else torch.empty(0)), torch.from_numpy(dcode), dense, pieces
