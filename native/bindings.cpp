@@ -346,7 +346,7 @@ nb::object py_pair_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<
   return update.kind == TableUpdate::Kind::sparse ? to_python(sparse, K) : nb::none();
 }
 
-nb::object py_allocate_tables(const std::vector<size_t>& shape) {
+nb::object py_allocate_tables(const std::vector<size_t>& shape, int n_threads) {
   require(!shape.empty(), "shape must not be empty");
   size_t bytes = sizeof(float);
   for (const size_t size : shape) {
@@ -354,12 +354,17 @@ nb::object py_allocate_tables(const std::vector<size_t>& shape) {
     bytes *= size;
   }
   struct Block { void* memory; size_t bytes; };
-  auto* block = new Block{allocate_tables(bytes), bytes};
+  const int workers = threads(n_threads);
+  auto* block = new Block{nullptr, bytes};
   nb::capsule owner(block, [](void* p) noexcept {
     auto* held = static_cast<Block*>(p);
-    free_tables(held->memory, held->bytes);
+    if (held->memory) free_tables(held->memory, held->bytes);
     delete held;
   });
+  {
+    nb::gil_scoped_release release;
+    block->memory = allocate_tables(bytes, workers);
+  }
   return nb::cast(nb::ndarray<nb::numpy, float>(static_cast<float*>(block->memory), shape.size(), shape.data(), owner));
 }
 
@@ -370,7 +375,7 @@ NB_MODULE(_native, m) {
   m.def("available_kernels", &available_kernels);
   m.def("use_kernels", &use_kernels, nb::arg("name"));
   m.def("current_kernels", &current_kernels);
-  m.def("allocate_tables", &py_allocate_tables, nb::arg("shape"));
+  m.def("allocate_tables", &py_allocate_tables, nb::arg("shape"), nb::arg("n_threads"));
 
   m.def("hash", &py_hash, nb::arg("x").noconvert(), nb::arg("history").noconvert().none(),
         nb::arg("anchors").noconvert(), nb::arg("delays").noconvert().none(), nb::arg("row").noconvert(),

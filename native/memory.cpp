@@ -7,10 +7,13 @@
 #include <cstring>
 #include <new>
 
+#include "threads.hpp"
+
 namespace polychron {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kSmallPage = 4096;
 constexpr std::size_t kCacheLine = 64;
 
 std::size_t round_up(std::size_t bytes, std::size_t unit) {
@@ -20,7 +23,7 @@ std::size_t round_up(std::size_t bytes, std::size_t unit) {
 
 }  // namespace
 
-void* allocate_tables(std::size_t bytes) {
+void* allocate_tables(std::size_t bytes, int n_threads) {
   if (bytes < kHugePage) {
     const std::size_t size = round_up(bytes > 0 ? bytes : 1, kCacheLine);
     void* memory = std::aligned_alloc(kCacheLine, size);
@@ -28,7 +31,7 @@ void* allocate_tables(std::size_t bytes) {
     std::memset(memory, 0, size);
     return memory;
   }
-  // A mapping is zero already and costs nothing until it is touched. One huge page more is mapped than asked for, and
+  // A mapping is zero already. One huge page more is mapped than asked for, and
   // what lies outside the aligned part is given back.
   const std::size_t size = round_up(bytes, kHugePage);
   void* mapped = mmap(nullptr, round_up(size + 1, kHugePage), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -41,7 +44,13 @@ void* allocate_tables(std::size_t bytes) {
 #if defined(MADV_HUGEPAGE)
   madvise(begin + before, size, MADV_HUGEPAGE);  // a wish: where it is refused, small pages serve
 #endif
-  return begin + before;
+  char* memory = begin + before;
+  parallel_for(n_threads, static_cast<int64_t>(size / kHugePage), [memory](int64_t page, int) {
+    for (std::size_t at = 0; at < kHugePage; at += kSmallPage) {
+      *static_cast<volatile char*>(memory + static_cast<std::size_t>(page) * kHugePage + at) = 0;
+    }
+  });
+  return memory;
 }
 
 void free_tables(void* memory, std::size_t bytes) noexcept {

@@ -11,7 +11,8 @@ from polychron.ops.dispatch import native
 def zero_tables(*shape: int) -> Tensor:
     """A float32 CPU tensor of zeros on a 64-byte boundary; from 2 MiB on with transparent huge pages asked for.
 
-    Untouched pages take no memory yet. Without the extension this is ``torch.zeros``.
+    All of it is touched at once: a run does not stop for pages later, and memory that is not there is missed now.
+    Without the extension this is ``torch.zeros``.
 
     Raises:
         MemoryError: the system has no room for it.
@@ -22,4 +23,4 @@ def zero_tables(*shape: int) -> Tensor:
     """
     if native is None:
         return torch.zeros(shape)
-    return torch.from_numpy(native.allocate_tables(list(shape)))
+    return torch.from_numpy(native.allocate_tables(list(shape), torch.get_num_threads()))
