@@ -122,11 +122,13 @@ nb::object to_python(const SparseRows& sparse, int64_t n_outputs) {
 }
 
 // What the Python side asks to be done with the rows' gradient; `sparse` receives rows for kind "sparse".
-TableUpdate checked_update(const std::string& kind, float rate, float epsilon, const Maybe<Out<float, 2>>& state,
+TableUpdate checked_update(const std::string& kind, float rate, float epsilon, float visit_cap,
+                           const Maybe<Out<float, 2>>& state,
                            const Maybe<Out<float, 3>>& dense, const TableShape& shape, SparseRows& sparse) {
   TableUpdate update;
   update.rate = rate;
   update.epsilon = epsilon;
+  update.visit_cap = visit_cap;
   if (kind == "none") {
     update.kind = TableUpdate::Kind::none;
   } else if (kind == "dense") {
@@ -189,7 +191,7 @@ void py_gather(In<float, 3> tables, In<int32_t, 3> row, Maybe<In<float, 3>> resi
 nb::object py_lookup_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
                               In<int32_t, 3> row, In<uint8_t, 3> pair, In<float, 3> u, In<float, 3> v,
                               int64_t n_inputs, bool residual, Maybe<Out<float, 3>> dx, const std::string& kind,
-                              float rate, float epsilon, Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense,
+                              float rate, float epsilon, float visit_cap, Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense,
                               int n_threads) {
   const auto B = static_cast<int64_t>(v.shape(0)), T = static_cast<int64_t>(v.shape(1)),
              K = static_cast<int64_t>(v.shape(2));
@@ -203,7 +205,7 @@ nb::object py_lookup_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Mayb
   require(!residual || K == n_inputs, "residual needs as many outputs as inputs");
   check_flat(B * T);
   SparseRows sparse;
-  const TableUpdate update = checked_update(kind, rate, epsilon, state, dense, shape, sparse);
+  const TableUpdate update = checked_update(kind, rate, epsilon, visit_cap, state, dense, shape, sparse);
   const int workers = threads(n_threads);
   {
     nb::gil_scoped_release release;
@@ -298,7 +300,7 @@ nb::object py_pair_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<
                             In<int32_t, 2> code_row, In<uint8_t, 2> code_pair, In<float, 2> code_u, In<float, 3> v,
                             int64_t n_inputs, int64_t n_code, int64_t window, bool nearest, bool residual, Maybe<Out<float, 3>> dx,
                             Out<float, 3> dcode, const std::string& kind, float rate, float epsilon,
-                            Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense, int n_threads) {
+                            float visit_cap, Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense, int n_threads) {
   const auto B = static_cast<int64_t>(v.shape(0)), T = static_cast<int64_t>(v.shape(1)),
              K = static_cast<int64_t>(v.shape(2)), D = static_cast<int64_t>(code_row.shape(1));
   const Anchors query = checked_anchors(anchors, std::nullopt, n_inputs);
@@ -326,7 +328,7 @@ nb::object py_pair_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<
               below(code_pair, std::max<int64_t>(n_code, 1)),
           "pair must lie below the number of comparisons");
   SparseRows sparse;
-  const TableUpdate update = checked_update(kind, rate, epsilon, state, dense, table_shape, sparse);
+  const TableUpdate update = checked_update(kind, rate, epsilon, visit_cap, state, dense, table_shape, sparse);
   const int workers = threads(n_threads);
   {
     nb::gil_scoped_release release;
@@ -385,7 +387,7 @@ NB_MODULE(_native, m) {
   m.def("lookup_backward", &py_lookup_backward, nb::arg("tables").noconvert(), nb::arg("anchors").noconvert(),
         nb::arg("delays").noconvert().none(), nb::arg("row").noconvert(), nb::arg("pair").noconvert(),
         nb::arg("u").noconvert(), nb::arg("v").noconvert(), nb::arg("n_inputs"), nb::arg("residual"),
-        nb::arg("dx").noconvert().none(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"),
+        nb::arg("dx").noconvert().none(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"),
         nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
   m.def("readout_cross_entropy", &py_readout, nb::arg("tables").noconvert(), nb::arg("row").noconvert(),
         nb::arg("targets").noconvert(), nb::arg("nats").noconvert(), nb::arg("error").noconvert(),
@@ -403,6 +405,6 @@ NB_MODULE(_native, m) {
         nb::arg("key_pair").noconvert(), nb::arg("key_u").noconvert(), nb::arg("code_row").noconvert(),
         nb::arg("code_pair").noconvert(), nb::arg("code_u").noconvert(), nb::arg("v").noconvert(),
         nb::arg("n_inputs"), nb::arg("n_code"), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"), nb::arg("dx").noconvert().none(),
-        nb::arg("dcode").noconvert(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"),
+        nb::arg("dcode").noconvert(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"),
         nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
 }

@@ -75,8 +75,9 @@ struct Kernels {
   void (*merge_rows)(const Readings&, const RowGroups&, float* merged);
   // Readings one after another, each gain from the table as earlier readings left it; S[row] -= rate * v.
   void (*online_sgd)(const Readings&, float rate);
-  // S[rows[q]] -= rate * merged[q].
-  void (*update_sgd)(float* table, int64_t n_outputs, const RowGroups&, const float* merged, float rate);
+  // S[rows[q]] -= rate * min(1, visit_cap / n_q) * merged[q], n_q the readings in group q.
+  void (*update_sgd)(float* table, int64_t n_outputs, const RowGroups&, const float* merged, float rate,
+                     float visit_cap);
   // state[rows[q]] += mean_k merged[q]^2; S[rows[q]] -= rate * merged[q] / (sqrt(state[rows[q]]) + epsilon).
   void (*update_adagrad)(float* table, int64_t n_outputs, const RowGroups&, const float* merged, float* state,
                          float rate, float epsilon);

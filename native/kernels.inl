@@ -279,6 +279,7 @@ struct SubtractBody {
   const RowGroups& groups;
   const float* merged;
   float rate;
+  float visit_cap;
 
   template <int Blocks> void run(Columns c) const {
     for (int64_t q = 0; q < groups.n_groups; ++q) {
@@ -287,14 +288,17 @@ struct SubtractBody {
       }
       float* row = table + int64_t{groups.rows[q]} * n_outputs + c.begin;
       Row<Blocks> here = Row<Blocks>::load_from(row, c.tail);
-      here.subtract_scaled(set1(rate), Row<Blocks>::load_from(merged + q * n_outputs + c.begin, c.tail));
+      const float n_visits = static_cast<float>(groups.begin[q + 1] - groups.begin[q]);
+      const float row_rate = n_visits > visit_cap ? rate * (visit_cap / n_visits) : rate;
+      here.subtract_scaled(set1(row_rate), Row<Blocks>::load_from(merged + q * n_outputs + c.begin, c.tail));
       here.store_to(row, c.tail);
     }
   }
 };
 
-void update_sgd(float* table, int64_t n_outputs, const RowGroups& groups, const float* merged, float rate) {
-  for_columns(n_outputs, SubtractBody{table, n_outputs, groups, merged, rate});
+void update_sgd(float* table, int64_t n_outputs, const RowGroups& groups, const float* merged, float rate,
+                float visit_cap) {
+  for_columns(n_outputs, SubtractBody{table, n_outputs, groups, merged, rate, visit_cap});
 }
 
 struct SquareBody {
@@ -319,7 +323,8 @@ void update_adagrad(float* table, int64_t n_outputs, const RowGroups& groups, co
     row_state += squares / static_cast<float>(n_outputs);
     const float row_rate = rate / (__builtin_sqrtf(row_state) + epsilon);
     const int32_t begin[] = {groups.begin[q], groups.begin[q + 1]};
-    for_columns(n_outputs, SubtractBody{table, n_outputs, {groups.order, begin, groups.rows + q, 1}, g, row_rate});
+    for_columns(n_outputs, SubtractBody{table, n_outputs, {groups.order, begin, groups.rows + q, 1}, g, row_rate,
+                                        __builtin_inff()});
   }
 }
 

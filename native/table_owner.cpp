@@ -37,7 +37,7 @@ void TableOwner::apply(int64_t i, const Readings& readings, const TableUpdate& u
   set.merge_rows(readings, groups, merged);
   switch (update.kind) {
     case TableUpdate::Kind::sgd:
-      set.update_sgd(readings.table, n_outputs, groups, merged, update.rate);
+      set.update_sgd(readings.table, n_outputs, groups, merged, update.rate, update.visit_cap);
       break;
     case TableUpdate::Kind::adagrad:
       set.update_adagrad(readings.table, n_outputs, groups, merged, update.state + i * n_rows_, update.rate,

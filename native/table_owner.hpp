@@ -18,6 +18,7 @@ struct TableUpdate {
   Kind kind = Kind::none;
   float rate = 0.0f;
   float epsilon = 0.0f;
+  float visit_cap = 0.0f;     // sgd: a row read more often than this in a step moves as if read this often
   float* state = nullptr;     // adagrad: (I, J)
   float* dense = nullptr;     // dense: (I, J, K), zero where no row is read
   // sparse: per table, the rows that were read, ascending, and their gradients (n_rows_read, K)

@@ -368,3 +368,38 @@ def test_an_update_without_fused_is_refused(name):
     arguments, _ = OPERATORS[name].case(SMALL[name], values="real")
     with pytest.raises(ValueError, match=r"\bupdate\b"):
         OPERATORS[name].call(**arguments, gradient="dense", update=RowUpdate(kind="sgd", rate=0.1))
+
+
+@pytest.mark.parametrize("visit_cap", [1, 3, 1000])
+def test_a_cap_lets_rows_that_are_read_often_move_as_if_read_so_often(one_of_each, visit_cap):
+    torch.manual_seed(0)
+    anchors = torch.tensor([[[0, 1], [2, 3]], [[1, 2], [0, 3]]], dtype=torch.int32)
+    x, tables, v = torch.randn(50, 4), torch.randn(2, 4, 5), torch.randn(50, 5)
+    row = [[sum(int(p[a] > p[b]) << r for r, (a, b) in enumerate(pairs)) for p in x] for pairs in anchors.tolist()]
+    expected = tables.clone()
+    for i in range(2):
+        for j in range(4):
+            readers = [b for b in range(50) if row[i][b] == j]
+            assert len(readers) > 3
+            expected[i, j] -= 0.5 * min(1.0, visit_cap / len(readers)) * v[readers].sum(0)
+    fused = tables.clone().requires_grad_()
+    update = RowUpdate("sgd", rate=0.5, visit_cap=visit_cap)
+    lookup(x, fused, anchors, gradient="fused", update=update).backward(v)
+    torch.testing.assert_close(fused.detach(), expected)
+
+
+def test_a_cap_applies_to_pairs_too(one_of_each):
+    anchors = torch.tensor([[[0, 1]]], dtype=torch.int32)
+    tables = torch.zeros(1, 4, 1, requires_grad=True)
+    update = RowUpdate("sgd", rate=1.0, visit_cap=2)
+    # All latencies are equal: the six pairs of four positions read row 0, which moves as if two did.
+    pair_lookup(
+        torch.zeros(1, 4, 2), tables, anchors, torch.zeros(1, 4, 0), gradient="fused", update=update
+    ).sum().backward()
+    assert tables.flatten().tolist() == [-2.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("kind", "visit_cap"), [("sgd", 0), ("sgd", -1), ("adagrad", 4), ("online_sgd", 4)])
+def test_a_cap_that_makes_no_sense_is_refused(kind, visit_cap):
+    with pytest.raises(ValueError, match="visit_cap"):
+        RowUpdate(kind, visit_cap=visit_cap)

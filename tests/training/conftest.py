@@ -24,6 +24,7 @@ def make_record(**training: object) -> Record:
         "length": 16,
         "rate": 0.02,
         "warmup_steps": 5,
+        "visit_cap": None,
         "optimizer": "sgd",
         "update": "batch",
         "steps": 30,

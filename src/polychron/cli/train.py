@@ -124,6 +124,7 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
     vocabulary = Vocabulary.of(*segments.training_of(corpus.data))
     config = models.preset(kind, preset, vocabulary.size)
     minutes = _or(settings.minutes, 1.0)
+    merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
     record = Record(
         model=config.to_dict(),
         preset=preset,
@@ -142,6 +143,7 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
             length=_or(settings.length, defaults.length),
             rate=_or(settings.rate, defaults.rate),
             warmup_steps=defaults.warmup_steps,
+            visit_cap=defaults.visit_cap if merges_sgd else None,
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
             steps=settings.steps,

@@ -20,12 +20,14 @@ class TrainingDefaults:
         length: bytes in a window.
         rate: peak learning rate, for a loss summed over positions.
         warmup_steps: steps in which the rate rises to its peak.
+        visit_cap: of SGD: a row read more often in one step moves as if read so often.
     """
 
     batch: int
     length: int
     rate: float
     warmup_steps: int
+    visit_cap: int
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,20 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "delay": {
         "tiny": Preset(
             {"n_tables": 32, "n_comparisons": 8, "readout_n_comparisons": 8},
-            TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20),
+            TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64),
         ),
-        "small": Preset({}, TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20)),
+        "small": Preset({}, TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64)),
         "base": Preset(
             {"n_neurons": 64, "n_layers": 2, "n_comparisons": 12, "readout_n_comparisons": 12},
-            TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20),
+            TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64),
         ),
     },
     "transformer": {
         "paper-small": Preset(
             {"n_layers": 2, "n_heads": 1, "n_comparisons": 4, "window": 8},
-            TrainingDefaults(batch=16, length=32, rate=0.005, warmup_steps=20),
+            TrainingDefaults(batch=64, length=32, rate=0.02, warmup_steps=20, visit_cap=64),
         ),
-        "paper": Preset({}, TrainingDefaults(batch=64, length=32, rate=0.005, warmup_steps=20)),
+        "paper": Preset({}, TrainingDefaults(batch=64, length=32, rate=0.02, warmup_steps=20, visit_cap=64)),
     },
 }
 

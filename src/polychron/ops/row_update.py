@@ -2,7 +2,7 @@
 
 Exact: the gradients of all positions that read a row are summed first (positions ascending), then the row changes once.
 
-    SGD                  S_j <- S_j - rate * G_j
+    SGD                  S_j <- S_j - rate * min(1, visit_cap / n_j) * G_j      n_j positions read row j
     row-wise Adagrad     a_j <- a_j + mean_k(G_jk^2) ;   S_j <- S_j - rate * G_j / (sqrt(a_j) + epsilon)
     online SGD           for each position in order: S_j <- S_j - rate * v   (later positions see earlier updates)
 """
@@ -24,13 +24,16 @@ class RowUpdate:
             program's order, one position after another).
         rate: learning rate; a 0-dim float64 tensor is shared, so that one assignment reaches many layers.
         epsilon: keeps Adagrad's division finite; ignored by the others.
+        visit_cap: of SGD: a row that more positions read in one step moves as if so many did. Plain SGD, without it,
+            overshoots where a batch repeats itself: the gradients of a thousand equal readings are summed. None: no
+            cap.
 
     Attributes:
         rate: the learning rate as a float; assign to change it.
         state: Adagrad's sums (n_tables, n_rows) float32, made at the first use; None for the others.
 
     Raises:
-        ValueError: an unknown kind, or a rate or epsilon that is negative or not finite.
+        ValueError: an unknown kind, a rate or epsilon that is negative or not finite, or a cap that makes no sense.
 
     Example:
         >>> update = RowUpdate("sgd", rate=0.5)
@@ -39,12 +42,17 @@ class RowUpdate:
         0.25
     """
 
-    def __init__(self, kind: str = "sgd", rate: float | torch.Tensor = 0.02, epsilon: float = 1e-8):
+    def __init__(
+        self, kind: str = "sgd", rate: float | torch.Tensor = 0.02, epsilon: float = 1e-8, visit_cap: int | None = None
+    ):
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
         if not 0.0 <= epsilon < float("inf"):
             raise ValueError(f"epsilon must be finite and not negative; got {epsilon}")
+        if visit_cap is not None and (kind != "sgd" or visit_cap < 1):
+            raise ValueError(f"visit_cap must be at least 1, and goes with kind 'sgd'; got {visit_cap} with {kind!r}")
         self.kind = kind
+        self.visit_cap = visit_cap
         self.epsilon = epsilon
         self.state: torch.Tensor | None = None
         self.shared_rate = rate if isinstance(rate, torch.Tensor) else torch.zeros((), dtype=torch.float64)
@@ -79,20 +87,20 @@ class RowUpdate:
             self.state = torch.zeros(tables.shape[:2], dtype=torch.float32, device=tables.device)
 
     def __repr__(self) -> str:
-        return f"RowUpdate(kind={self.kind!r}, rate={self.rate}, epsilon={self.epsilon})"
+        return f"RowUpdate(kind={self.kind!r}, rate={self.rate}, epsilon={self.epsilon}, visit_cap={self.visit_cap})"
 
 
-def apply_merged(
-    tables: torch.Tensor,
-    gradient: torch.Tensor,
-    kind: str,
-    rate: float,
-    epsilon: float,
-    state: torch.Tensor | None,
-) -> None:
-    """Updates ``tables`` (I, J, K) in place from their dense gradient: the definition of the merged updates."""
-    if kind == "adagrad":
-        state += gradient.square().mean(dim=-1).to(state.dtype)
-        tables -= rate * gradient / (state.sqrt() + epsilon)[..., None]
-    else:
+def apply_merged(tables: torch.Tensor, gradient: torch.Tensor, n_visits: torch.Tensor, update: RowUpdate) -> None:
+    """Updates ``tables`` (I, J, K) in place from their dense gradient and the readings of each row (I, J).
+
+    The definition of the merged updates.
+    """
+    rate = update.rate
+    if update.kind == "adagrad":
+        update.state += gradient.square().mean(dim=-1).to(update.state.dtype)
+        tables -= rate * gradient / (update.state.sqrt() + update.epsilon)[..., None]
+    elif update.visit_cap is None:
         tables -= rate * gradient
+    else:
+        share = update.visit_cap / n_visits.clamp(min=update.visit_cap).to(gradient.dtype)
+        tables -= (rate * share)[..., None] * gradient

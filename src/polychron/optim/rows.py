@@ -20,15 +20,15 @@ class RowOptimizer:
         rate: the learning rate; assign to change it for all layers.
     """
 
-    def __init__(self, model: nn.Module, kind: str, rate: float, epsilon: float):
+    def __init__(self, model: nn.Module, kind: str, rate: float, epsilon: float, visit_cap: int | None):
         self.kind = kind
-        self._rate = RowUpdate(kind, rate, epsilon)
+        self._rate = RowUpdate(kind, rate, epsilon, visit_cap)
         self._layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, RowLayer)}
         if not self._layers:
             raise ValueError("model must have layers of tables (polychron.nn.RowLayer); got none")
         tables = set()
         for layer in self._layers.values():
-            layer.use_gradient("fused", RowUpdate(kind, self._rate.shared_rate, epsilon))
+            layer.use_gradient("fused", RowUpdate(kind, self._rate.shared_rate, epsilon, visit_cap))
             tables.add(id(layer.synaptic_vectors))
         self._dense = [p for p in model.parameters() if id(p) not in tables and p.requires_grad]
 
@@ -77,7 +77,9 @@ class RowOptimizer:
             expected[name].copy_(value)
 
 
-def attach(model: nn.Module, kind: str = "sgd", rate: float = 0.02, epsilon: float = 1e-8) -> RowOptimizer:
+def attach(
+    model: nn.Module, kind: str = "sgd", rate: float = 0.02, epsilon: float = 1e-8, visit_cap: int | None = None
+) -> RowOptimizer:
     """Makes every layer of tables in ``model`` update itself during the backward pass.
 
     Args:
@@ -86,6 +88,8 @@ def attach(model: nn.Module, kind: str = "sgd", rate: float = 0.02, epsilon: flo
             step).
         rate: learning rate, for a loss that is *summed* over positions.
         epsilon: of Adagrad.
+        visit_cap: of SGD: a row that more positions read in one step moves as if so many did; see
+            :class:`polychron.ops.RowUpdate`.
 
     Example:
         >>> from polychron.nn import LookupTables
@@ -96,4 +100,4 @@ def attach(model: nn.Module, kind: str = "sgd", rate: float = 0.02, epsilon: flo
         >>> layer.synaptic_vectors.grad is None
         True
     """
-    return RowOptimizer(model, kind, rate, epsilon)
+    return RowOptimizer(model, kind, rate, epsilon, visit_cap)

@@ -96,10 +96,17 @@ class TrainingRecord(_Section):
     length: Annotated[int, Field(ge=1, lt=2**31)]
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     warmup_steps: _Count
+    visit_cap: Annotated[int, Field(ge=1, lt=2**31)] | None
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]
     steps: Annotated[int, Field(ge=1, lt=2**63)] | None
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+
+    @pydantic.model_validator(mode="after")
+    def _cap_goes_with_sgd(self) -> TrainingRecord:
+        if self.visit_cap is not None and (self.optimizer != "sgd" or self.update != "batch"):
+            raise ValueError("visit_cap goes with optimizer sgd and update batch only")
+        return self
 
     @property
     def budget(self) -> Budget:

@@ -265,7 +265,11 @@ class Run:
         return cls(
             model=model,
             windows=windows_of(record, data),
-            optimizer=optim.attach(model, "online_sgd" if training.update == "online" else training.optimizer),
+            optimizer=optim.attach(
+                model,
+                "online_sgd" if training.update == "online" else training.optimizer,
+                visit_cap=training.visit_cap,
+            ),
             vocabulary=vocabulary,
             held_out=vocabulary.encode(holdout.held_out_of(data)),
             writer=writer,

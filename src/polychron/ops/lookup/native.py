@@ -7,11 +7,14 @@ The extension takes numpy views of the tensors' memory: they cost a third of wha
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from polychron.ops.dispatch import native
+from polychron.ops.row_update import RowUpdate
 
 
 def view(tensor: Tensor | None) -> np.ndarray | None:
@@ -53,17 +56,23 @@ def _backward(
     residual: bool,
     need_dx: bool,
     kind: str,
-    rate: float = 0.0,
-    epsilon: float = 0.0,
-    state: Tensor | None = None,
+    update: RowUpdate | None = None,
     dense: Tensor | None = None,
 ):
     dx = np.empty((*v.shape[:2], n_inputs), dtype=np.float32) if need_dx else None
     sparse = native.lookup_backward(
         writable(tables), view(anchors), view(delays), view(row), view(pair), view(u), view(v), n_inputs, residual,
-        dx, kind, rate, epsilon, writable(state), writable(dense), torch.get_num_threads(),
+        dx, kind, *update_numbers(update), writable(dense), torch.get_num_threads(),
     )  # fmt: skip
     return torch.from_numpy(dx) if need_dx else torch.empty(0), sparse
+
+
+def update_numbers(update: RowUpdate | None) -> tuple[float, float, float, np.ndarray | None]:
+    """Rate, epsilon, cap and state as the extension takes them; an infinite cap is none."""
+    if update is None:
+        return 0.0, 0.0, math.inf, None
+    cap = math.inf if update.visit_cap is None else float(update.visit_cap)
+    return update.rate, update.epsilon, cap, writable(update.state)
 
 
 def latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs: int, residual: bool) -> Tensor:
@@ -101,10 +110,6 @@ def backward_sparse(
     return dx, torch.from_numpy(indices), torch.from_numpy(values)
 
 
-def backward_fused(
-    tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, kind, rate, epsilon, state
-) -> Tensor:
-    """dL/dx (empty unless wanted); ``tables`` and ``state`` are updated in place and must be contiguous."""
-    return _backward(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, kind, rate, epsilon, state)[
-        0
-    ]
+def backward_fused(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, update: RowUpdate) -> Tensor:
+    """dL/dx (empty unless wanted); ``tables`` and ``update.state`` are updated in place."""
+    return _backward(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, update.kind, update)[0]

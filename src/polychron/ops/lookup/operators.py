@@ -125,10 +125,7 @@ def finish_backward(ctx, v: Tensor, need_dx: bool) -> tuple[Tensor | None, Tenso
     addresses = (anchors, delays, row, pair, u, v, *reading.options, need_dx)
     dS = None
     if reading.update is not None:
-        update = reading.update
-        dx = arithmetic(v).backward_fused(
-            reading.tables, *addresses, update.kind, update.rate, update.epsilon, update.state
-        )
+        dx = arithmetic(v).backward_fused(reading.tables, *addresses, reading.update)
     elif reading.kind == "sparse":
         dx, indices, values = backward_sparse(tables, *addresses)
         # Each row is listed once and in order: that is what coalesced means.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polychron.ops.checks import check_anchor_range, check_delay_range
-from polychron.ops.row_update import apply_merged
+from polychron.ops.row_update import RowUpdate, apply_merged
 
 
 def surrogate(u: Tensor) -> Tensor:
@@ -172,16 +172,20 @@ def backward_sparse(
     return dx, indices, dS[indices[0], indices[1]]
 
 
-def backward_fused(
-    tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, kind, rate, epsilon, state
-) -> Tensor:
-    """dL/dx (empty unless wanted); ``tables`` and ``state`` are updated in place."""
-    if kind == "online_sgd":
-        gain = online_sgd(tables, row, pair, v, rate)
+def count_visits(tables: Tensor, row: Tensor) -> Tensor:
+    """How often each row is read: row (I, ...) to (I, J)."""
+    visits = row.new_zeros(tables.shape[:2], dtype=torch.int64)
+    return visits.scatter_add_(1, row.long().flatten(1), torch.ones_like(row, dtype=torch.int64).flatten(1))
+
+
+def backward_fused(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, update: RowUpdate) -> Tensor:
+    """dL/dx (empty unless wanted); ``tables`` and ``update.state`` are updated in place."""
+    if update.kind == "online_sgd":
+        gain = online_sgd(tables, row, pair, v, update.rate)
         if not need_dx:
             return v.new_empty(0)
         start = v if residual else v.new_zeros(*v.shape[:2], n_inputs)
         return scatter(start, surrogate_slope(u) * gain, anchors, delays, pair)
     dx, dS = backward_dense(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx)
-    apply_merged(tables, dS, kind, rate, epsilon, state)
+    apply_merged(tables, dS, count_visits(tables, row), update)
     return dx

@@ -11,7 +11,7 @@ from torch import Tensor
 from polychron.ops.checks import check_anchor_range
 from polychron.ops.dispatch import native
 from polychron.ops.lookup import native as lookup
-from polychron.ops.lookup.native import view, writable
+from polychron.ops.lookup.native import update_numbers, view, writable
 
 
 def address(x: Tensor, anchors: Tensor, key_anchors: Tensor | None, code: Tensor) -> tuple[Tensor, ...]:
@@ -57,21 +57,7 @@ def gather(
 
 
 def backward(
-    tables,
-    anchors,
-    key_anchors,
-    addresses,
-    v,
-    n_inputs,
-    n_code,
-    window,
-    nearest,
-    residual,
-    need_dx,
-    kind,
-    rate,
-    epsilon,
-    state,
+    tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx, kind, update
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
     """dL/dx (empty unless wanted), dL/dposition_code, and for the tables:
 
@@ -82,8 +68,8 @@ def backward(
     dense = torch.zeros(tables.shape, dtype=torch.float32) if kind == "dense" else None
     sparse = native.pair_backward(
         writable(tables.contiguous()), view(anchors), view(key_anchors), *(view(a) for a in addresses), view(v),
-        n_inputs, n_code, _window(window, v.shape[1]), nearest, residual, dx, dcode, kind, rate, epsilon,
-        writable(state), writable(dense), torch.get_num_threads(),
+        n_inputs, n_code, _window(window, v.shape[1]), nearest, residual, dx, dcode, kind,
+        *update_numbers(update), writable(dense), torch.get_num_threads(),
     )  # fmt: skip
     pieces = None if sparse is None else (torch.from_numpy(sparse[0]), torch.from_numpy(sparse[1]))
     return (torch.from_numpy(dx) if need_dx else torch.empty(0)), torch.from_numpy(dcode), dense, pieces

@@ -72,21 +72,7 @@ def _backward_dense(
     need_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dx, dcode, dV, _ = arithmetic(v).backward(
-        tables,
-        anchors,
-        key_anchors,
-        addresses,
-        v,
-        n_inputs,
-        n_code,
-        window,
-        nearest,
-        residual,
-        need_dx,
-        "dense",
-        0.0,
-        0.0,
-        None,
+        tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx, "dense", None
     )
     return dx, dcode, dV
 
@@ -120,7 +106,7 @@ def _backward(ctx, v, *_):
     need_dx = ctx.needs_input_grad[0]
     if ctx.kind == "sparse":
         dx, dcode, _, (indices, values) = arithmetic(v).backward(
-            tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, "sparse", 0.0, 0.0, None
+            tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, "sparse", None
         )
         # Each row is listed once and in order: that is what coalesced means.
         dV = torch.sparse_coo_tensor(indices, values, tables.shape, is_coalesced=True, check_invariants=False)
@@ -156,7 +142,6 @@ class FusedPairLookup(torch.autograd.Function):
         anchors, key_anchors, *addresses = ctx.saved_tensors
         update, need_dx = ctx.update, ctx.needs_input_grad[0]
         dx, dcode, _, _ = arithmetic(v).backward(
-            ctx.tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, update.kind, update.rate,
-            update.epsilon, update.state,
+            ctx.tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, update.kind, update,
         )  # fmt: skip
         return dx if need_dx else None, None, None, dcode, None, None, None, None, None

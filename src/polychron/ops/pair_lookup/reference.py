@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polychron.ops.checks import check_anchor_range
-from polychron.ops.lookup.reference import hash_order, scatter, surrogate, surrogate_slope
+from polychron.ops.lookup.reference import count_visits, hash_order, scatter, surrogate, surrogate_slope
 from polychron.ops.row_update import apply_merged
 
 
@@ -117,21 +117,7 @@ def gather(
 
 
 def backward(
-    tables,
-    anchors,
-    key_anchors,
-    addresses,
-    v,
-    n_inputs,
-    n_code,
-    window,
-    nearest,
-    residual,
-    need_dx,
-    kind,
-    rate,
-    epsilon,
-    state,
+    tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx, kind, update
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
     """dL/dx (empty unless wanted), dL/dposition_code, and for the tables:
 
@@ -143,7 +129,7 @@ def backward(
     r = Readings((query, key, code), n_key, n_code, T, window, nearest)
     v_pair = v[:, r.t]  # B M K
     if kind == "online_sgd":
-        gain, gain_code = _online_sgd(tables, r, v_pair, rate)
+        gain, gain_code = _online_sgd(tables, r, v_pair, update.rate)
     else:
         here = _read(tables, r.row)
         gain = ((_read(tables, r.flipped) - here) * v_pair).sum(dim=-1)
@@ -171,7 +157,7 @@ def backward(
     if kind == "sparse":
         indices = torch.unique(torch.stack([table.flatten(), r.row.flatten()]), dim=1)
         return dx, dcode, None, (indices, dV[indices[0], indices[1]])
-    apply_merged(tables, dV, kind, rate, epsilon, state)
+    apply_merged(tables, dV, count_visits(tables, r.row), update)
     return dx, dcode, None, None
 
 
