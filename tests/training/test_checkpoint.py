@@ -336,6 +336,7 @@ HOSTILE = {
     "NaN seconds": (edited(("position", "seconds"), float("nan")), "damaged: position.seconds"),
     "two budgets": (edited(("training", "seconds"), 5.0), "damaged: training: .*exactly one"),
     "rate of text": (edited(("training", "rate"), "0.1"), "damaged: training.rate"),
+    "cap of nothing": (edited(("training", "visit_cap"), 0), "damaged: training.visit_cap"),
     "batch beyond all bounds": (edited(("training", "batch"), 2**40), "damaged: training.batch"),
     "vocabulary with 300": (edited(("vocabulary",), [300]), "damaged: vocabulary.0"),
     "vocabulary unsorted": (edited(("vocabulary",), [5, 3]), "vocabulary's byte values must ascend"),
@@ -408,3 +409,13 @@ def test_a_model_larger_than_memory_is_refused_before_it_is_built(saved: Path, m
     monkeypatch.setattr(limits, "available_memory", lambda: 1000)
     with pytest.raises(InputError, match=r"the weights in .* need .* of memory and 1\.0 kB are available"):
         open_checkpoint(saved).load_model()
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "adagrad"}, {"update": "online"}])
+def test_a_cap_on_visits_goes_with_plain_sgd_only(saved: Path, change: dict[str, str]):
+    path = saved / "config.json"
+    fields = json.loads(path.read_text())
+    fields["training"] |= {"visit_cap": 64, **change}
+    path.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="damaged: training: .*visit_cap goes with optimizer sgd"):
+        open_checkpoint(saved)
