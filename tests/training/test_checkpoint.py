@@ -417,5 +417,5 @@ def test_a_cap_on_visits_goes_with_plain_sgd_only(saved: Path, change: dict[str,
     fields = json.loads(path.read_text())
     fields["training"] |= {"visit_cap": 64, **change}
     path.write_text(json.dumps(fields))
-    with pytest.raises(InputError, match="damaged: training: .*visit_cap goes with optimizer sgd"):
+    with pytest.raises(InputError, match=r"damaged: training: .*visit_cap goes with optimizer sgd"):
         open_checkpoint(saved)
