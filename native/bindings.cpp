@@ -2,17 +2,10 @@
 // Arrays are never copied (.noconvert) and never owned here, except those of allocate_tables.
 //
 // Legend: B sequence, T position, P = B * T, I table, R comparison, J row, K output, H history, D distance.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
-#include <numeric>
-#include <stdexcept>
-#include <string>
-
+#include "border.hpp"
+#include "chain_binding.hpp"
 #include "dispatch.hpp"
 #include "lookup.hpp"
 #include "memory.hpp"
@@ -21,78 +14,9 @@
 
 namespace nb = nanobind;
 using namespace polychron;
+using namespace polychron::border;
 
 namespace {
-
-template <class T, int N> using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-template <class T, int N> using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-template <class A> using Maybe = std::optional<A>;
-
-constexpr int kMaxThreads = 1024;
-constexpr int64_t kMaxComparisons = 30;
-
-template <class A> auto data(const Maybe<A>& array) -> decltype(array->data()) { return array ? array->data() : nullptr; }
-
-void require(bool holds, const std::string& what) {
-  if (!holds) throw std::invalid_argument(what);
-}
-
-template <class A> void require_shape(const A& array, const char* name, std::initializer_list<int64_t> expected) {
-  bool equal = array.ndim() == expected.size();
-  std::string want, got;
-  size_t axis = 0;
-  for (const int64_t size : expected) {
-    want += (axis ? ", " : "") + std::to_string(size);
-    equal = equal && axis < array.ndim() && static_cast<int64_t>(array.shape(axis)) == size;
-    ++axis;
-  }
-  for (axis = 0; axis < array.ndim(); ++axis) got += (axis ? ", " : "") + std::to_string(array.shape(axis));
-  require(equal, std::string(name) + " must have shape (" + want + "); got (" + got + ")");
-}
-
-int threads(int n_threads) {
-  require(n_threads >= 1, "n_threads must be at least 1; got " + std::to_string(n_threads));
-  return std::min(n_threads, kMaxThreads);
-}
-
-// Anchors with every neuron inside the latency vector and every delay bounded.
-Anchors checked_anchors(const In<int32_t, 3>& anchors, const Maybe<In<int32_t, 3>>& delays, int64_t n_inputs) {
-  const auto n_tables = static_cast<int64_t>(anchors.shape(0));
-  const auto n_comparisons = static_cast<int64_t>(anchors.shape(1));
-  require(anchors.shape(2) == 2, "anchors must have shape (n_tables, n_comparisons, 2): a pair of neurons each");
-  require(n_tables >= 1, "anchors must name at least one table");
-  require(n_comparisons >= 1 && n_comparisons <= kMaxComparisons,
-          "anchors must name 1 to 30 comparisons a table; got " + std::to_string(n_comparisons));
-  const int64_t n = n_tables * n_comparisons * 2;
-  const auto [lowest, highest] = std::minmax_element(anchors.data(), anchors.data() + n);
-  require(*lowest >= 0 && *highest < n_inputs,
-          "anchors must lie in [0, n_inputs = " + std::to_string(n_inputs) + "); got " +
-              std::to_string(*lowest < 0 ? *lowest : *highest) + ". Were they drawn for another n_inputs?");
-  if (delays) {
-    require_shape(*delays, "delays", {n_tables, n_comparisons, 2});
-    const auto [shortest, longest] = std::minmax_element(delays->data(), delays->data() + n);
-    require(*shortest >= 0 && *longest < (1 << 16),
-            "delays must lie in [0, 65536); got " + std::to_string(*shortest < 0 ? *shortest : *longest));
-    require((*longest + int64_t{512}) * n_inputs < (int64_t{1} << 31),
-            "delays and n_inputs are too large together: their product must stay below 2^31");
-  }
-  return {anchors.data(), data(delays), n_tables, n_comparisons};
-}
-
-struct TableShape { int64_t n_tables, n_rows, n_outputs; };
-
-template <class A> TableShape checked_tables(const A& tables, int64_t n_tables, int64_t n_bits) {
-  const auto n_rows = static_cast<int64_t>(tables.shape(1));
-  const auto n_outputs = static_cast<int64_t>(tables.shape(2));
-  require(n_bits <= kMaxComparisons, "a row's index has at most 30 bits; got " + std::to_string(n_bits));
-  require_shape(tables, "tables", {n_tables, int64_t{1} << n_bits, n_outputs});
-  require(n_outputs >= 1, "tables must have at least one output");
-  return {n_tables, n_rows, n_outputs};
-}
-
-void check_flat(int64_t n_flat) {
-  require(n_flat < (int64_t{1} << 31), "at most 2^31 - 1 positions in one call; got " + std::to_string(n_flat));
-}
 
 // Rows that a sparse update touched, as (indices (2, M) int64, values (M, K) float32) owned by Python.
 struct SparseRows {
@@ -171,10 +95,10 @@ void py_hash(In<float, 3> x, Maybe<In<float, 3>> history, In<int32_t, 3> anchors
                             history ? static_cast<int64_t>(history->shape(1)) : 0};
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
-  hash(latencies, a, {row.data(), pair.data(), u.data()}, workers);
+  hash(latencies, a, {row.data(), pair.data(), u.data(), B * T}, workers);
 }
 
-void py_gather(In<float, 3> tables, In<int32_t, 3> row, Maybe<In<float, 3>> residual, Out<float, 3> y, int n_threads) {
+void py_gather(Rows<const float> tables, In<int32_t, 3> row, Maybe<In<float, 3>> residual, Out<float, 3> y, int n_threads) {
   const auto B = static_cast<int64_t>(row.shape(1)), T = static_cast<int64_t>(row.shape(2)),
              K = static_cast<int64_t>(tables.shape(2)), J = static_cast<int64_t>(tables.shape(1));
   require_shape(tables, "tables", {static_cast<int64_t>(row.shape(0)), J, K});
@@ -182,14 +106,15 @@ void py_gather(In<float, 3> tables, In<int32_t, 3> row, Maybe<In<float, 3>> resi
   if (residual) require_shape(*residual, "residual", {B, T, K});
   check_flat(B * T);
   const auto I = static_cast<int64_t>(row.shape(0));
+  const int64_t stride = row_stride(tables, "tables");
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
   check_rows(row.data(), I * B * T, J);
-  gather({tables.data(), I, J, K, row.data(), B * T, data(residual), y.data()}, B * T, workers);
+  gather({tables.data(), I, J, K, stride, row.data(), B * T, data(residual), y.data(), K}, B * T, workers);
 }
 
-nb::object py_lookup_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
-                              In<int32_t, 3> row, In<uint8_t, 3> pair, In<float, 3> u, In<float, 3> v,
+nb::object py_lookup_backward(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
+                              In<int32_t, 3> row, In<uint8_t, 3> pair, In<float, 3> u, Rows<const float> v,
                               int64_t n_inputs, bool residual, Maybe<Out<float, 3>> dx, const std::string& kind,
                               float rate, float epsilon, float visit_cap, Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense,
                               int n_threads) {
@@ -206,17 +131,18 @@ nb::object py_lookup_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Mayb
   check_flat(B * T);
   SparseRows sparse;
   const TableUpdate update = checked_update(kind, rate, epsilon, visit_cap, state, dense, shape, sparse);
+  const int64_t v_stride = row_stride(v, "v");
   const int workers = threads(n_threads);
   {
     nb::gil_scoped_release release;
-    lookup_backward(tables.data(), a, {row.data(), pair.data(), u.data()}, v.data(), B, T, n_inputs, K, residual,
-                    data(dx), update, workers);
+    lookup_backward({tables.data(), shape.n_rows, K, shape.row_stride}, a, {row.data(), pair.data(), u.data()}, v.data(),
+                    v_stride, B, T, n_inputs, residual, data(dx), update, workers);
   }
   return update.kind == TableUpdate::Kind::sparse ? to_python(sparse, K) : nb::none();
 }
 
-void py_readout(In<float, 3> tables, In<int32_t, 3> row, In<int64_t, 2> targets, Out<float, 2> nats,
-                Out<float, 3> error, int n_threads) {
+void py_readout(Rows<const float> tables, In<int32_t, 3> row, In<int64_t, 2> targets, Out<float, 2> nats,
+                Rows<float> error, int n_threads) {
   const auto B = static_cast<int64_t>(row.shape(1)), T = static_cast<int64_t>(row.shape(2)),
              K = static_cast<int64_t>(tables.shape(2)), J = static_cast<int64_t>(tables.shape(1));
   require_shape(tables, "tables", {static_cast<int64_t>(row.shape(0)), J, K});
@@ -230,21 +156,24 @@ void py_readout(In<float, 3> tables, In<int32_t, 3> row, In<int64_t, 2> targets,
     require(false, "targets must lie in [0, n_outputs = " + std::to_string(K) + "); got " + std::to_string(target));
   }
   const auto I = static_cast<int64_t>(row.shape(0));
+  const int64_t stride = row_stride(tables, "tables"), error_stride = row_stride(error, "error");
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
   check_rows(row.data(), I * B * T, J);
-  readout_cross_entropy({tables.data(), I, J, K, row.data(), B * T, nullptr, error.data()}, B * T, targets.data(),
-                        nats.data(), workers);
+  readout_cross_entropy({tables.data(), I, J, K, stride, row.data(), B * T, nullptr, error.data(), error_stride}, B * T,
+                        targets.data(), nats.data(), workers);
 }
 
-void py_weigh_error(In<float, 3> error, In<float, 2> weight, Out<float, 3> out, int n_threads) {
+void py_weigh_error(Rows<const float> error, In<float, 2> weight, Rows<float> out, int n_threads) {
   const auto B = static_cast<int64_t>(error.shape(0)), T = static_cast<int64_t>(error.shape(1)),
              K = static_cast<int64_t>(error.shape(2));
   require_shape(weight, "weight", {B, T});
   require_shape(out, "out", {B, T, K});
+  const int64_t stride = row_stride(error, "error");
+  require(row_stride(out, "out") == stride, "out must be padded as error is");
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
-  weigh_error(error.data(), weight.data(), B * T, K, out.data(), workers);
+  weigh_error(error.data(), weight.data(), B * T, K, stride, out.data(), workers);
 }
 
 void py_hash_position_code(In<float, 3> code, Out<int32_t, 2> row, Out<uint8_t, 2> pair, Out<float, 2> u) {
@@ -275,7 +204,7 @@ PairShape checked_pair_shape(int64_t B, int64_t T, int64_t n_inputs, const Table
           n_past};
 }
 
-void py_pair_gather(In<float, 3> tables, In<int32_t, 3> query_row, In<int32_t, 3> key_row, In<int32_t, 2> code_row,
+void py_pair_gather(Rows<float> tables, In<int32_t, 3> query_row, In<int32_t, 3> key_row, In<int32_t, 2> code_row,
                     int64_t n_query, int64_t n_key, int64_t n_code, int64_t window, Out<float, 3> y, int n_threads) {
   const auto I = static_cast<int64_t>(query_row.shape(0)), B = static_cast<int64_t>(query_row.shape(1)),
              T = static_cast<int64_t>(query_row.shape(2)), D = static_cast<int64_t>(code_row.shape(1));
@@ -291,10 +220,10 @@ void py_pair_gather(In<float, 3> tables, In<int32_t, 3> query_row, In<int32_t, 3
   check_rows(code_row.data(), I * D, int64_t{1} << n_code);
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
-  pair_gather(shape, tables.data(), query_row.data(), key_row.data(), code_row.data(), y.data(), workers);
+  pair_gather(shape, {tables.data(), table_shape.n_rows, table_shape.n_outputs, table_shape.row_stride}, query_row.data(), key_row.data(), code_row.data(), y.data(), workers);
 }
 
-nb::object py_pair_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> key_anchors,
+nb::object py_pair_backward(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> key_anchors,
                             In<int32_t, 3> query_row, In<uint8_t, 3> query_pair, In<float, 3> query_u,
                             In<int32_t, 3> key_row, In<uint8_t, 3> key_pair, In<float, 3> key_u,
                             In<int32_t, 2> code_row, In<uint8_t, 2> code_pair, In<float, 2> code_u, In<float, 3> v,
@@ -332,18 +261,12 @@ nb::object py_pair_backward(Out<float, 3> tables, In<int32_t, 3> anchors, Maybe<
   const int workers = threads(n_threads);
   {
     nb::gil_scoped_release release;
-    const bool separate = dx && key_anchors;
-    Buffer<float> query_slope(dx ? I * B * T : 0), key_slope(separate ? I * B * T : 0);
-    pair_backward(shape, tables.data(), {query_row.data(), query_pair.data(), query_u.data()},
-                  {key_row.data(), key_pair.data(), key_u.data()},
-                  {code_row.data(), code_pair.data(), code_u.data()}, v.data(),
-                  nearest ? PositionGradient::nearest : PositionGradient::additional,
-                  {dx ? query_slope.get() : nullptr, separate ? key_slope.get() : nullptr, dcode.data()}, update, workers);
-    if (dx) {
-      scatter(query, query_pair.data(), query_slope.get(), B, T, n_inputs, residual ? v.data() : nullptr, dx->data(),
-              false, workers);
-    }
-    if (separate) scatter(key, key_pair.data(), key_slope.get(), B, T, n_inputs, nullptr, dx->data(), true, workers);
+    pair_latency_backward(shape, {tables.data(), table_shape.n_rows, K, table_shape.row_stride}, query,
+                          key_anchors ? &key : nullptr, {query_row.data(), query_pair.data(), query_u.data()},
+                          {key_row.data(), key_pair.data(), key_u.data()},
+                          {code_row.data(), code_pair.data(), code_u.data()}, v.data(),
+                          nearest ? PositionGradient::nearest : PositionGradient::additional, residual, data(dx),
+                          dcode.data(), update, workers);
   }
   return update.kind == TableUpdate::Kind::sparse ? to_python(sparse, K) : nb::none();
 }
@@ -374,6 +297,7 @@ nb::object py_allocate_tables(const std::vector<size_t>& shape, int n_threads) {
 
 NB_MODULE(_native, m) {
   m.doc() = "Native kernels of polychron. Private: use polychron.ops.";
+  bind_chain(m);
   m.def("available_kernels", &available_kernels);
   m.def("use_kernels", &use_kernels, nb::arg("name"));
   m.def("current_kernels", &current_kernels);

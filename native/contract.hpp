@@ -4,14 +4,15 @@
 // nothing: bounds are checked once, in bindings.cpp. The drivers (lookup.cpp, pair_lookup.cpp, readout.cpp) cut the
 // work into ranges so that no two threads write one place.
 //
-// Legend: B sequence, T position, P = B * T flat position, I table, R comparison, J row, K output.
+// Legend: B sequence, T position, P = B * T flat position, I table, R comparison, J row, K output. The rows of a table
+// begin `row_stride` floats apart, K or more: padded rows do not straddle cache lines. What pads is never read.
 #pragma once
 
 #include <cstdint>
 
 namespace polychron {
 
-// Rows, pairs and smallest u of some positions of one sequence, for all tables.
+// Rows of some positions of one sequence, for all tables; pairs and smallest u too, unless null.
 struct HashTile {
   const float* latencies;     // (n_inputs, stride): neuron-major; position t of the tile stands at max_delay + t
   const int32_t* offset_a;    // (I, R): where in `latencies` neuron a stands, its delay subtracted, for position 0
@@ -20,25 +21,26 @@ struct HashTile {
   int64_t n_comparisons;
   int64_t n_positions;        // `latencies` may be read up to the next multiple of 16
   int32_t* row;               // (I, plane): written at [i * plane + t]
-  uint8_t* pair;              // likewise: r of the smallest |u|, the first one on a tie
-  float* u;                   // likewise: that u
+  uint8_t* pair;              // likewise: r of the smallest |u|, the first one on a tie; null: not wanted, nor is u
+  float* u;                   // likewise: that u (of u = 0 either zero)
   int64_t plane;
 };
 
 // y[p] = residual[p] + sum_i S[i, row[i, p]], tables ascending.
 struct GatherSum {
-  const float* tables;        // (I, J, K)
-  int64_t n_tables, n_rows, n_outputs;
+  const float* tables;        // (I, J, row_stride)
+  int64_t n_tables, n_rows, n_outputs, row_stride;
   const int32_t* row;         // (I, plane)
   int64_t plane;
-  const float* residual;      // (P, K) or null
-  float* y;                   // (P, K)
+  const float* residual;      // (P, y_stride) or null
+  float* y;                   // (P, y_stride)
+  int64_t y_stride;
 };
 
 // y[t] += sum of the listed rows of one table, in the list's order; list t is rows[begin[t] .. begin[t + 1]).
 struct SumRowLists {
-  const float* table;         // (J, K)
-  int64_t n_outputs;
+  const float* table;         // (J, row_stride)
+  int64_t n_outputs, row_stride;
   const int32_t* rows;
   const int32_t* begin;       // (n_lists + 1)
   int64_t n_lists;
@@ -48,12 +50,13 @@ struct SumRowLists {
 // One table's readings, in the order of the sequence: reading m read row[m] and its output's gradient is v[source[m]].
 // A reading has up to two neighbour rows whose gain g = v . (S[flipped] - S[row]) is wanted; -1 stands for none.
 struct Readings {
-  float* table;               // (J, K)
-  int64_t n_outputs;
+  float* table;               // (J, row_stride)
+  int64_t n_outputs, row_stride;
   int64_t n_readings;
   const int32_t* row;         // (M)
   const int32_t* source;      // (M), or null: m itself
-  const float* v;             // (P, K)
+  const float* v;             // (P, v_stride)
+  int64_t v_stride;
   const int32_t* flipped[2];  // (M) or null
   float* gain[2];             // (M) or null
 };
@@ -66,26 +69,33 @@ struct RowGroups {
   int64_t n_groups;
 };
 
+struct TableRows {
+  float* table;               // (J, row_stride)
+  int64_t n_outputs, row_stride;
+};
+
+inline int64_t merged_stride(int64_t n_outputs) { return (n_outputs + 15) / 16 * 16; }
+
 struct Kernels {
   const char* name;
   void (*hash_tile)(const HashTile&);
   void (*gather_sum)(const GatherSum&, int64_t p_begin, int64_t p_end);
   void (*sum_row_lists)(const SumRowLists&);
-  // Gains of all readings, and merged[q] = the sum of v over group q, m ascending. The table is only read.
+  // Gains of all readings, and merged[q] = the sum of v over group q, m ascending; rows of `merged` are
+  // merged_stride(n_outputs) apart. The table is only read.
   void (*merge_rows)(const Readings&, const RowGroups&, float* merged);
   // Readings one after another, each gain from the table as earlier readings left it; S[row] -= rate * v.
   void (*online_sgd)(const Readings&, float rate);
   // S[rows[q]] -= rate * min(1, visit_cap / n_q) * merged[q], n_q the readings in group q.
-  void (*update_sgd)(float* table, int64_t n_outputs, const RowGroups&, const float* merged, float rate,
-                     float visit_cap);
+  void (*update_sgd)(const TableRows&, const RowGroups&, const float* merged, float rate, float visit_cap);
   // state[rows[q]] += mean_k merged[q]^2; S[rows[q]] -= rate * merged[q] / (sqrt(state[rows[q]]) + epsilon).
-  void (*update_adagrad)(float* table, int64_t n_outputs, const RowGroups&, const float* merged, float* state,
-                         float rate, float epsilon);
+  void (*update_adagrad)(const TableRows&, const RowGroups&, const float* merged, float* state, float rate,
+                         float epsilon);
   // slope[m] = U'(u[m]) * gain[m], U'(u) = -0.5 sign(u) / (1 + |u|)^2, sign(0) = -1.
   void (*surrogate_slope)(const float* u, const float* gain, float* slope, int64_t count);
-  // In place: logits (P, K) become softmax - one-hot; nats[p] = -log softmax[target[p]].
-  void (*softmax_cross_entropy)(float* logits, const int64_t* target, float* nats, int64_t n_positions,
-                                int64_t n_outputs);
+  // In place: logits (P, stride) become softmax - one-hot; nats[p] = -log softmax[target[p]].
+  void (*softmax_cross_entropy)(float* logits, int64_t stride, const int64_t* target, float* nats,
+                                int64_t n_positions, int64_t n_outputs);
 };
 
 // The best one that this processor runs, unless one was asked for by name; see dispatch.cpp.

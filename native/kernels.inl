@@ -36,10 +36,11 @@ template <int Blocks> struct Row {
   }
 };
 
-template <int Blocks> inline float dot_difference(const Row<Blocks>& v, const Row<Blocks>& a, const Row<Blocks>& b) {
+// v * (a - b), summed over blocks; the sum over lanes is still to come.
+template <int Blocks> inline F32 difference_products(const Row<Blocks>& v, const Row<Blocks>& a, const Row<Blocks>& b) {
   F32 sum = v.block[0] * (a.block[0] - b.block[0]);
   for (int k = 1; k < Blocks; ++k) sum = sum + v.block[k] * (a.block[k] - b.block[k]);
-  return reduce_add(sum);
+  return sum;
 }
 
 template <int Blocks> inline void prefetch_row(const float* p) {
@@ -67,55 +68,96 @@ template <class Body> inline void for_columns(int64_t n_outputs, const Body& bod
 
 // ---- hash: sixteen positions at a time, so that a comparison is two loads and no gather -------------------------
 
-void hash_tile(const HashTile& a) {
-  const F32 zero = set1(0.0f);
-  const F32 infinity = set1(__builtin_inff());
+struct Powers {
+  int32_t bit[32], number[32];
+  constexpr Powers() : bit(), number() {
+    for (int r = 0; r < 32; ++r) {
+      bit[r] = static_cast<int32_t>(uint32_t{1} << r);
+      number[r] = r;
+    }
+  }
+};
+constexpr Powers kPowers;  // in memory: to spread a number over lanes costs a load then, and no arithmetic
+
+// A block of positions of one table. Two blocks go side by side, so that one's comparisons fill the gaps of the other's.
+struct Nearest {
+  I32 row = set1(int32_t{0});
+  I32 pair = set1(int32_t{0});
+  F32 smallest = set1(__builtin_inff());
+
+  template <bool with_pair> inline void compare(F32 u, int r) {
+    row = or_where(u > set1(0.0f), row, set1(kPowers.bit[r]));
+    if (!with_pair) return;
+    const F32 magnitude = abs(u);
+    pair = select(smallest > magnitude, set1(kPowers.number[r]), pair);
+    smallest = min(magnitude, smallest);
+  }
+  // The smallest u itself, its sign taken from its bit; the first u where none is smaller than infinity.
+  inline F32 u(F32 first) const {
+    const F32 nearest = select(bit_of(row, pair), smallest, set1(0.0f) - smallest);
+    return select(set1(__builtin_inff()) > smallest, nearest, first);
+  }
+};
+
+template <bool with_pair> inline void store_block(const HashTile& a, int64_t i, int64_t t, const Nearest& found) {
+  int32_t* row_out = a.row + i * a.plane + t;
+  const float* at = a.latencies + t;
+  const F32 u = found.u(load(at + a.offset_a[i * a.n_comparisons]) - load(at + a.offset_b[i * a.n_comparisons]));
+  const int64_t left = a.n_positions - t;
+  if (left >= kLanes) {
+    store(row_out, found.row);
+    if (with_pair) {
+      store_u8(a.pair + i * a.plane + t, found.pair);
+      store(a.u + i * a.plane + t, u);
+    }
+    return;
+  }
+  int32_t rows[kLanes];
+  uint8_t pairs[kLanes];
+  store(rows, found.row);
+  store_u8(pairs, found.pair);
+  for (int64_t l = 0; l < left; ++l) row_out[l] = rows[l];
+  if (with_pair) {
+    for (int64_t l = 0; l < left; ++l) a.pair[i * a.plane + t + l] = pairs[l];
+    store_partial(a.u + i * a.plane + t, u, static_cast<int>(left));
+  }
+}
+
+template <bool with_pair> void hash_tables(const HashTile& a) {
   for (int64_t i = 0; i < a.n_tables; ++i) {
     const int32_t* offset_a = a.offset_a + i * a.n_comparisons;
     const int32_t* offset_b = a.offset_b + i * a.n_comparisons;
-    for (int64_t t = 0; t < a.n_positions; t += kLanes) {
-      I32 row = set1(int32_t{0});
-      I32 pair = set1(int32_t{0});
-      F32 smallest = infinity;
-      F32 u_min = load(a.latencies + offset_a[0] + t) - load(a.latencies + offset_b[0] + t);
-      for (int r = 0; r < a.n_comparisons; ++r) {
-        const F32 u = load(a.latencies + offset_a[r] + t) - load(a.latencies + offset_b[r] + t);
-        const F32 magnitude = abs(u);
-        const Mask nearer = smallest > magnitude;
-        row = row | select(u > zero, set1(int32_t{1} << r), set1(int32_t{0}));
-        pair = select(nearer, set1(int32_t{r}), pair);
-        u_min = select(nearer, u, u_min);
-        smallest = select(nearer, magnitude, smallest);
+    const int n_comparisons = static_cast<int>(a.n_comparisons);
+    int64_t t = 0;
+    for (; t + kLanes < a.n_positions; t += 2 * kLanes) {
+      const float* at = a.latencies + t;
+      Nearest first, second;
+      for (int r = 0; r < n_comparisons; ++r) {
+        first.compare<with_pair>(load(at + offset_a[r]) - load(at + offset_b[r]), r);
+        second.compare<with_pair>(load(at + kLanes + offset_a[r]) - load(at + kLanes + offset_b[r]), r);
       }
-      int32_t* row_out = a.row + i * a.plane + t;
-      uint8_t* pair_out = a.pair + i * a.plane + t;
-      float* u_out = a.u + i * a.plane + t;
-      const int64_t left = a.n_positions - t;
-      if (left >= kLanes) {
-        store(row_out, row);
-        store_u8(pair_out, pair);
-        store(u_out, u_min);
-      } else {
-        int32_t rows[kLanes];
-        uint8_t pairs[kLanes];
-        store(rows, row);
-        store_u8(pairs, pair);
-        store_partial(u_out, u_min, static_cast<int>(left));
-        for (int64_t l = 0; l < left; ++l) {
-          row_out[l] = rows[l];
-          pair_out[l] = pairs[l];
-        }
+      store_block<with_pair>(a, i, t, first);
+      store_block<with_pair>(a, i, t + kLanes, second);
+    }
+    if (t < a.n_positions) {
+      const float* at = a.latencies + t;
+      Nearest only;
+      for (int r = 0; r < n_comparisons; ++r) {
+        only.compare<with_pair>(load(at + offset_a[r]) - load(at + offset_b[r]), r);
       }
+      store_block<with_pair>(a, i, t, only);
     }
   }
 }
+
+void hash_tile(const HashTile& a) { a.pair ? hash_tables<true>(a) : hash_tables<false>(a); }
 
 // ---- gather: read one row per table and add ---------------------------------------------------------------------
 
 // Tables are taken in groups that fit the second-level cache, positions in blocks, so that a group's rows are still
 // there when the next position asks for them. The order of additions is the same for any grouping.
 constexpr int64_t kGroupBytes = 512 * 1024;
-constexpr int64_t kBlockBytes = 128 * 1024;
+constexpr int64_t kBlockBytes = 384 * 1024;
 constexpr int64_t kPrefetchAbove = 1024 * 1024;
 
 struct GatherBody {
@@ -123,24 +165,24 @@ struct GatherBody {
   int64_t p_begin, p_end;
 
   template <int Blocks> void run(Columns c) const {
-    const int64_t table_size = a.n_rows * a.n_outputs;
+    const int64_t table_size = a.n_rows * a.row_stride;
     const int64_t table_bytes = table_size * static_cast<int64_t>(sizeof(float));
     const bool prefetch = table_bytes * a.n_tables > kPrefetchAbove;
     const int64_t fitting = kGroupBytes / (table_bytes + 1);
     const int64_t group = fitting < 1 ? 1 : fitting;
-    const int64_t block = kBlockBytes / (a.n_outputs * static_cast<int64_t>(sizeof(float))) + 1;
+    const int64_t block = kBlockBytes / (a.y_stride * static_cast<int64_t>(sizeof(float))) + 1;
     for (int64_t block_begin = p_begin; block_begin < p_end; block_begin += block) {
       const int64_t block_end = block_begin + block < p_end ? block_begin + block : p_end;
       int64_t i_begin = 0;
       do {
         const int64_t i_end = i_begin + group < a.n_tables ? i_begin + group : a.n_tables;
         for (int64_t p = block_begin; p < block_end; ++p) {
-          float* y = a.y + p * a.n_outputs + c.begin;
+          float* y = a.y + p * a.y_stride + c.begin;
           Row<Blocks> sum;
           if (i_begin > 0) {
             sum = Row<Blocks>::load_from(y, c.tail);
           } else if (a.residual) {
-            sum = Row<Blocks>::load_from(a.residual + p * a.n_outputs + c.begin, c.tail);
+            sum = Row<Blocks>::load_from(a.residual + p * a.y_stride + c.begin, c.tail);
           } else {
             sum = Row<Blocks>::zero();
           }
@@ -148,8 +190,8 @@ struct GatherBody {
           for (int64_t i = i_begin; i < i_end; ++i) {
             const float* table = a.tables + i * table_size + c.begin;
             const int32_t* row = a.row + i * a.plane;
-            if (prefetch) prefetch_row<Blocks>(table + row[next] * a.n_outputs);
-            sum.add(Row<Blocks>::load_from(table + row[p] * a.n_outputs, c.tail));
+            if (prefetch) prefetch_row<Blocks>(table + int64_t{row[next]} * a.row_stride);
+            sum.add(Row<Blocks>::load_from(table + int64_t{row[p]} * a.row_stride, c.tail));
           }
           sum.store_to(y, c.tail);
         }
@@ -176,8 +218,8 @@ struct ListBody {
       float* y = a.y + t * a.n_outputs + c.begin;
       Row<Blocks> sum = Row<Blocks>::load_from(y, c.tail);
       for (int64_t m = a.begin[t]; m < a.begin[t + 1]; ++m) {
-        if (m + kListAhead < end) prefetch_row<Blocks>(table + int64_t{a.rows[m + kListAhead]} * a.n_outputs);
-        sum.add(Row<Blocks>::load_from(table + int64_t{a.rows[m]} * a.n_outputs, c.tail));
+        if (m + kListAhead < end) prefetch_row<Blocks>(table + int64_t{a.rows[m + kListAhead]} * a.row_stride);
+        sum.add(Row<Blocks>::load_from(table + int64_t{a.rows[m]} * a.row_stride, c.tail));
       }
       sum.store_to(y, c.tail);
     }
@@ -188,16 +230,42 @@ void sum_row_lists(const SumRowLists& a) { for_columns(a.n_outputs, ListBody{a})
 
 // ---- backward: gains of the neighbour rows and the sums of equal rows' gradients --------------------------------
 
+// Sixteen readings' products wait here to be summed over their lanes together.
+class Gains {
+ public:
+  explicit Gains(bool first_columns) : first_columns_(first_columns) {}
+  ~Gains() { flush(); }
+
+  inline void add(F32 products, float* gain) {
+    store(waiting_ + count_ * kLanes, products);
+    gain_[count_] = gain;
+    if (++count_ == kLanes) flush();
+  }
+  void flush() {
+    float sums[kLanes];
+    reduce_add_each(waiting_, sums);
+    for (int l = 0; l < count_; ++l) *gain_[l] = first_columns_ ? sums[l] : *gain_[l] + sums[l];
+    count_ = 0;
+  }
+
+ private:
+  alignas(64) float waiting_[kLanes * kLanes] = {};
+  float* gain_[kLanes];
+  int count_ = 0;
+  const bool first_columns_;
+};
+
 template <int Blocks> inline void add_gains(const Readings& a, int64_t m, const Row<Blocks>& v,
-                                            const Row<Blocks>& here, const float* table, Columns c) {
+                                            const Row<Blocks>& here, const float* table, Columns c, Gains& gains) {
   for (int f = 0; f < 2; ++f) {
     if (!a.gain[f]) continue;
     const int32_t flipped = a.flipped[f][m];
-    float gain = 0.0f;
     if (flipped >= 0) {
-      gain = dot_difference(v, Row<Blocks>::load_from(table + int64_t{flipped} * a.n_outputs, c.tail), here);
+      const float* there = table + int64_t{flipped} * a.row_stride;
+      gains.add(difference_products(v, Row<Blocks>::load_from(there, c.tail), here), a.gain[f] + m);
+    } else if (c.begin == 0) {
+      a.gain[f][m] = 0.0f;
     }
-    a.gain[f][m] = c.begin == 0 ? gain : a.gain[f][m] + gain;
   }
 }
 
@@ -205,9 +273,9 @@ constexpr int64_t kReadingAhead = 16;
 
 template <int Blocks> inline void prefetch_reading(const Readings& a, int64_t m, const float* table, const float* v) {
   const int64_t source = a.source ? a.source[m] : m;
-  prefetch_row<Blocks>(v + source * a.n_outputs);
+  prefetch_row<Blocks>(v + source * a.v_stride);
   for (int f = 0; f < 2; ++f) {
-    if (a.gain[f] && a.flipped[f][m] >= 0) prefetch_row<Blocks>(table + int64_t{a.flipped[f][m]} * a.n_outputs);
+    if (a.gain[f] && a.flipped[f][m] >= 0) prefetch_row<Blocks>(table + int64_t{a.flipped[f][m]} * a.row_stride);
   }
 }
 
@@ -219,11 +287,13 @@ struct MergeBody {
   template <int Blocks> void run(Columns c) const {
     const float* table = a.table + c.begin;
     const float* v = a.v + c.begin;
+    const int64_t stride = merged_stride(a.n_outputs);
+    Gains gains(c.begin == 0);
     for (int64_t q = 0; q < groups.n_groups; ++q) {
       if (q + kReadingAhead < groups.n_groups) {
-        prefetch_row<Blocks>(table + int64_t{groups.rows[q + kReadingAhead]} * a.n_outputs);
+        prefetch_row<Blocks>(table + int64_t{groups.rows[q + kReadingAhead]} * a.row_stride);
       }
-      const Row<Blocks> here = Row<Blocks>::load_from(table + int64_t{groups.rows[q]} * a.n_outputs, c.tail);
+      const Row<Blocks> here = Row<Blocks>::load_from(table + int64_t{groups.rows[q]} * a.row_stride, c.tail);
       Row<Blocks> sum = Row<Blocks>::zero();
       for (int64_t k = groups.begin[q]; k < groups.begin[q + 1]; ++k) {
         if (k + kReadingAhead < a.n_readings) {
@@ -231,11 +301,11 @@ struct MergeBody {
         }
         const int64_t m = groups.order[k];
         const int64_t source = a.source ? a.source[m] : m;
-        const Row<Blocks> v_row = Row<Blocks>::load_from(v + source * a.n_outputs, c.tail);
+        const Row<Blocks> v_row = Row<Blocks>::load_from(v + source * a.v_stride, c.tail);
         sum.add(v_row);
-        add_gains(a, m, v_row, here, table, c);
+        add_gains(a, m, v_row, here, table, c, gains);
       }
-      sum.store_to(merged + q * a.n_outputs + c.begin, c.tail);
+      sum.store_to(merged + q * stride + c.begin, c.tail);
     }
   }
 };
@@ -253,16 +323,17 @@ struct OnlineBody {
     float* table = a.table + c.begin;
     const float* v = a.v + c.begin;
     const F32 rate_lanes = set1(rate);
+    Gains gains(c.begin == 0);
     for (int64_t m = 0; m < a.n_readings; ++m) {
       if (m + kReadingAhead < a.n_readings) {
         prefetch_reading<Blocks>(a, m + kReadingAhead, table, v);
-        prefetch_row<Blocks>(table + int64_t{a.row[m + kReadingAhead]} * a.n_outputs);
+        prefetch_row<Blocks>(table + int64_t{a.row[m + kReadingAhead]} * a.row_stride);
       }
-      float* here_at = table + int64_t{a.row[m]} * a.n_outputs;
+      float* here_at = table + int64_t{a.row[m]} * a.row_stride;
       const int64_t source = a.source ? a.source[m] : m;
       Row<Blocks> here = Row<Blocks>::load_from(here_at, c.tail);
-      const Row<Blocks> v_row = Row<Blocks>::load_from(v + source * a.n_outputs, c.tail);
-      add_gains(a, m, v_row, here, table, c);
+      const Row<Blocks> v_row = Row<Blocks>::load_from(v + source * a.v_stride, c.tail);
+      add_gains(a, m, v_row, here, table, c, gains);
       here.subtract_scaled(rate_lanes, v_row);
       here.store_to(here_at, c.tail);
     }
@@ -274,31 +345,30 @@ void online_sgd(const Readings& a, float rate) { for_columns(a.n_outputs, Online
 // ---- updates of rows --------------------------------------------------------------------------------------------
 
 struct SubtractBody {
-  float* table;
-  int64_t n_outputs;
+  const TableRows& a;
   const RowGroups& groups;
   const float* merged;
   float rate;
   float visit_cap;
 
   template <int Blocks> void run(Columns c) const {
+    const int64_t stride = merged_stride(a.n_outputs);
     for (int64_t q = 0; q < groups.n_groups; ++q) {
       if (q + kReadingAhead < groups.n_groups) {
-        prefetch_row<Blocks>(table + int64_t{groups.rows[q + kReadingAhead]} * n_outputs + c.begin);
+        prefetch_row<Blocks>(a.table + int64_t{groups.rows[q + kReadingAhead]} * a.row_stride + c.begin);
       }
-      float* row = table + int64_t{groups.rows[q]} * n_outputs + c.begin;
+      float* row = a.table + int64_t{groups.rows[q]} * a.row_stride + c.begin;
       Row<Blocks> here = Row<Blocks>::load_from(row, c.tail);
       const float n_visits = static_cast<float>(groups.begin[q + 1] - groups.begin[q]);
       const float row_rate = n_visits > visit_cap ? rate * (visit_cap / n_visits) : rate;
-      here.subtract_scaled(set1(row_rate), Row<Blocks>::load_from(merged + q * n_outputs + c.begin, c.tail));
+      here.subtract_scaled(set1(row_rate), Row<Blocks>::load_from(merged + q * stride + c.begin, c.tail));
       here.store_to(row, c.tail);
     }
   }
 };
 
-void update_sgd(float* table, int64_t n_outputs, const RowGroups& groups, const float* merged, float rate,
-                float visit_cap) {
-  for_columns(n_outputs, SubtractBody{table, n_outputs, groups, merged, rate, visit_cap});
+void update_sgd(const TableRows& a, const RowGroups& groups, const float* merged, float rate, float visit_cap) {
+  for_columns(a.n_outputs, SubtractBody{a, groups, merged, rate, visit_cap});
 }
 
 struct SquareBody {
@@ -313,18 +383,18 @@ struct SquareBody {
   }
 };
 
-void update_adagrad(float* table, int64_t n_outputs, const RowGroups& groups, const float* merged, float* state,
-                    float rate, float epsilon) {
+void update_adagrad(const TableRows& a, const RowGroups& groups, const float* merged, float* state, float rate,
+                    float epsilon) {
   for (int64_t q = 0; q < groups.n_groups; ++q) {
-    const float* g = merged + q * n_outputs;
+    const float* g = merged + q * merged_stride(a.n_outputs);
     float squares = 0.0f;
-    for_columns(n_outputs, SquareBody{g, &squares});
+    for_columns(a.n_outputs, SquareBody{g, &squares});
     float& row_state = state[groups.rows[q]];
-    row_state += squares / static_cast<float>(n_outputs);
+    row_state += squares / static_cast<float>(a.n_outputs);
     const float row_rate = rate / (__builtin_sqrtf(row_state) + epsilon);
     const int32_t begin[] = {groups.begin[q], groups.begin[q + 1]};
-    for_columns(n_outputs, SubtractBody{table, n_outputs, {groups.order, begin, groups.rows + q, 1}, g, row_rate,
-                                        __builtin_inff()});
+    const RowGroups one{groups.order, begin, groups.rows + q, 1};
+    for_columns(a.n_outputs, SubtractBody{a, one, g, row_rate, __builtin_inff()});
   }
 }
 
@@ -367,12 +437,12 @@ inline F32 exp_nonpositive(F32 x) {
   return select(underflow, set1(0.0f), e * power);
 }
 
-void softmax_cross_entropy(float* logits, const int64_t* target, float* nats, int64_t n_positions,
+void softmax_cross_entropy(float* logits, int64_t stride, const int64_t* target, float* nats, int64_t n_positions,
                            int64_t n_outputs) {
   const int64_t whole = n_outputs / kLanes * kLanes;
   const int tail = static_cast<int>(n_outputs - whole);
   for (int64_t p = 0; p < n_positions; ++p) {
-    float* row = logits + p * n_outputs;
+    float* row = logits + p * stride;
     float last[kLanes];
     for (int l = 0; l < kLanes; ++l) last[l] = l < tail ? row[whole + l] : -__builtin_inff();
     F32 largest = load(last);

@@ -41,45 +41,66 @@ int32_t Anchors::max_delay() const {
   return delays ? *std::max_element(delays, delays + n_tables * n_comparisons * 2) : 0;
 }
 
-void hash(const Latencies& given, const Anchors& anchors, const Addresses& out, int n_threads) {
-  Latencies in = given;
-  const int64_t n_flat = in.n_sequences * in.n_positions;
-  if (n_flat == 0) return;
-  const int64_t max_delay = anchors.max_delay();
-  if (max_delay == 0) {  // positions do not see each other: one long sequence fills the lanes better
-    in.n_positions = n_flat;
-    in.n_sequences = 1;
-    in.history = nullptr;
-  }
-
-  // The tile's latencies should stay in the first-level cache while all tables read them.
+Hasher::Hasher(const Anchors& anchors, int64_t n_inputs)
+    : n_inputs_(n_inputs), n_tables_(anchors.n_tables), n_comparisons_(anchors.n_comparisons),
+      max_delay_(anchors.max_delay()) {
   constexpr int64_t kTileFloats = 6 * 1024;
-  const int64_t affordable = kTileFloats / in.n_inputs - max_delay - kLanes;
-  const int64_t tile = std::clamp<int64_t>(affordable / kLanes * kLanes, kLanes, 256);
-  const int64_t stride = divide_up(max_delay + tile, kLanes) * kLanes + kLanes;
-
-  const int64_t n_comparisons = anchors.n_tables * anchors.n_comparisons;
-  std::vector<int32_t> offset_a(n_comparisons), offset_b(n_comparisons);
-  for (int64_t c = 0; c < n_comparisons; ++c) {
-    const int32_t delay_a = anchors.delays ? anchors.delays[2 * c] : 0;
-    const int32_t delay_b = anchors.delays ? anchors.delays[2 * c + 1] : 0;
-    offset_a[c] = static_cast<int32_t>(anchors.anchors[2 * c] * stride + max_delay - delay_a);
-    offset_b[c] = static_cast<int32_t>(anchors.anchors[2 * c + 1] * stride + max_delay - delay_b);
+  const int64_t affordable = kTileFloats / n_inputs - max_delay_ - kLanes;
+  tile_ = std::clamp<int64_t>(affordable / kLanes * kLanes, kLanes, 256);
+  stride_ = divide_up(max_delay_ + tile_, kLanes) * kLanes + kLanes;
+  const int64_t n = n_tables_ * n_comparisons_;
+  offset_a_.resize(static_cast<size_t>(n));
+  offset_b_.resize(static_cast<size_t>(n));
+  for (int64_t c = 0; c < n; ++c) {
+    const int64_t delay_a = anchors.delays ? anchors.delays[2 * c] : 0;
+    const int64_t delay_b = anchors.delays ? anchors.delays[2 * c + 1] : 0;
+    offset_a_[static_cast<size_t>(c)] = static_cast<int32_t>(anchors.anchors[2 * c] * stride_ + max_delay_ - delay_a);
+    offset_b_[static_cast<size_t>(c)] =
+        static_cast<int32_t>(anchors.anchors[2 * c + 1] * stride_ + max_delay_ - delay_b);
   }
+}
 
-  std::vector<Buffer<float>> latencies;
-  for (int w = 0; w < n_threads; ++w) latencies.emplace_back(in.n_inputs * stride);
-  for (Buffer<float>& buffer : latencies) std::fill_n(buffer.get(), in.n_inputs * stride, 0.0f);
+void Hasher::tile_of(const Latencies& in, int64_t sequence, int64_t t_begin, int64_t count, const Addresses& out,
+                     float* scratch) const {
+  transpose(in, sequence, t_begin, count, max_delay_, stride_, scratch);
+  kernels().hash_tile({scratch, offset_a_.data(), offset_b_.data(), n_tables_, n_comparisons_, count,
+                       out.row + t_begin, out.pair ? out.pair + t_begin : nullptr, out.pair ? out.u + t_begin : nullptr,
+                       out.plane});
+}
 
+void Hasher::positions(const Latencies& given, int64_t begin, int64_t end, const Addresses& out, float* scratch) const {
+  const Latencies in = max_delay_ == 0 ? one_sequence(given) : given;
+  for (int64_t p = begin; p < end;) {
+    const int64_t sequence = p / in.n_positions;
+    const int64_t flat = sequence * in.n_positions;
+    const int64_t count = std::min({tile_, end - p, flat + in.n_positions - p});
+    tile_of(in, sequence, p - flat, count,
+            {out.row + flat, out.pair ? out.pair + flat : nullptr, out.pair ? out.u + flat : nullptr, out.plane}, scratch);
+    p += count;
+  }
+}
+
+Latencies one_sequence(const Latencies& in) {
+  return {in.x, 1, in.n_sequences * in.n_positions, in.n_inputs, nullptr, 0};
+}
+
+void hash(const Latencies& given, const Anchors& anchors, const Addresses& out, int n_threads) {
+  const Hasher hasher(anchors, given.n_inputs);
+  const Latencies in = hasher.max_delay() == 0 ? one_sequence(given) : given;
+  if (in.n_sequences * in.n_positions == 0) return;
+  std::vector<Buffer<float>> scratch;
+  for (int w = 0; w < n_threads; ++w) {
+    scratch.emplace_back(hasher.scratch_floats());
+    std::fill_n(scratch.back().get(), hasher.scratch_floats(), 0.0f);
+  }
+  const int64_t tile = hasher.tile();
   const int64_t tiles_per_sequence = divide_up(in.n_positions, tile);
   parallel_for(n_threads, in.n_sequences * tiles_per_sequence, [&](int64_t task, int worker) {
     const int64_t sequence = task / tiles_per_sequence;
     const int64_t t_begin = task % tiles_per_sequence * tile;
-    const int64_t count = std::min(tile, in.n_positions - t_begin);
-    const int64_t flat = sequence * in.n_positions + t_begin;
-    transpose(in, sequence, t_begin, count, max_delay, stride, latencies[worker].get());
-    kernels().hash_tile({latencies[worker].get(), offset_a.data(), offset_b.data(), anchors.n_tables,
-                         anchors.n_comparisons, count, out.row + flat, out.pair + flat, out.u + flat, n_flat});
+    const int64_t flat = sequence * in.n_positions;
+    hasher.tile_of(in, sequence, t_begin, std::min(tile, in.n_positions - t_begin),
+                   {out.row + flat, out.pair + flat, out.u + flat, out.plane}, scratch[worker].get());
   });
 }
 
@@ -91,48 +112,57 @@ void gather(const GatherSum& sum, int64_t n_flat, int n_threads) {
 }
 
 void scatter(const Anchors& anchors, const uint8_t* pair, const float* slope, int64_t n_sequences,
-             int64_t n_positions, int64_t n_inputs, const float* start, float* dx, bool accumulate, int n_threads) {
+             int64_t n_positions, int64_t n_inputs, const float* start, int64_t start_stride, float* dx,
+             bool accumulate, int n_threads) {
   const int64_t n_flat = n_sequences * n_positions;
   const int64_t max_delay = anchors.max_delay();
-  struct Ends { int32_t a, b, delay_a, delay_b; };
-  std::vector<Ends> ends(anchors.n_tables * anchors.n_comparisons);
-  for (size_t c = 0; c < ends.size(); ++c) {
-    ends[c] = {anchors.anchors[2 * c], anchors.anchors[2 * c + 1], anchors.delays ? anchors.delays[2 * c] : 0,
-               anchors.delays ? anchors.delays[2 * c + 1] : 0};
-  }
 
-  // A task owns dx of the positions [p_begin, p_end). What later positions of the same sequence send back to them is
-  // computed here too, so that contributions arrive in the same order however the work is cut.
-  const int64_t chunk = std::max<int64_t>(positions_per_task(n_flat, n_threads), 4 * max_delay);
+  // A task owns dx of the positions [p_begin, p_end), few enough to stay in the first-level cache. What later
+  // positions of the same sequence send back to them is computed here too, so that contributions arrive in the same
+  // order however the work is cut.
+  constexpr int64_t kChunkFloats = 6 * 1024;
+  const int64_t chunk = std::max<int64_t>({kChunkFloats / n_inputs, 4 * max_delay, 1});
   parallel_for(n_threads, divide_up(n_flat, chunk), [&](int64_t task, int) {
     const int64_t p_begin = task * chunk;
     const int64_t p_end = std::min(n_flat, p_begin + chunk);
     if (start) {
-      std::copy(start + p_begin * n_inputs, start + p_end * n_inputs, dx + p_begin * n_inputs);
+      for (int64_t p = p_begin; p < p_end; ++p) std::copy_n(start + p * start_stride, n_inputs, dx + p * n_inputs);
     } else if (!accumulate) {
       std::fill(dx + p_begin * n_inputs, dx + p_end * n_inputs, 0.0f);
     }
     const int64_t sequence_end = ((p_end - 1) / n_positions + 1) * n_positions;
     const int64_t p_last = std::min(p_end + max_delay, sequence_end);
-    for (int64_t p = p_begin; p < p_last; ++p) {
-      const int64_t first = std::max(p_begin, p / n_positions * n_positions);  // nothing flows before it
-      for (int64_t i = 0; i < anchors.n_tables; ++i) {
-        const Ends& e = ends[i * anchors.n_comparisons + pair[i * n_flat + p]];
-        const float s = slope[i * n_flat + p];
-        const int64_t to_a = p - e.delay_a;
-        const int64_t to_b = p - e.delay_b;
-        if (to_a >= first && to_a < p_end) dx[to_a * n_inputs + e.a] += s;
-        if (to_b >= first && to_b < p_end) dx[to_b * n_inputs + e.b] -= s;
+    for (int64_t i = 0; i < anchors.n_tables; ++i) {
+      const int32_t* ends = anchors.anchors + 2 * i * anchors.n_comparisons;
+      const uint8_t* r = pair + i * n_flat;
+      const float* s = slope + i * n_flat;
+      if (max_delay == 0) {
+        for (int64_t p = p_begin; p < p_end; ++p) {
+          dx[p * n_inputs + ends[2 * r[p]]] += s[p];
+          dx[p * n_inputs + ends[2 * r[p] + 1]] -= s[p];
+        }
+        continue;
+      }
+      const int32_t* delays = anchors.delays + 2 * i * anchors.n_comparisons;
+      for (int64_t p = p_begin; p < p_last;) {
+        const int64_t sequence_begin = p / n_positions * n_positions;
+        const int64_t first = std::max(p_begin, sequence_begin);  // nothing flows before it
+        const int64_t last = std::min(p_last, sequence_begin + n_positions);
+        for (; p < last; ++p) {
+          const int64_t to_a = p - delays[2 * r[p]];
+          const int64_t to_b = p - delays[2 * r[p] + 1];
+          if (to_a >= first && to_a < p_end) dx[to_a * n_inputs + ends[2 * r[p]]] += s[p];
+          if (to_b >= first && to_b < p_end) dx[to_b * n_inputs + ends[2 * r[p] + 1]] -= s[p];
+        }
       }
     }
   });
 }
 
-void lookup_backward(float* tables, const Anchors& anchors, const ConstAddresses& addresses, const float* v,
-                     int64_t n_sequences, int64_t n_positions, int64_t n_inputs, int64_t n_outputs, bool residual,
+void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAddresses& addresses, const float* v,
+                     int64_t v_stride, int64_t n_sequences, int64_t n_positions, int64_t n_inputs, bool residual,
                      float* dx, const TableUpdate& update, int n_threads) {
   const int64_t n_flat = n_sequences * n_positions;
-  const int64_t n_rows = anchors.n_rows();
   Buffer<float> slope(dx ? anchors.n_tables * n_flat : 0);
 
   struct Worker {
@@ -141,15 +171,15 @@ void lookup_backward(float* tables, const Anchors& anchors, const ConstAddresses
   };
   std::vector<Worker> workers;
   for (int w = 0; w < n_threads; ++w) {
-    workers.push_back({TableOwner(n_flat, n_rows, n_outputs), Buffer<int32_t>(dx ? n_flat : 0)});
+    workers.push_back({TableOwner(n_flat, tables.n_rows, tables.n_outputs), Buffer<int32_t>(dx ? n_flat : 0)});
   }
   parallel_for(n_threads, anchors.n_tables, [&](int64_t i, int w) {
     const int32_t* row = addresses.row + i * n_flat;
-    const uint8_t* pair = addresses.pair + i * n_flat;
-    Readings readings{tables + i * n_rows * n_outputs, n_outputs, n_flat, row, nullptr, v, {nullptr, nullptr},
-                      {nullptr, nullptr}};
+    Readings readings{tables.table(i), tables.n_outputs, tables.row_stride, n_flat, row, nullptr, v, v_stride,
+                      {nullptr, nullptr}, {nullptr, nullptr}};
     float* gain = slope.get() + i * n_flat;
     if (dx) {
+      const uint8_t* pair = addresses.pair + i * n_flat;
       int32_t* flipped = workers[w].flipped.get();
       uint8_t highest_pair = 0;
       for (int64_t p = 0; p < n_flat; ++p) {
@@ -164,8 +194,8 @@ void lookup_backward(float* tables, const Anchors& anchors, const ConstAddresses
     if (dx) kernels().surrogate_slope(addresses.u + i * n_flat, gain, gain, n_flat);
   });
   if (dx) {
-    scatter(anchors, addresses.pair, slope.get(), n_sequences, n_positions, n_inputs, residual ? v : nullptr, dx,
-            false, n_threads);
+    scatter(anchors, addresses.pair, slope.get(), n_sequences, n_positions, n_inputs, residual ? v : nullptr, v_stride,
+            dx, false, n_threads);
   }
 }
 

@@ -1,9 +1,11 @@
 // Drivers of the layer of look-up tables: hash, gather, gradients, updates. They cut work into tasks for the pool.
 //
 // Legend: B sequence, T position, P = B * T flat position, I table, R comparison, J row, K output, D delay.
+// Rows of tables, and of v and y where a stride is given, begin that many floats apart: see contract.hpp.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "buffer.hpp"
 #include "table_owner.hpp"
@@ -26,31 +28,65 @@ struct Anchors {
   int32_t max_delay() const;
 };
 
-struct Addresses {            // each (I, P)
+struct Tables {
+  float* data;                // (I, J, row_stride)
+  int64_t n_rows, n_outputs, row_stride;
+
+  float* table(int64_t i) const { return data + i * n_rows * row_stride; }
+};
+
+struct Addresses {            // each (I, plane); pair and u null where not wanted
   int32_t* row;
   uint8_t* pair;
   float* u;
+  int64_t plane;
 };
 
-struct ConstAddresses {
+struct ConstAddresses {       // each (I, P)
   const int32_t* row;
   const uint8_t* pair;
   const float* u;
 };
+
+// Anchors as the kernel reads them: made once, used for any number of tiles. A tile is a run of positions whose
+// latencies stay in the first-level cache while all tables read them.
+class Hasher {
+ public:
+  Hasher(const Anchors&, int64_t n_inputs);
+
+  int64_t tile() const { return tile_; }
+  int64_t max_delay() const { return max_delay_; }
+  int64_t scratch_floats() const { return n_inputs_ * stride_; }
+
+  // Positions [t_begin, t_begin + count) of one sequence, count <= tile(); `out` stands at the sequence's first
+  // position. The scratch belongs to the caller's thread and must have been 0 once.
+  void tile_of(const Latencies&, int64_t sequence, int64_t t_begin, int64_t count, const Addresses& out,
+               float* scratch) const;
+  // Flat positions [begin, end), of any sequences; `out` stands at flat position 0. Same scratch.
+  void positions(const Latencies&, int64_t begin, int64_t end, const Addresses& out, float* scratch) const;
+
+ private:
+  int64_t n_inputs_, n_tables_, n_comparisons_, max_delay_, tile_, stride_;
+  std::vector<int32_t> offset_a_, offset_b_;
+};
+
+// A sequence's positions do not see each other without delays: all of them then count as one long sequence.
+Latencies one_sequence(const Latencies&);
 
 void hash(const Latencies&, const Anchors&, const Addresses&, int n_threads);
 
 // y = [residual +] sum of rows, for all positions.
 void gather(const GatherSum&, int64_t n_flat, int n_threads);
 
-// dx[t - d_a, a] += slope, dx[t - d_b, b] -= slope for every position and table; dx is overwritten, starting from
-// `start` (P, n) or 0.
+// dx[t - d_a, a] += slope, dx[t - d_b, b] -= slope for every table and position, tables ascending; dx (P, n) is
+// overwritten, starting from `start` (P, start_stride) or 0, unless `accumulate`.
 void scatter(const Anchors&, const uint8_t* pair, const float* slope, int64_t n_sequences, int64_t n_positions,
-             int64_t n_inputs, const float* start, float* dx, bool accumulate, int n_threads);
+             int64_t n_inputs, const float* start, int64_t start_stride, float* dx, bool accumulate, int n_threads);
 
-// dx (P, n) or null; `residual`: v passes through to dx as well. tables may be updated in place (TableUpdate).
-void lookup_backward(float* tables, const Anchors&, const ConstAddresses&, const float* v, int64_t n_sequences,
-                     int64_t n_positions, int64_t n_inputs, int64_t n_outputs, bool residual, float* dx,
+// v (P, v_stride); dx (P, n) or null; `residual`: v passes through to dx as well. Tables may be updated in place
+// (TableUpdate).
+void lookup_backward(const Tables&, const Anchors&, const ConstAddresses&, const float* v, int64_t v_stride,
+                     int64_t n_sequences, int64_t n_positions, int64_t n_inputs, bool residual, float* dx,
                      const TableUpdate&, int n_threads);
 
 }  // namespace polychron

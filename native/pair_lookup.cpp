@@ -165,38 +165,39 @@ void hash_position_code(const PairShape& shape, const float* code, int32_t* row,
   }
 }
 
-void pair_gather(const PairShape& shape, const float* tables, const int32_t* query_row, const int32_t* key_row,
+void pair_gather_range(const PairShape& shape, const Tables& tables, const int32_t* query_row, const int32_t* key_row,
+                       const int32_t* code_row, float* y, int64_t p_begin, int64_t p_end, PairLists& lists) {
+  const int64_t n_flat = shape.n_flat();
+  int32_t* rows = lists.rows.get();
+  int32_t* begin = lists.begin.get();
+  for (int64_t i = 0; i < shape.n_tables; ++i) {
+    int32_t m = 0;
+    for_positions(shape, p_begin, p_end, [&](int64_t p, int64_t first_key, int64_t n) {
+      begin[p - p_begin] = m;
+      const int32_t query = query_row[i * n_flat + p] << (shape.n_key + shape.n_code);
+      const int32_t* key = key_row + i * shape.n_keys() + first_key;
+      const int32_t* code = code_row + i * shape.n_distances + n;
+      for (int64_t j = 0; j < n; ++j) rows[m++] = query | key[j] << shape.n_code | code[-j];
+    });
+    begin[p_end - p_begin] = m;
+    kernels().sum_row_lists({tables.table(i), tables.n_outputs, tables.row_stride, rows, begin, p_end - p_begin,
+                             y + p_begin * shape.n_outputs});
+  }
+}
+
+void pair_gather(const PairShape& shape, const Tables& tables, const int32_t* query_row, const int32_t* key_row,
                  const int32_t* code_row, float* y, int n_threads) {
   const int64_t n_flat = shape.n_flat();
   const int64_t chunk = std::max<int64_t>(1, n_flat / (int64_t{n_threads} * 8));
-  const int64_t n_tasks = (n_flat + chunk - 1) / chunk;
-  const int64_t most = chunk * std::min(shape.window, shape.n_past + shape.n_positions);
-  struct Lists { Buffer<int32_t> rows, begin; };
-  std::vector<Lists> workers;
-  for (int w = 0; w < n_threads; ++w) workers.push_back({Buffer<int32_t>(most), Buffer<int32_t>(chunk + 1)});
-
-  parallel_for(n_threads, n_tasks, [&](int64_t task, int w) {
-    const int64_t p_begin = task * chunk;
-    const int64_t p_end = std::min(n_flat, p_begin + chunk);
-    int32_t* rows = workers[w].rows.get();
-    int32_t* begin = workers[w].begin.get();
-    for (int64_t i = 0; i < shape.n_tables; ++i) {
-      int32_t m = 0;
-      for_positions(shape, p_begin, p_end, [&](int64_t p, int64_t first_key, int64_t n) {
-        begin[p - p_begin] = m;
-        const int32_t query = query_row[i * n_flat + p] << (shape.n_key + shape.n_code);
-        const int32_t* key = key_row + i * shape.n_keys() + first_key;
-        const int32_t* code = code_row + i * shape.n_distances + n;
-        for (int64_t j = 0; j < n; ++j) rows[m++] = query | key[j] << shape.n_code | code[-j];
-      });
-      begin[p_end - p_begin] = m;
-      kernels().sum_row_lists({tables + i * shape.n_rows() * shape.n_outputs, shape.n_outputs, rows, begin,
-                               p_end - p_begin, y + p_begin * shape.n_outputs});
-    }
+  std::vector<PairLists> workers;
+  for (int w = 0; w < n_threads; ++w) workers.emplace_back(shape, chunk);
+  parallel_for(n_threads, (n_flat + chunk - 1) / chunk, [&](int64_t task, int w) {
+    pair_gather_range(shape, tables, query_row, key_row, code_row, y, task * chunk, std::min(n_flat, (task + 1) * chunk),
+                      workers[static_cast<size_t>(w)]);
   });
 }
 
-void pair_backward(const PairShape& shape, float* tables, const ConstAddresses& query, const ConstAddresses& key,
+void pair_backward(const PairShape& shape, const Tables& tables, const ConstAddresses& query, const ConstAddresses& key,
                    const ConstAddresses& code, const float* v, PositionGradient position_gradient,
                    const PairGradients& out, const TableUpdate& update, int n_threads) {
   const int64_t n_flat = shape.n_flat();
@@ -212,8 +213,8 @@ void pair_backward(const PairShape& shape, float* tables, const ConstAddresses& 
     r.bits.fill(shape, i, query, key, code);
     r.list(shape, position_gradient == PositionGradient::nearest);
     r.owner.apply(i,
-                  {tables + i * shape.n_rows() * shape.n_outputs, shape.n_outputs, n_readings, r.row.get(),
-                   r.source.get(), v, {r.flipped.get(), r.flipped_code.get()},
+                  {tables.table(i), tables.n_outputs, tables.row_stride, n_readings, r.row.get(), r.source.get(), v,
+                   tables.n_outputs, {r.flipped.get(), r.flipped_code.get()},
                    {wants_dx ? r.gain.get() : nullptr, r.gain_code.get()}},
                   update);
 
@@ -243,6 +244,26 @@ void pair_backward(const PairShape& shape, float* tables, const ConstAddresses& 
       }
     }
   });
+}
+
+void pair_latency_backward(const PairShape& shape, const Tables& tables, const Anchors& anchors,
+                           const Anchors* key_anchors, const ConstAddresses& query, const ConstAddresses& key,
+                           const ConstAddresses& code, const float* v, PositionGradient position_gradient, bool residual,
+                           float* dx, float* code_gradient, const TableUpdate& update, int n_threads) {
+  const int64_t n = shape.n_tables * shape.n_flat();
+  const bool separate = dx && key_anchors;
+  Buffer<float> query_slope(dx ? n : 0), key_slope(separate ? n : 0);
+  pair_backward(shape, tables, query, key, code, v, position_gradient,
+                {dx ? query_slope.get() : nullptr, separate ? key_slope.get() : nullptr, code_gradient}, update,
+                n_threads);
+  if (dx) {
+    scatter(anchors, query.pair, query_slope.get(), shape.n_sequences, shape.n_positions, shape.n_inputs,
+            residual ? v : nullptr, shape.n_inputs, dx, false, n_threads);
+  }
+  if (separate) {
+    scatter(*key_anchors, key.pair, key_slope.get(), shape.n_sequences, shape.n_positions, shape.n_inputs, nullptr, 0,
+            dx, true, n_threads);
+  }
 }
 
 }  // namespace polychron

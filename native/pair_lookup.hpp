@@ -4,6 +4,7 @@
 // A row's index: query bits, then key bits, then the bits of the relative position, which are the lowest.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "lookup.hpp"
@@ -27,8 +28,19 @@ enum class PositionGradient { additional, nearest };
 // The relative-position code as addresses: each value compared with 0. Outputs (I, D).
 void hash_position_code(const PairShape&, const float* code, int32_t* row, uint8_t* pair, float* u);
 
+// The rows of some positions' pairs, one worker's, made once.
+struct PairLists {
+  PairLists(const PairShape& shape, int64_t n_positions)
+      : rows(n_positions * std::min(shape.window, shape.n_past + shape.n_positions)), begin(n_positions + 1) {}
+  Buffer<int32_t> rows, begin;
+};
+
+// pair_gather for the flat positions [p_begin, p_end), at most as many as the lists have room for.
+void pair_gather_range(const PairShape&, const Tables&, const int32_t* query_row, const int32_t* key_row,
+                       const int32_t* code_row, float* y, int64_t p_begin, int64_t p_end, PairLists&);
+
 // y (P, K) += sum over earlier positions and tables of one row each. query_row (I, B, T), key_row (I, B, n_past + T).
-void pair_gather(const PairShape&, const float* tables, const int32_t* query_row, const int32_t* key_row,
+void pair_gather(const PairShape&, const Tables&, const int32_t* query_row, const int32_t* key_row,
                  const int32_t* code_row, float* y, int n_threads);
 
 struct PairGradients {
@@ -38,8 +50,15 @@ struct PairGradients {
 };
 
 // Throws std::invalid_argument when a row lies outside the tables.
-void pair_backward(const PairShape&, float* tables, const ConstAddresses& query, const ConstAddresses& key,
+void pair_backward(const PairShape&, const Tables&, const ConstAddresses& query, const ConstAddresses& key,
                    const ConstAddresses& code, const float* v, PositionGradient, const PairGradients&,
                    const TableUpdate&, int n_threads);
+
+// The same with the way back to the latencies: dx (P, n) or null; `residual`: v passes through to it as well.
+// key_anchors null: keys share the query's, key is then the query's addresses.
+void pair_latency_backward(const PairShape&, const Tables&, const Anchors& anchors, const Anchors* key_anchors,
+                           const ConstAddresses& query, const ConstAddresses& key, const ConstAddresses& code,
+                           const float* v, PositionGradient, bool residual, float* dx, float* code_gradient,
+                           const TableUpdate&, int n_threads);
 
 }  // namespace polychron

@@ -7,12 +7,15 @@
 
 namespace polychron {
 
-// `logits.y` (P, K) receives softmax(logits) - one-hot, the gradient of nats (P) with respect to the logits.
+// `logits.y` (P, y_stride) receives softmax(logits) - one-hot, the gradient of nats (P) with respect to the logits.
 void readout_cross_entropy(const GatherSum& logits, int64_t n_flat, const int64_t* target, float* nats,
                            int n_threads);
 
-// out (P, K) = weight[p] * error[p].
-void weigh_error(const float* error, const float* weight, int64_t n_flat, int64_t n_outputs, float* out,
+// The same for the positions [begin, end), by the calling thread.
+void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const int64_t* target, float* nats);
+
+// out (P, stride) = weight[p] * error[p].
+void weigh_error(const float* error, const float* weight, int64_t n_flat, int64_t n_outputs, int64_t stride, float* out,
                  int n_threads);
 
 }  // namespace polychron

@@ -43,6 +43,7 @@ inline F32 operator-(F32 a, F32 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_s
 inline F32 operator*(F32 a, F32 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 inline F32 operator/(F32 a, F32 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
 inline F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+inline F32 min(F32 a, F32 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 inline F32 abs(F32 a) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
@@ -67,11 +68,40 @@ inline I32 select(Mask m, I32 yes, I32 no) {
           _mm256_blendv_epi8(no.hi, yes.hi, _mm256_castps_si256(m.hi))};
 }
 
+inline I32 or_where(Mask m, I32 a, I32 bits) {
+  return {_mm256_or_si256(a.lo, _mm256_and_si256(_mm256_castps_si256(m.lo), bits.lo)),
+          _mm256_or_si256(a.hi, _mm256_and_si256(_mm256_castps_si256(m.hi), bits.hi))};
+}
+inline Mask bit_of(I32 a, I32 bit) {
+  const __m256i top = _mm256_set1_epi32(31);  // a blend looks at the sign only
+  return {_mm256_castsi256_ps(_mm256_sllv_epi32(a.lo, _mm256_sub_epi32(top, bit.lo))),
+          _mm256_castsi256_ps(_mm256_sllv_epi32(a.hi, _mm256_sub_epi32(top, bit.hi)))};
+}
+
 inline float reduce_add(F32 a) {
   const __m256 eight = _mm256_add_ps(a.lo, a.hi);
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline void reduce_add_each(const float* vectors, float* sums) {
+  for (int part = 0; part < 2; ++part, vectors += 8 * 16, sums += 8) {
+    __m256 eight[8];
+    for (int k = 0; k < 8; ++k) eight[k] = _mm256_add_ps(_mm256_loadu_ps(vectors + 16 * k), _mm256_loadu_ps(vectors + 16 * k + 8));
+    __m256 four[4];  // halves: vector k, vector k + 4
+    for (int k = 0; k < 4; ++k) {
+      four[k] = _mm256_add_ps(_mm256_permute2f128_ps(eight[k], eight[k + 4], 0x20),
+                              _mm256_permute2f128_ps(eight[k], eight[k + 4], 0x31));
+    }
+    __m256 two[2];   // quarters: vectors k, k + 2, k + 4, k + 6
+    for (int k = 0; k < 2; ++k) {
+      two[k] = _mm256_add_ps(_mm256_shuffle_ps(four[k], four[k + 2], 0x44),
+                             _mm256_shuffle_ps(four[k], four[k + 2], 0xEE));
+    }
+    const __m256 one = _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88), _mm256_shuffle_ps(two[0], two[1], 0xDD));
+    // Lanes hold vectors 0, 2, 1, 3 and 4, 6, 5, 7.
+    _mm256_storeu_ps(sums, _mm256_permute_ps(one, 0b11011000));
+  }
 }
 inline float reduce_max(F32 a) {
   const __m256 eight = _mm256_max_ps(a.lo, a.hi);

@@ -30,6 +30,7 @@ inline F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F32 operator*(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline F32 operator/(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32 abs(F32 a) { return {_mm512_abs_ps(a.v)}; }
 
 inline I32 operator|(I32 a, I32 b) { return {_mm512_or_si512(a.v, b.v)}; }
@@ -42,11 +43,34 @@ inline Mask operator>(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_G
 inline F32 select(Mask m, F32 yes, F32 no) { return {_mm512_mask_blend_ps(m, no.v, yes.v)}; }
 inline I32 select(Mask m, I32 yes, I32 no) { return {_mm512_mask_blend_epi32(m, no.v, yes.v)}; }
 
+inline I32 or_where(Mask m, I32 a, I32 bits) { return {_mm512_mask_or_epi32(a.v, m, a.v, bits.v)}; }
+inline Mask bit_of(I32 a, I32 bit) { return _mm512_test_epi32_mask(a.v, _mm512_sllv_epi32(_mm512_set1_epi32(1), bit.v)); }
+
 inline float reduce_add(F32 a) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline void reduce_add_each(const float* vectors, float* sums) {
+  __m512 eight[8];  // halves: vector k, vector k + 8
+  for (int k = 0; k < 8; ++k) {
+    const __m512 a = _mm512_loadu_ps(vectors + 16 * k), b = _mm512_loadu_ps(vectors + 16 * (k + 8));
+    eight[k] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+  }
+  __m512 four[4];   // quarters: vectors k, k + 8, k + 4, k + 12
+  for (int k = 0; k < 4; ++k) {
+    four[k] = _mm512_add_ps(_mm512_shuffle_f32x4(eight[k], eight[k + 4], 0x88),
+                            _mm512_shuffle_f32x4(eight[k], eight[k + 4], 0xDD));
+  }
+  __m512 two[2];    // in each quarter two lanes of vector k's, then two of vector k + 2's
+  for (int k = 0; k < 2; ++k) {
+    two[k] = _mm512_add_ps(_mm512_shuffle_ps(four[k], four[k + 2], 0x44), _mm512_shuffle_ps(four[k], four[k + 2], 0xEE));
+  }
+  const __m512 one = _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xDD));
+  // Lanes hold vectors 0 2 1 3, then those + 8, + 4 and + 12.
+  const __m512i place = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+  _mm512_storeu_ps(sums, _mm512_permutexvar_ps(place, one));
 }
 inline float reduce_max(F32 a) {
   const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));

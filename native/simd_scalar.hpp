@@ -34,6 +34,8 @@ inline F32 operator-(F32 a, F32 b) { POLYCHRON_LANES a.lane[l] -= b.lane[l]; ret
 inline F32 operator*(F32 a, F32 b) { POLYCHRON_LANES a.lane[l] *= b.lane[l]; return a; }
 inline F32 operator/(F32 a, F32 b) { POLYCHRON_LANES a.lane[l] /= b.lane[l]; return a; }
 inline F32 max(F32 a, F32 b) { POLYCHRON_LANES a.lane[l] = a.lane[l] > b.lane[l] ? a.lane[l] : b.lane[l]; return a; }
+// The second where either is NaN, as the processor's instruction has it.
+inline F32 min(F32 a, F32 b) { POLYCHRON_LANES a.lane[l] = a.lane[l] < b.lane[l] ? a.lane[l] : b.lane[l]; return a; }
 inline F32 abs(F32 a) { POLYCHRON_LANES a.lane[l] = __builtin_fabsf(a.lane[l]); return a; }
 
 inline I32 operator|(I32 a, I32 b) { POLYCHRON_LANES a.lane[l] |= b.lane[l]; return a; }
@@ -51,6 +53,8 @@ inline F32 as_f32(I32 a) { F32 r; std::memcpy(&r, &a, sizeof r); return r; }
 inline Mask operator>(F32 a, F32 b) { Mask m; POLYCHRON_LANES m.lane[l] = a.lane[l] > b.lane[l]; return m; }
 inline F32 select(Mask m, F32 yes, F32 no) { POLYCHRON_LANES no.lane[l] = m.lane[l] ? yes.lane[l] : no.lane[l]; return no; }
 inline I32 select(Mask m, I32 yes, I32 no) { POLYCHRON_LANES no.lane[l] = m.lane[l] ? yes.lane[l] : no.lane[l]; return no; }
+inline I32 or_where(Mask m, I32 a, I32 bits) { POLYCHRON_LANES a.lane[l] |= m.lane[l] ? bits.lane[l] : 0; return a; }
+inline Mask bit_of(I32 a, I32 bit) { Mask m; POLYCHRON_LANES m.lane[l] = (a.lane[l] >> bit.lane[l]) & 1; return m; }
 
 #undef POLYCHRON_LANES
 
@@ -59,6 +63,10 @@ inline float reduce_add(F32 a) {
   for (int half = 8; half > 0; half /= 2)
     for (int l = 0; l < half; ++l) a.lane[l] += a.lane[l + half];
   return a.lane[0];
+}
+// reduce_add of each of 16 vectors.
+inline void reduce_add_each(const float* vectors, float* sums) {
+  for (int k = 0; k < 16; ++k) sums[k] = reduce_add(load(vectors + 16 * k));
 }
 inline float reduce_max(F32 a) {
   for (int half = 8; half > 0; half /= 2)

@@ -31,7 +31,7 @@ void RowSorter::counting_pass(const int32_t* row, int64_t n_readings, int shift,
 RowGroups RowSorter::sort(const int32_t* row, int64_t n_readings, int64_t n_rows) {
   at_least(order_, n_readings);
   at_least(spare_, n_readings);
-  at_least(rows_, n_readings);
+  at_least(rows_, n_readings + 1);
   at_least(begin_, n_readings + 1);
 
   const int bits = n_rows > 1 ? std::bit_width(static_cast<uint64_t>(n_rows - 1)) : 1;
@@ -45,11 +45,24 @@ RowGroups RowSorter::sort(const int32_t* row, int64_t n_readings, int64_t n_rows
   }
 
   int64_t n_groups = 0;
-  for (int64_t k = 0; k < n_readings; ++k) {
-    const int32_t here = row[from[k]];
-    if (n_groups == 0 || rows_[n_groups - 1] != here) {
-      rows_[n_groups] = here;
-      begin_[n_groups++] = static_cast<int32_t>(k);
+  if (n_passes == 1) {  // counts_ holds where each row's readings end; an empty group is overwritten by the next
+    int32_t begin = 0;
+    for (int32_t j = 0; j < static_cast<int32_t>(counts_.size()) && begin < n_readings; ++j) {
+      const int32_t end = counts_[static_cast<size_t>(j)];
+      rows_[n_groups] = j;
+      begin_[n_groups] = begin;
+      n_groups += end > begin;
+      begin = end;
+    }
+  } else {
+    int32_t before = -1;
+    for (int64_t k = 0; k < n_readings; ++k) {
+      const int32_t here = row[from[k]];
+      const bool is_new = here != before;
+      n_groups += is_new;
+      rows_[n_groups - 1] = here;
+      if (is_new) begin_[n_groups - 1] = static_cast<int32_t>(k);
+      before = here;
     }
   }
   begin_[n_groups] = static_cast<int32_t>(n_readings);

@@ -19,7 +19,7 @@ void check_rows(const int32_t* row, int64_t n_readings, int64_t n_rows) {
 }
 
 TableOwner::TableOwner(int64_t n_readings, int64_t n_rows, int64_t n_outputs)
-    : n_rows_(n_rows), merged_(std::min(n_readings, n_rows) * n_outputs) {}
+    : n_rows_(n_rows), merged_(std::min(n_readings, n_rows) * merged_stride(n_outputs)) {}
 
 void TableOwner::apply(int64_t i, const Readings& readings, const TableUpdate& update) {
   if (readings.n_readings == 0) return;
@@ -32,25 +32,29 @@ void TableOwner::apply(int64_t i, const Readings& readings, const TableUpdate& u
   if (update.kind == TableUpdate::Kind::none && !readings.gain[0] && !readings.gain[1]) return;
 
   const int64_t n_outputs = readings.n_outputs;
+  const int64_t stride = merged_stride(n_outputs);
+  const TableRows rows{readings.table, n_outputs, readings.row_stride};
   const RowGroups groups = sorter_.sort(readings.row, readings.n_readings, n_rows_);
   float* merged = merged_.get();
   set.merge_rows(readings, groups, merged);
   switch (update.kind) {
     case TableUpdate::Kind::sgd:
-      set.update_sgd(readings.table, n_outputs, groups, merged, update.rate, update.visit_cap);
+      set.update_sgd(rows, groups, merged, update.rate, update.visit_cap);
       break;
     case TableUpdate::Kind::adagrad:
-      set.update_adagrad(readings.table, n_outputs, groups, merged, update.state + i * n_rows_, update.rate,
-                         update.epsilon);
+      set.update_adagrad(rows, groups, merged, update.state + i * n_rows_, update.rate, update.epsilon);
       break;
     case TableUpdate::Kind::dense:
       for (int64_t q = 0; q < groups.n_groups; ++q) {
-        std::copy_n(merged + q * n_outputs, n_outputs, update.dense + (i * n_rows_ + groups.rows[q]) * n_outputs);
+        std::copy_n(merged + q * stride, n_outputs, update.dense + (i * n_rows_ + groups.rows[q]) * n_outputs);
       }
       break;
     case TableUpdate::Kind::sparse:
       (*update.sparse_rows)[i].assign(groups.rows, groups.rows + groups.n_groups);
-      (*update.sparse_values)[i].assign(merged, merged + groups.n_groups * n_outputs);
+      (*update.sparse_values)[i].resize(static_cast<size_t>(groups.n_groups * n_outputs));
+      for (int64_t q = 0; q < groups.n_groups; ++q) {
+        std::copy_n(merged + q * stride, n_outputs, (*update.sparse_values)[i].data() + q * n_outputs);
+      }
       break;
     case TableUpdate::Kind::none:
     case TableUpdate::Kind::online_sgd:

@@ -20,7 +20,7 @@ struct TableUpdate {
   float epsilon = 0.0f;
   float visit_cap = 0.0f;     // sgd: a row read more often than this in a step moves as if read this often
   float* state = nullptr;     // adagrad: (I, J)
-  float* dense = nullptr;     // dense: (I, J, K), zero where no row is read
+  float* dense = nullptr;     // dense: (I, J, K), not padded, zero where no row is read
   // sparse: per table, the rows that were read, ascending, and their gradients (n_rows_read, K)
   std::vector<std::vector<int32_t>>* sparse_rows = nullptr;
   std::vector<std::vector<float>>* sparse_values = nullptr;

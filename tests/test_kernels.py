@@ -68,7 +68,7 @@ def test_tables_are_zero_aligned_and_writable(shape):
 
 
 def test_large_tables_start_on_a_huge_page():
-    assert zero_tables(1 << 20).data_ptr() % (1 << 21) == 0
+    assert zero_tables(1, 1 << 16, 16).data_ptr() % (1 << 21) == 0
 
 
 def test_a_forked_child_computes_too():

@@ -1,4 +1,4 @@
-"""Memory for tables: zero, aligned, on huge pages where the system grants them."""
+"""Memory for tables: zero, aligned, on huge pages where the system grants them, rows spaced to suit cache lines."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from polychron.ops.dispatch import native
+from polychron.ops.row_layout import row_stride
 
 
-def zero_tables(*shape: int) -> Tensor:
-    """A float32 CPU tensor of zeros on a 64-byte boundary; from 2 MiB on with transparent huge pages asked for.
+def zero_tables(n_tables: int, n_rows: int, n_outputs: int) -> Tensor:
+    """Float32 CPU tables of zeros on a 64-byte boundary; from 2 MiB on with transparent huge pages asked for.
 
-    All of it is touched at once: a run does not stop for pages later, and memory that is not there is missed now.
-    Without the extension this is ``torch.zeros``.
+    Rows are padded in memory (:func:`polychron.ops.row_layout.row_stride`), not in shape: the tensor need not be
+    contiguous. All of it is touched at once: a run does not stop for pages later, and memory that is not there is
+    missed now. Without the extension this is ``torch.zeros``.
 
     Raises:
         MemoryError: the system has no room for it.
@@ -22,5 +24,6 @@ def zero_tables(*shape: int) -> Tensor:
         tensor(0.)
     """
     if native is None:
-        return torch.zeros(shape)
-    return torch.from_numpy(native.allocate_tables(list(shape), torch.get_num_threads()))
+        return torch.zeros(n_tables, n_rows, n_outputs)
+    shape = [n_tables, n_rows, row_stride(n_outputs)]
+    return torch.from_numpy(native.allocate_tables(shape, torch.get_num_threads()))[..., :n_outputs]

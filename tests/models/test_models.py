@@ -115,7 +115,8 @@ def test_score_covers_every_byte_after_the_first_once(model, n):
 def test_a_delay_model_scores_its_text_as_one_stream(monkeypatch):
     from polychron.models import delay
 
-    monkeypatch.setattr(delay, "SCORE_CHUNK", 7)
+    monkeypatch.setattr(delay, "SCORE_STRETCH", 7)
+    monkeypatch.setattr(delay, "SCORE_BATCH", 2)
     model = with_random_rows(build(DELAY, seed=1))
     tokens = text(50)
     whole = model.readout.loss(model.latencies(tokens[None, :-1]), tokens[None, 1:])[0]

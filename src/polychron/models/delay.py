@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from polychron.anchors import ANCHOR_KINDS, DELAY_DISTRIBUTIONS
 from polychron.models.config import ModelConfig
 from polychron.models.language_model import LanguageModel, TokenEmbedding
-from polychron.nn import LookupTables, Readout
+from polychron.nn import LookupTables, Readout, RowLayer
 
-SCORE_CHUNK = 1 << 14  # positions scored at once; bounds memory, not context
+# Positions scored in one go, and how many of those runs at once; bounds memory, not context.
+SCORE_STRETCH = 1 << 10
+SCORE_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,10 @@ class DelayLM(LanguageModel):
         """The current byte and as many before it as the delays of all layers reach together."""
         return self.config.n_layers * self.config.max_delay + self.config.readout_max_delay + 1
 
+    def layers_in_order(self) -> list[RowLayer]:
+        """The layers, then the readout."""
+        return [*self.layers, self.readout]
+
     def latencies(self, tokens: Tensor) -> Tensor:
         """Tokens (B, T) to the latencies (B, T, n_neurons) that the readout reads."""
         z = self.embedding(tokens)
@@ -134,14 +140,19 @@ class DelayLM(LanguageModel):
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:
-        """Nats of tokens[1:]; the text is read as one stream, in chunks that begin within each other's context."""
-        nats = []
-        for begin in range(0, len(tokens) - 1, SCORE_CHUNK):
-            end = min(begin + SCORE_CHUNK, len(tokens) - 1)
-            first = max(0, begin - (self.context_length - 1))
-            z = self.latencies(tokens[None, first:end])
-            nats.append(self.readout.loss(z, tokens[None, first + 1 : end + 1])[0, begin - first :])
-        return torch.cat(nats) if nats else torch.empty(0)
+        """Nats of tokens[1:]; stretches of the text begin within each other's context and are scored side by side."""
+        n, context = len(tokens) - 1, self.context_length - 1
+        n_stretches = max(0, n - context) // SCORE_STRETCH
+        at = torch.arange(n_stretches)[:, None] * SCORE_STRETCH + torch.arange(context + SCORE_STRETCH + 1)
+        body = [self._score_windows(tokens[some])[:, context:].flatten() for some in at.split(SCORE_BATCH)]
+        scored = n_stretches * SCORE_STRETCH  # of the positions from `context` on
+        first = self._score_windows(tokens[None, : context + 1])[0] if n_stretches else tokens.new_empty(0)
+        last = self._score_windows(tokens[None, scored:])[0, context if n_stretches else 0 :]
+        return torch.cat([first.float(), *body, last])
+
+    def _score_windows(self, tokens: Tensor) -> Tensor:
+        """Nats (B, T) of windows of T + 1 tokens."""
+        return self.nats(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 
 def _last(history: Tensor | None, z: Tensor, n_kept: int) -> Tensor | None:

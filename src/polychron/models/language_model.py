@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from polychron.models.config import ModelConfig
-from polychron.nn import LookupTables, PairAttention, Readout
-from polychron.nn.row_layer import anchors_in_range
+from polychron.nn import Chain, LookupTables, PairAttention, Readout
+from polychron.nn.chain import can_chain
+from polychron.nn.row_layer import RowLayer, anchors_in_range
 from polychron.ops.lookup.operators import read_one_table
 
 
@@ -40,11 +41,17 @@ class LanguageModel(nn.Module):
     much context a prediction can use; loss, scoring and logits are the same for all.
     """
 
+    embedding: TokenEmbedding
     readout: Readout
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self._chains: dict[bool, Chain] = {}
+
+    def layers_in_order(self) -> list[RowLayer]:
+        """The layers as latencies pass through them, the readout last."""
+        raise NotImplementedError
 
     @property
     def context_length(self) -> int:
@@ -74,6 +81,41 @@ class LanguageModel(nn.Module):
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Sum over all positions of the nats of ``targets`` (B, T) after ``tokens`` (B, T): a 0-dim tensor."""
         return self.readout.loss(self.latencies(tokens), targets).sum()
+
+    def train_step(self, tokens: Tensor, targets: Tensor) -> float:
+        """``loss(tokens, targets).backward()`` of a model with an optimizer attached; returns the loss.
+
+        Where native kernels run it is one call to them (:class:`polychron.nn.Chain`), with the same result.
+        """
+        chain = self._chain(trains=True)
+        if chain is not None:
+            return chain.train(tokens, targets)
+        loss = self.loss(tokens, targets)
+        loss.backward()
+        return loss.item()
+
+    @torch.no_grad()
+    def nats(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Nats of ``targets`` (B, T) after ``tokens`` (B, T), position by position; nothing is differentiated."""
+        chain = self._chain(trains=False)
+        if chain is not None:
+            return chain.score(tokens, targets)
+        return self.readout.loss(self.latencies(tokens), targets)
+
+    def _chain(self, *, trains: bool) -> Chain | None:
+        """The model as one native object, made anew when its memory has changed; None where it cannot be."""
+        layers = self.layers_in_order()
+        embedding = self.embedding.latencies
+        if not can_chain(embedding, layers, trains=trains):
+            return None
+        chain = self._chains.get(trains)
+        if chain is None or not chain.fits(embedding, layers):
+            chain = self._chains[trains] = Chain(embedding, layers, trains=trains)
+        return chain
+
+    def __getstate__(self) -> dict[str, object]:
+        """Everything but the chains, which point into this model's memory."""
+        return {**self.__dict__, "_chains": {}}
 
     def n_parameters(self) -> int:
         """Numbers in the tables, embeddings and position codes."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from polychron.anchors import ANCHOR_KINDS
 from polychron.models.config import ModelConfig
 from polychron.models.language_model import LanguageModel, TokenEmbedding
-from polychron.nn import LookupTables, PairAttention, Readout
+from polychron.nn import LookupTables, PairAttention, Readout, RowLayer
 from polychron.ops.pair_lookup import POSITION_GRADIENTS
 
 SCORE_POSITIONS = 1 << 12  # positions scored at once; bounds memory
@@ -147,6 +147,11 @@ class TransformerLM(LanguageModel):
         """The training window."""
         return self.config.context
 
+    def layers_in_order(self) -> list[RowLayer]:
+        """Attention and FFN of each layer, then the readout."""
+        parts = [part for layer in self.layers for part in (layer.attention, layer.ffn) if part is not None]
+        return [*parts, self.readout]
+
     def latencies(self, tokens: Tensor) -> Tensor:
         """Tokens (B, T) to the latencies (B, T, n_neurons) that the readout reads."""
         z = self.embedding(tokens)
@@ -188,4 +193,4 @@ class TransformerLM(LanguageModel):
 
     def _score_windows(self, tokens: Tensor) -> Tensor:
         """Nats (B, T) of windows of T + 1 tokens."""
-        return self.readout.loss(self.latencies(tokens[:, :-1]), tokens[:, 1:].contiguous())
+        return self.nats(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())

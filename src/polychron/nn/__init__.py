@@ -1,7 +1,8 @@
 """Layers as ``torch.nn`` modules."""
 
+from polychron.nn.chain import Chain
 from polychron.nn.lookup_tables import LookupTables, Readout
 from polychron.nn.pair_attention import PairAttention
 from polychron.nn.row_layer import RowLayer
 
-__all__ = ["LookupTables", "PairAttention", "Readout", "RowLayer"]
+__all__ = ["Chain", "LookupTables", "PairAttention", "Readout", "RowLayer"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polychron.ops.row_layout import has_even_rows
 from polychron.ops.row_update import RowUpdate
 
 GRADIENTS = ("dense", "sparse", "fused")
@@ -98,6 +99,9 @@ def check_gradient(gradient: str, update: RowUpdate | None, tables: Tensor) -> N
         return
     if not isinstance(update, RowUpdate):
         raise ValueError(f"update must be a RowUpdate when gradient='fused'; got {update!r}")
-    if not tables.is_contiguous():
-        raise ValueError("tables must be contiguous when gradient='fused': they are updated in place")
+    if not has_even_rows(tables):
+        raise ValueError(
+            "tables must have contiguous, evenly spaced rows when gradient='fused': they are updated in place; "
+            f"got strides {tables.stride()}"
+        )
     update.prepare(tables)

@@ -247,7 +247,7 @@ class CheckpointWriter:
     def _write_weights(self, name: str, tensors: Mapping[str, torch.Tensor]) -> WeightsRecord:
         self._scratch.mkdir(exist_ok=True)
         temporary = self._scratch / name
-        safetensors.torch.save_file(dict(tensors), temporary)
+        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
         temporary.chmod(0o666 & ~_umask())  # safetensors lets nobody but the owner read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

@@ -133,13 +133,13 @@ def train_steps(
 ) -> Iterator[StepReport]:
     """Train until the budget is used up or ``should_stop()``; report now and then, and after the last step.
 
-    One step:  rate <- schedule; (tokens, targets) <- windows; loss.backward(); optimizer.step(). The random
+    One step:  rate <- schedule; (tokens, targets) <- windows; model.train_step(); optimizer.step(). The random
     numbers of a step (for models that draw any) are seeded by the seed and the step's number, so a run that
     is resumed at ``step`` computes what it would have computed without the interruption, bit for bit, if the
     budget is in steps.
 
     Args:
-        model: has ``loss(tokens, targets) -> 0-dim sum of nats``.
+        model: has ``train_step(tokens, targets) -> sum of nats``, which leaves gradients or updates itself.
         windows: gives batch number k.
         optimizer: has ``rate``, ``zero_grad()`` and ``step()``; see `polychron.optim.attach`.
         schedule: the rate of a step.
@@ -163,11 +163,10 @@ def train_steps(
         torch.default_generator.manual_seed(_mix(windows.seed, step))
         tokens, targets = windows.batch(step)
         optimizer.zero_grad()
-        loss = model.loss(tokens, targets)
-        loss.backward()
+        loss = model.train_step(tokens, targets)
         optimizer.step()
 
-        nats = loss.item() / windows.bytes_per_batch
+        nats = loss / windows.bytes_per_batch
         if not math.isfinite(nats):
             raise InputError(
                 f"the training diverged: the loss of step {step} is {nats}. Take a lower --rate than {schedule.peak:g}"

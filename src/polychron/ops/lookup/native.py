@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from polychron.ops.dispatch import native
+from polychron.ops.row_layout import has_even_rows
 from polychron.ops.row_update import RowUpdate
 
 
@@ -25,6 +26,12 @@ def view(tensor: Tensor | None) -> np.ndarray | None:
 def writable(tensor: Tensor | None) -> np.ndarray | None:
     """The same memory, for the extension to write to; the tensor must be contiguous."""
     return None if tensor is None else tensor.detach().numpy()
+
+
+def rows_view(rows: Tensor) -> np.ndarray:
+    """The memory of rows (., ., K) as the extension takes it: they may be padded, if evenly; otherwise a copy."""
+    rows = rows.detach()
+    return (rows if has_even_rows(rows) else rows.contiguous()).numpy()
 
 
 def address(x: Tensor, anchors: Tensor, delays: Tensor | None, history: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +47,7 @@ def address(x: Tensor, anchors: Tensor, delays: Tensor | None, history: Tensor |
 def gather(tables: Tensor, row: Tensor, residual: Tensor | None) -> Tensor:
     """[residual +] sum_i S[i, row_i]: (B, T, K)."""
     y = np.empty((row.shape[1], row.shape[2], tables.shape[2]), dtype=np.float32)
-    native.gather(view(tables), view(row), view(residual), y, torch.get_num_threads())
+    native.gather(rows_view(tables), view(row), view(residual), y, torch.get_num_threads())
     return torch.from_numpy(y)
 
 
@@ -61,8 +68,8 @@ def _backward(
 ):
     dx = np.empty((*v.shape[:2], n_inputs), dtype=np.float32) if need_dx else None
     sparse = native.lookup_backward(
-        writable(tables), view(anchors), view(delays), view(row), view(pair), view(u), view(v), n_inputs, residual,
-        dx, kind, *update_numbers(update), writable(dense), torch.get_num_threads(),
+        rows_view(tables), view(anchors), view(delays), view(row), view(pair), view(u), rows_view(v), n_inputs,
+        residual, dx, kind, *update_numbers(update), writable(dense), torch.get_num_threads(),
     )  # fmt: skip
     return torch.from_numpy(dx) if need_dx else torch.empty(0), sparse
 
@@ -77,14 +84,14 @@ def update_numbers(update: RowUpdate | None) -> tuple[float, float, float, np.nd
 
 def latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs: int, residual: bool) -> Tensor:
     """dL/dx (B, T, n_inputs); nothing becomes of the rows' gradient."""
-    return _backward(tables.contiguous(), anchors, delays, row, pair, u, v, n_inputs, residual, True, "none")[0]
+    return _backward(tables, anchors, delays, row, pair, u, v, n_inputs, residual, True, "none")[0]
 
 
 def backward_dense(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx) -> tuple[Tensor, Tensor]:
     """dL/dx (empty unless wanted) and dL/dS (I, J, K)."""
     dense = torch.zeros(tables.shape, dtype=torch.float32)
     dx, _ = _backward(
-        tables.contiguous(),
+        tables,
         anchors,
         delays,
         row,
@@ -104,9 +111,7 @@ def backward_sparse(
     tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dL/dx (empty unless wanted), indices (2, M) of the rows read, table first, and their gradients (M, K)."""
-    dx, (indices, values) = _backward(
-        tables.contiguous(), anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, "sparse"
-    )
+    dx, (indices, values) = _backward(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, "sparse")
     return dx, torch.from_numpy(indices), torch.from_numpy(values)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from polychron.ops.checks import check_anchor_range
 from polychron.ops.dispatch import native
 from polychron.ops.lookup import native as lookup
-from polychron.ops.lookup.native import update_numbers, view, writable
+from polychron.ops.lookup.native import rows_view, update_numbers, view, writable
 
 
 def address(x: Tensor, anchors: Tensor, key_anchors: Tensor | None, code: Tensor) -> tuple[Tensor, ...]:
@@ -50,7 +50,7 @@ def gather(
     else:
         y = view(residual).copy()
     native.pair_gather(
-        view(tables), view(query_row), view(key_row), view(code_row), n_query, n_key, n_code,
+        rows_view(tables), view(query_row), view(key_row), view(code_row), n_query, n_key, n_code,
         _window(window, key_row.shape[2]), y, torch.get_num_threads(),
     )  # fmt: skip
     return torch.from_numpy(y)
@@ -67,7 +67,7 @@ def backward(
     dcode = np.empty((*addresses[6].shape, n_code), dtype=np.float32)
     dense = torch.zeros(tables.shape, dtype=torch.float32) if kind == "dense" else None
     sparse = native.pair_backward(
-        writable(tables.contiguous()), view(anchors), view(key_anchors), *(view(a) for a in addresses), view(v),
+        rows_view(tables), view(anchors), view(key_anchors), *(view(a) for a in addresses), view(v),
         n_inputs, n_code, _window(window, v.shape[1]), nearest, residual, dx, dcode, kind,
         *update_numbers(update), writable(dense), torch.get_num_threads(),
     )  # fmt: skip

@@ -4,20 +4,31 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from polychron.ops.dispatch import native
-from polychron.ops.lookup.native import view
+from polychron.ops.lookup.native import rows_view, view
+from polychron.ops.row_layout import row_stride
 
 
 def loss_and_error(tables: Tensor, row: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Nats (B, T), and softmax - one-hot (B, T, K): the gradient of the nats in the logits."""
-    nats = np.empty(targets.shape, dtype=np.float32)
-    error = np.empty((*targets.shape, tables.shape[2]), dtype=np.float32)
-    native.readout_cross_entropy(view(tables), view(row), view(targets), nats, error, torch.get_num_threads())
-    return torch.from_numpy(nats), torch.from_numpy(error)
+    return _loss_and_error(tables, row, targets, tables.shape[2])
+
+
+def loss_and_padded_error(tables: Tensor, row: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, the error's rows spaced so that they straddle no more cache lines than they must."""
+    return _loss_and_error(tables, row, targets, row_stride(tables.shape[2]))
+
+
+def _loss_and_error(tables: Tensor, row: Tensor, targets: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    nats = torch.empty(targets.shape)
+    error = torch.empty(*targets.shape, stride)[..., : tables.shape[2]]
+    native.readout_cross_entropy(
+        rows_view(tables), view(row), view(targets), nats.numpy(), error.numpy(), torch.get_num_threads()
+    )
+    return nats, error
 
 
 def weigh(error: Tensor, weight: Tensor) -> Tensor:
@@ -25,6 +36,6 @@ def weigh(error: Tensor, weight: Tensor) -> Tensor:
     weight = weight.detach().contiguous().numpy()
     if (weight == 1.0).all():
         return error
-    out = np.empty(error.shape, dtype=np.float32)
-    native.weigh_error(view(error), weight, out, torch.get_num_threads())
-    return torch.from_numpy(out)
+    out = torch.empty_strided(error.shape, error.stride())
+    native.weigh_error(error.numpy(), weight, out.numpy(), torch.get_num_threads())
+    return out

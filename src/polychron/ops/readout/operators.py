@@ -83,7 +83,7 @@ class FusedReadout(torch.autograd.Function):
     def forward(ctx, x, tables, anchors, delays, targets, history, update):
         """Nats, as ``polychron::readout_cross_entropy`` gives them."""
         row, pair, u = lookup.arithmetic(x).address(x, anchors, delays, history)
-        nats, ctx.error = _arithmetic(x).loss_and_error(tables, row, targets)
+        nats, ctx.error = _arithmetic(x).loss_and_padded_error(tables, row, targets)
         lookup.SavedReading(ctx, tables, anchors, delays, row, pair, u, x.shape[2], False, "fused", update)
         return nats
 

@@ -1,0 +1,219 @@
+#include "chain.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "contract.hpp"
+#include "readout.hpp"
+#include "threads.hpp"
+
+namespace polychron {
+namespace {
+
+// Positions that one thread takes through all layers at a time: enough that a table's rows are read several times
+// while they are in the second-level cache, few enough that latencies and logits stay there too.
+constexpr int64_t kPositionsPerTask = 2048;
+
+template <class T> void grow(Buffer<T>& buffer, int64_t size) { buffer = Buffer<T>(size); }
+
+}  // namespace
+
+struct Chain::Worker {
+  std::vector<Buffer<float>> scratch;  // a layer's hash each
+  std::vector<Buffer<float>> key_scratch;
+  std::vector<std::optional<PairLists>> lists;
+};
+
+void Chain::add(const ChainTables& own, const std::optional<ChainAttention>& attention) {
+  Layer layer{own, attention, Hasher(own.anchors, n_inputs_), std::nullopt, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  if (attention && attention->key_anchors) layer.key_hasher.emplace(*attention->key_anchors, n_inputs_);
+  layers_.push_back(std::move(layer));
+  capacity_ = 0;
+}
+
+void Chain::prepare(const ChainStep& step, bool train) {
+  const int64_t n_flat = step.n_sequences * step.n_positions;
+  if (n_flat <= capacity_ && (holds_gradients_ || !train)) return;
+  capacity_ = 0;  // should memory run out, nothing is believed to be there
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    Layer& layer = layers_[l];
+    const int64_t n = layer.own.anchors.n_tables * n_flat;
+    // The embedding is not trained: nothing asks for the first layer's nearest pairs, unless its code is.
+    const bool needs_pairs = train && (l > 0 || layer.attention);
+    grow(layer.z, n_flat * n_inputs_);
+    grow(layer.row, n);
+    grow(layer.pair, needs_pairs ? n : 0);
+    grow(layer.u, needs_pairs ? n : 0);
+    if (!layer.attention) continue;
+    const int64_t n_keys = layer.key_hasher ? n : 0;
+    const int64_t n_codes = layer.own.anchors.n_tables * layer.attention->n_distances;
+    grow(layer.key_row, n_keys);
+    grow(layer.key_pair, needs_pairs ? n_keys : 0);
+    grow(layer.key_u, needs_pairs ? n_keys : 0);
+    grow(layer.code_row, n_codes);
+    grow(layer.code_pair, n_codes);
+    grow(layer.code_u, n_codes);
+  }
+  const int64_t stride = merged_stride(layers_.back().own.tables.n_outputs);
+  grow(error_, n_flat * stride);
+  for (Buffer<float>& gradient : gradient_) grow(gradient, train ? n_flat * n_inputs_ : 0);
+  capacity_ = n_flat;
+  holds_gradients_ = train;
+}
+
+PairShape Chain::pair_shape(const Layer& layer, const ChainStep& step) const {
+  const ChainAttention& attention = *layer.attention;
+  const Anchors& anchors = layer.own.anchors;
+  const int64_t n_key = attention.key_anchors ? attention.key_anchors->n_comparisons : anchors.n_comparisons;
+  return {step.n_sequences,      step.n_positions, n_inputs_,        layer.own.tables.n_outputs, anchors.n_tables,
+          anchors.n_comparisons, n_key,            attention.n_code, attention.n_distances,      attention.window};
+}
+
+void Chain::run_stage(size_t l, const ChainStep& step, float* nats, int64_t begin, int64_t end, Worker& worker) {
+  Layer& layer = layers_[l];
+  const int64_t n_flat = step.n_sequences * step.n_positions;
+  const Latencies in{layer.z.get(), step.n_sequences, step.n_positions, n_inputs_, nullptr, 0};
+  const bool pairs = holds_gradients_ && (l > 0 || layer.attention);
+  if (l == 0) {
+    for (int64_t p = begin; p < end; ++p) {
+      std::copy_n(embedding_ + step.tokens[p] * n_inputs_, n_inputs_, layer.z.get() + p * n_inputs_);
+    }
+  }
+  layer.hasher.positions(in, begin, end,
+                         {layer.row.get(), pairs ? layer.pair.get() : nullptr, layer.u.get(), n_flat},
+                         worker.scratch[l].get());
+  const Tables& tables = layer.own.tables;
+  if (l + 1 == layers_.size()) {
+    const int64_t stride = merged_stride(tables.n_outputs);
+    readout_range({tables.data, layer.own.anchors.n_tables, tables.n_rows, tables.n_outputs, tables.row_stride,
+                   layer.row.get(), n_flat, nullptr, error_.get(), stride},
+                  begin, end, step.targets, nats);
+    return;
+  }
+  float* y = layers_[l + 1].z.get();
+  if (!layer.attention) {
+    kernels().gather_sum({tables.data, layer.own.anchors.n_tables, tables.n_rows, tables.n_outputs, tables.row_stride,
+                          layer.row.get(), n_flat, layer.own.residual ? layer.z.get() : nullptr, y, n_inputs_},
+                         begin, end);
+    return;
+  }
+  if (layer.key_hasher) {
+    layer.key_hasher->positions(in, begin, end,
+                                {layer.key_row.get(), pairs ? layer.key_pair.get() : nullptr, layer.key_u.get(), n_flat},
+                                worker.key_scratch[l].get());
+  }
+  if (layer.own.residual) {
+    std::copy(layer.z.get() + begin * n_inputs_, layer.z.get() + end * n_inputs_, y + begin * n_inputs_);
+  } else {
+    std::fill(y + begin * n_inputs_, y + end * n_inputs_, 0.0f);
+  }
+}
+
+void Chain::forward(const ChainStep& step, float* nats) {
+  const int64_t n_flat = step.n_sequences * step.n_positions;
+  const int64_t at_most = std::clamp<int64_t>(n_flat / (2 * step.n_threads), 1, kPositionsPerTask);
+  const bool by_sequence = step.n_sequences >= step.n_threads;
+  const int64_t per_task =
+      by_sequence ? std::max<int64_t>(at_most / step.n_positions, 1) * step.n_positions : at_most;
+  const int64_t n_tasks = (n_flat + per_task - 1) / per_task;
+
+  std::vector<Worker> workers(static_cast<size_t>(step.n_threads));
+  for (Worker& worker : workers) {
+    for (const Layer& layer : layers_) {
+      const auto zeros = [](int64_t n) {
+        Buffer<float> buffer(n);
+        std::fill_n(buffer.get(), n, 0.0f);
+        return buffer;
+      };
+      worker.scratch.push_back(zeros(layer.hasher.scratch_floats()));
+      worker.key_scratch.push_back(zeros(layer.key_hasher ? layer.key_hasher->scratch_floats() : 0));
+      worker.lists.emplace_back();
+      if (layer.attention) worker.lists.back().emplace(pair_shape(layer, step), per_task);
+    }
+  }
+  for (Layer& layer : layers_) {
+    if (!layer.attention) continue;
+    hash_position_code(pair_shape(layer, step), layer.attention->code, layer.code_row.get(), layer.code_pair.get(),
+                       layer.code_u.get());
+  }
+
+  // Attention looks at earlier positions, whose rows must be there: it is a stage of its own.
+  const auto attend = [&](size_t l, int64_t begin, int64_t end, Worker& worker) {
+    Layer& layer = layers_[l];
+    if (!layer.attention) return;
+    const int32_t* key_row = layer.key_hasher ? layer.key_row.get() : layer.row.get();
+    pair_gather_range(pair_shape(layer, step), layer.own.tables, layer.row.get(), key_row, layer.code_row.get(),
+                      layers_[l + 1].z.get(), begin, end, *worker.lists[l]);
+  };
+  const auto in_parallel = [&](const auto& work) {
+    parallel_for(step.n_threads, n_tasks, [&](int64_t task, int w) {
+      work(task * per_task, std::min(n_flat, (task + 1) * per_task), workers[static_cast<size_t>(w)]);
+    });
+  };
+  if (by_sequence) {
+    in_parallel([&](int64_t begin, int64_t end, Worker& worker) {
+      for (size_t l = 0; l < layers_.size(); ++l) {
+        run_stage(l, step, nats, begin, end, worker);
+        attend(l, begin, end, worker);
+      }
+    });
+  } else {
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      in_parallel([&](int64_t begin, int64_t end, Worker& worker) { run_stage(l, step, nats, begin, end, worker); });
+      if (!layers_[l].attention) continue;
+      in_parallel([&](int64_t begin, int64_t end, Worker& worker) { attend(l, begin, end, worker); });
+    }
+  }
+}
+
+void Chain::score(const ChainStep& step, float* nats) {
+  if (step.n_sequences * step.n_positions == 0) return;
+  prepare(step, false);
+  const bool held = std::exchange(holds_gradients_, false);  // no pairs are wanted now
+  forward(step, nats);
+  holds_gradients_ = held;
+}
+
+double Chain::train(const ChainStep& step, const TableUpdate& update) {
+  const int64_t n_flat = step.n_sequences * step.n_positions;
+  if (n_flat == 0) return 0.0;
+  prepare(step, true);
+  Buffer<float> nats(n_flat);
+  forward(step, nats.get());
+
+  const float* v = error_.get();
+  int64_t v_stride = merged_stride(layers_.back().own.tables.n_outputs);
+  for (size_t l = layers_.size(); l-- > 0;) {
+    Layer& layer = layers_[l];
+    TableUpdate own = update;
+    own.state = layer.own.state;
+    float* dx = l > 0 ? gradient_[l % 2].get() : nullptr;
+    if (layer.attention) {
+      backward_attention(layer, step, v, dx, own);
+    } else {
+      lookup_backward(layer.own.tables, layer.own.anchors, {layer.row.get(), layer.pair.get(), layer.u.get()}, v,
+                      v_stride, step.n_sequences, step.n_positions, n_inputs_, layer.own.residual, dx, own,
+                      step.n_threads);
+    }
+    v = dx;
+    v_stride = n_inputs_;
+  }
+  return std::accumulate(nats.get(), nats.get() + n_flat, 0.0);
+}
+
+void Chain::backward_attention(Layer& layer, const ChainStep& step, const float* v, float* dx,
+                               const TableUpdate& update) {
+  const ConstAddresses query{layer.row.get(), layer.pair.get(), layer.u.get()};
+  const ConstAddresses key = layer.key_hasher
+                                 ? ConstAddresses{layer.key_row.get(), layer.key_pair.get(), layer.key_u.get()}
+                                 : query;
+  const std::optional<Anchors>& key_anchors = layer.attention->key_anchors;
+  pair_latency_backward(pair_shape(layer, step), layer.own.tables, layer.own.anchors,
+                        key_anchors ? &*key_anchors : nullptr, query, key,
+                        {layer.code_row.get(), layer.code_pair.get(), layer.code_u.get()}, v,
+                        layer.attention->position_gradient, layer.own.residual, dx, layer.attention->code_gradient,
+                        update, step.n_threads);
+}
+
+}  // namespace polychron

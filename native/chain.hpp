@@ -1,0 +1,83 @@
+// A whole network as a chain: token embedding, layers of tables or of attention, readout with cross-entropy.
+//
+// One call runs a step: forward through all layers for one part of the batch after another, so that latencies stay
+// in the cache, then backward layer by layer, every table updated by its owner. The same kernels in the same order as
+// layer by layer from Python, hence the same bits, without what lies between the calls.
+//
+// Legend: B sequence, T position, P = B * T flat position, I table, R comparison, J row, K output, D distance.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "lookup.hpp"
+#include "pair_lookup.hpp"
+
+namespace polychron {
+
+// Tables with their anchors, as a layer or as the readout.
+struct ChainTables {
+  Tables tables;
+  Anchors anchors;
+  bool residual;
+  float* state;                 // of Adagrad, or null
+};
+
+struct ChainAttention {
+  std::optional<Anchors> key_anchors;
+  const float* code;            // (I, D, n_code)
+  float* code_gradient;         // likewise, overwritten by each step
+  int64_t n_code, n_distances, window;
+  PositionGradient position_gradient;
+};
+
+struct ChainStep {
+  const int64_t* tokens;        // (P), each a row of the embedding
+  const int64_t* targets;       // (P), each a class
+  int64_t n_sequences, n_positions;
+  int n_threads;
+};
+
+class Chain {
+ public:
+  // `embedding` (V, n_inputs); everything that is handed over stays with the caller, who keeps it alive.
+  Chain(const float* embedding, int64_t n_inputs) : embedding_(embedding), n_inputs_(n_inputs) {}
+
+  void add(const ChainTables&, const std::optional<ChainAttention>&);
+
+  // The last one that was added is the readout. The tables change in place as `update` says (its state is each
+  // layer's own). Returns the sum of all positions' nats.
+  double train(const ChainStep&, const TableUpdate& update);
+
+  // nats (P): the loss of every position; nothing changes.
+  void score(const ChainStep&, float* nats);
+
+ private:
+  struct Layer {
+    ChainTables own;
+    std::optional<ChainAttention> attention;
+    Hasher hasher;
+    std::optional<Hasher> key_hasher;
+    Buffer<float> z;            // (P, n): what the layer reads
+    Buffer<int32_t> row, key_row, code_row;
+    Buffer<uint8_t> pair, key_pair, code_pair;
+    Buffer<float> u, key_u, code_u;
+  };
+  struct Worker;
+
+  void prepare(const ChainStep&, bool train);
+  PairShape pair_shape(const Layer&, const ChainStep&) const;
+  void run_stage(size_t layer, const ChainStep&, float* nats, int64_t begin, int64_t end, Worker&);
+  void forward(const ChainStep&, float* nats);
+  void backward_attention(Layer&, const ChainStep&, const float* v, float* dx, const TableUpdate&);
+
+  const float* embedding_;
+  int64_t n_inputs_;
+  std::vector<Layer> layers_;
+  int64_t capacity_ = 0;        // positions that the buffers hold
+  bool holds_gradients_ = false;
+  Buffer<float> error_, gradient_[2];
+};
+
+}  // namespace polychron

@@ -1,0 +1,162 @@
+// The chain's border to Python: keeps the arrays alive that the chain points into and checks what it is given.
+//
+// Legend: B sequence, T position, I table, R comparison, J row, K output, D distance.
+#include "chain_binding.hpp"
+
+#include <any>
+#include <mutex>
+
+#include "border.hpp"
+#include "chain.hpp"
+
+namespace nb = nanobind;
+using namespace polychron::border;
+
+namespace polychron {
+namespace {
+
+class ChainHandle {
+ public:
+  explicit ChainHandle(In<float, 2> embedding)
+      : n_tokens_(static_cast<int64_t>(embedding.shape(0))), n_inputs_(static_cast<int64_t>(embedding.shape(1))),
+        chain_(embedding.data(), n_inputs_) {
+    require(n_inputs_ >= 1, "embedding must have at least one neuron");
+    keep(embedding);
+  }
+
+  void add_tables(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays, bool residual,
+                  Maybe<Out<float, 2>> state) {
+    const Anchors a = checked_anchors(anchors, delays, n_inputs_);
+    const TableShape shape = checked_tables(tables, a.n_tables, a.n_comparisons);
+    begin_layer(shape, residual);
+    chain_.add({{tables.data(), shape.n_rows, shape.n_outputs, shape.row_stride}, a, residual, checked(state, shape)},
+               std::nullopt);
+    n_outputs_ = shape.n_outputs;
+    ends_in_attention_ = false;
+    keep(tables, anchors, delays, state);
+  }
+
+  void add_attention(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> key_anchors, In<float, 3> code,
+                     Out<float, 3> code_gradient, int64_t window, bool nearest, bool residual,
+                     Maybe<Out<float, 2>> state) {
+    const Anchors query = checked_anchors(anchors, std::nullopt, n_inputs_);
+    std::optional<Anchors> key;
+    if (key_anchors) key = checked_anchors(*key_anchors, std::nullopt, n_inputs_);
+    require(!key || key->n_tables == query.n_tables, "key_anchors must name as many tables as anchors");
+    const auto D = static_cast<int64_t>(code.shape(1)), n_code = static_cast<int64_t>(code.shape(2));
+    require_shape(code, "code", {query.n_tables, D, n_code});
+    require_shape(code_gradient, "code_gradient", {query.n_tables, D, n_code});
+    require(window >= 1, "window must be at least 1; got " + std::to_string(window));
+    const int64_t n_key = key ? key->n_comparisons : query.n_comparisons;
+    const TableShape shape = checked_tables(tables, query.n_tables, query.n_comparisons + n_key + n_code);
+    require(shape.n_outputs == n_inputs_, "attention must give as many outputs as the chain has neurons");
+    begin_layer(shape, residual);
+    chain_.add({{tables.data(), shape.n_rows, shape.n_outputs, shape.row_stride}, query, residual, checked(state, shape)},
+               ChainAttention{key, code.data(), code_gradient.data(), n_code, D, window,
+                              nearest ? PositionGradient::nearest : PositionGradient::additional});
+    n_outputs_ = shape.n_outputs;
+    ends_in_attention_ = true;
+    shortest_.push_back({window, D});
+    keep(tables, anchors, key_anchors, code, code_gradient, state);
+  }
+
+  double train(In<int64_t, 2> tokens, In<int64_t, 2> targets, const std::string& kind, float rate, float epsilon,
+               float visit_cap, int n_threads) {
+    const ChainStep step = checked_step(tokens, targets, n_threads);
+    TableUpdate update;
+    update.rate = rate;
+    update.epsilon = epsilon;
+    update.visit_cap = visit_cap;
+    if (kind == "sgd") {
+      update.kind = TableUpdate::Kind::sgd;
+    } else if (kind == "online_sgd") {
+      update.kind = TableUpdate::Kind::online_sgd;
+    } else if (kind == "adagrad") {
+      require(all_have_state_, "every layer must have a state for kind adagrad");
+      update.kind = TableUpdate::Kind::adagrad;
+    } else {
+      throw std::invalid_argument("kind must be sgd, online_sgd or adagrad; got " + kind);
+    }
+    nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> one_at_a_time(mutex_);
+    return chain_.train(step, update);
+  }
+
+  void score(In<int64_t, 2> tokens, In<int64_t, 2> targets, Out<float, 2> nats, int n_threads) {
+    const ChainStep step = checked_step(tokens, targets, n_threads);
+    require_shape(nats, "nats", {step.n_sequences, step.n_positions});
+    nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> one_at_a_time(mutex_);
+    chain_.score(step, nats.data());
+  }
+
+ private:
+  template <class... Arrays> void keep(const Arrays&... arrays) { (kept_.push_back(arrays), ...); }
+
+  // What comes before another layer must hand on latencies.
+  void begin_layer(const TableShape& shape, bool residual) {
+    require(n_outputs_ == 0 || n_outputs_ == n_inputs_,
+            "a layer within the chain must give as many outputs as there are neurons, " + std::to_string(n_inputs_) +
+                "; got " + std::to_string(n_outputs_));
+    require(!residual || shape.n_outputs == n_inputs_, "residual needs as many outputs as inputs");
+  }
+
+  float* checked(const Maybe<Out<float, 2>>& state, const TableShape& shape) {
+    if (state) require_shape(*state, "state", {shape.n_tables, shape.n_rows});
+    all_have_state_ = all_have_state_ && state.has_value();
+    return data(state);
+  }
+
+  ChainStep checked_step(const In<int64_t, 2>& tokens, const In<int64_t, 2>& targets, int n_threads) const {
+    const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
+    require(n_outputs_ > 0 && !ends_in_attention_, "the chain must end in a readout made of tables");
+    require_shape(targets, "targets", {B, T});
+    check_flat(B * T);
+    for (const Window& w : shortest_) {
+      const int64_t furthest = std::min(T - 1, w.window);
+      require(w.n_distances > furthest, "code must have more than min(n_positions - 1, window) = " +
+                                            std::to_string(furthest) + " distances; got " + std::to_string(w.n_distances));
+      require(B * T * std::max<int64_t>(furthest, 1) < (int64_t{1} << 31),
+              "at most 2^31 - 1 pairs of positions in one call; use a smaller batch or window");
+    }
+    check_range(tokens, "tokens", n_tokens_);
+    check_range(targets, "targets", n_outputs_);
+    return {tokens.data(), targets.data(), B, T, threads(n_threads)};
+  }
+
+  static void check_range(const In<int64_t, 2>& ids, const char* name, int64_t n) {
+    for (size_t p = 0; p < ids.size(); ++p) {
+      const int64_t id = ids.data()[p];
+      if (id >= 0 && id < n) continue;
+      require(false, std::string(name) + " must lie in [0, " + std::to_string(n) + "); got " + std::to_string(id));
+    }
+  }
+
+  struct Window { int64_t window, n_distances; };
+
+  int64_t n_tokens_, n_inputs_, n_outputs_ = 0;
+  bool ends_in_attention_ = false, all_have_state_ = true;
+  std::vector<Window> shortest_;
+  std::vector<std::any> kept_;
+  std::mutex mutex_;  // the chain's buffers serve one call
+  Chain chain_;
+};
+
+}  // namespace
+
+void bind_chain(nb::module_& m) {
+  nb::class_<ChainHandle>(m, "Chain")
+      .def(nb::init<In<float, 2>>(), nb::arg("embedding").noconvert())
+      .def("add_tables", &ChainHandle::add_tables, nb::arg("tables").noconvert(), nb::arg("anchors").noconvert(),
+           nb::arg("delays").noconvert().none(), nb::arg("residual"), nb::arg("state").noconvert().none())
+      .def("add_attention", &ChainHandle::add_attention, nb::arg("tables").noconvert(), nb::arg("anchors").noconvert(),
+           nb::arg("key_anchors").noconvert().none(), nb::arg("code").noconvert(),
+           nb::arg("code_gradient").noconvert(), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"),
+           nb::arg("state").noconvert().none())
+      .def("train", &ChainHandle::train, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(), nb::arg("kind"),
+           nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"), nb::arg("n_threads"))
+      .def("score", &ChainHandle::score, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(),
+           nb::arg("nats").noconvert(), nb::arg("n_threads"));
+}
+
+}  // namespace polychron

@@ -1,0 +1,139 @@
+"""A network of tables as one native object: a training step, or scoring, in one call."""
+
+# B sequence, T position
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polychron.nn.lookup_tables import LookupTables, Readout
+from polychron.nn.pair_attention import PairAttention
+from polychron.nn.row_layer import RowLayer
+from polychron.ops.dispatch import native, runs_native
+from polychron.ops.lookup.native import rows_view, update_numbers, view
+from polychron.ops.row_layout import has_even_rows
+
+
+class Chain:
+    r"""Token embedding, layers of tables, readout with cross-entropy: what autograd would do, without it.
+
+    .. math:: z^0 = E[\mathrm{token}],\quad z^l = [z^{l-1} +] S^l(z^{l-1}),\quad
+              \ell = -\log\mathrm{softmax}(U(z^L))[\mathrm{target}]
+
+    The same kernels run in the same order as layer by layer: tables, states and losses are the same bits. What is
+    saved is everything between the kernels, and the latencies' way to memory and back: a part of the batch goes
+    through all layers while it is in the cache.
+
+    The chain points into the layers' memory. :meth:`fits` says whether it still does: not after a parameter was
+    replaced, moved to another type or device, or another kernel chosen.
+
+    Args:
+        embedding: latencies of each token, (V, n) float32; not trained.
+        layers: :class:`LookupTables` and :class:`PairAttention`, each from n to n neurons; the last is the readout.
+        trains: for :meth:`train`: every layer has gradient="fused" and they share kind, rate and cap of the update.
+
+    Raises:
+        ValueError: layers that do not fit together; the message says how.
+
+    Example:
+        >>> from polychron.nn import LookupTables, Readout
+        >>> layers = [LookupTables(8, 8, 4, 3, residual=True), Readout(8, 5, 4, 3)]
+        >>> chain = Chain(torch.randn(5, 8), layers, trains=False)
+        >>> chain.score(torch.tensor([[0, 1, 2]]), torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3])
+    """
+
+    def __init__(self, embedding: Tensor, layers: Sequence[RowLayer], *, trains: bool):
+        if not isinstance(layers[-1], Readout):
+            raise ValueError(f"layers must end in a Readout; got {type(layers[-1]).__name__}")
+        self._update = layers[-1].update if trains else None
+        self._codes = [layer.position_code for layer in layers if isinstance(layer, PairAttention)]
+        self._code_gradients = [torch.zeros_like(code) for code in self._codes]
+        self._memory = memory_of(embedding, layers)
+        self._updates = [layer.update for layer in layers]  # kept, or an address could come to mean another one
+        self._chain = native.Chain(view(embedding))
+        code_gradients = iter(self._code_gradients)
+        for layer in layers:
+            state = None
+            if trains:
+                layer.update.prepare(layer.synaptic_vectors)
+                state = update_numbers(layer.update)[-1]
+            if isinstance(layer, PairAttention):
+                self._chain.add_attention(
+                    rows_view(layer.synaptic_vectors), view(layer.anchors), view(layer.key_anchors),
+                    view(layer.position_code), view(next(code_gradients)), layer.window,
+                    layer.position_gradient == "nearest", layer.residual, state,
+                )  # fmt: skip
+            else:
+                self._chain.add_tables(
+                    rows_view(layer.synaptic_vectors), view(layer.anchors), view(layer.delays), layer.residual, state
+                )
+
+    def fits(self, embedding: Tensor, layers: Sequence[RowLayer]) -> bool:
+        """Whether the chain still points to what these layers hold."""
+        return self._memory == memory_of(embedding, layers)
+
+    def train(self, tokens: Tensor, targets: Tensor) -> float:
+        """One step on tokens (B, T) int64 and their targets (B, T): the tables change; returns the sum of nats.
+
+        Position codes get their ``grad``.
+
+        Raises:
+            ValueError: a token, target or shape out of range.
+        """
+        rate, epsilon, visit_cap, _ = update_numbers(self._update)
+        nats = self._chain.train(
+            view(tokens), view(targets), self._update.kind, rate, epsilon, visit_cap, torch.get_num_threads()
+        )
+        for code, gradient in zip(self._codes, self._code_gradients, strict=True):
+            code.grad = gradient
+        return nats
+
+    def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Nats (B, T) of targets (B, T) int64 after tokens (B, T); nothing changes.
+
+        Raises:
+            ValueError: a token, target or shape out of range.
+        """
+        nats = np.empty(tuple(tokens.shape), dtype=np.float32)
+        self._chain.score(view(tokens), view(targets), nats, torch.get_num_threads())
+        return torch.from_numpy(nats)
+
+
+def memory_of(embedding: Tensor, layers: Sequence[RowLayer]) -> list[int]:
+    """Addresses of all that a chain points to."""
+    memory = [embedding.data_ptr()]
+    for layer in layers:
+        tensors = layer.__dict__["_parameters"], layer.__dict__["_buffers"]
+        memory += [t.data_ptr() for held in tensors for t in held.values() if t is not None]
+        memory.append(id(layer.update))
+    return memory
+
+
+def can_chain(embedding: Tensor, layers: Sequence[RowLayer], *, trains: bool) -> bool:
+    """Whether a :class:`Chain` can run these layers here: native kernels, plain layers, one update for all."""
+    if not runs_native(embedding) or type(layers[-1]) is not Readout:
+        return False
+    update = layers[-1].update
+    for layer in layers:
+        if type(layer) not in (LookupTables, Readout, PairAttention) or not runs_native(layer.synaptic_vectors):
+            return False
+        if not has_even_rows(layer.synaptic_vectors):
+            return False
+        if trains and not _shares(layer, update):
+            return False
+    return True
+
+
+def _shares(layer: RowLayer, update) -> bool:
+    own = layer.update
+    return (
+        layer.gradient == "fused"
+        and all(p.requires_grad for p in layer.parameters())
+        and (own.kind, own.epsilon, own.visit_cap) == (update.kind, update.epsilon, update.visit_cap)
+        and own.shared_rate is update.shared_rate
+    )

@@ -1,0 +1,181 @@
+"""A chain must be the layers it is made of: the same bits in tables, states, codes and losses."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from polychron import models, optim
+from polychron.nn import Chain, LookupTables, PairAttention, Readout
+from polychron.nn.chain import can_chain
+from polychron.ops import dispatch
+
+from ..ops.cases import using_threads
+
+pytestmark = pytest.mark.skipif(dispatch.native is None, reason="the extension is not built")
+
+DELAY = models.DelayConfig(
+    vocabulary_size=19, n_neurons=12, n_layers=2, n_tables=7, n_comparisons=5, max_delay=5, readout_n_tables=3,
+    readout_n_comparisons=6, readout_max_delay=2,
+)  # fmt: skip
+TRANSFORMER = {
+    "vocabulary_size": 19, "n_neurons": 12, "context": 9, "n_layers": 2, "n_heads": 2, "n_tables": 3,
+    "n_comparisons": 3, "n_position_bits": 2,
+}  # fmt: skip
+CONFIGS = {
+    "delay": DELAY,
+    "transformer": models.TransformerConfig(**TRANSFORMER),
+    "separate keys": models.TransformerConfig(
+        **TRANSFORMER, share_anchors=False, position_gradient="nearest", window=4
+    ),
+    "attention only": models.TransformerConfig(**TRANSFORMER, ffn=None),
+}
+
+
+def trained(config, kind, n_threads, *, chained, n_sequences=6, n_steps=4, **options):
+    """State after a few steps, and the losses."""
+    model = models.build(config, seed=3)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if name.endswith("synaptic_vectors"):
+            parameter.data.copy_(torch.randn(parameter.shape))
+    optimizer = optim.attach(model, kind, rate=0.05, **options)
+    losses = []
+    with using_threads(n_threads):
+        for _ in range(n_steps):
+            tokens, targets = torch.randint(19, (2, n_sequences, 9))
+            optimizer.zero_grad()
+            if chained:
+                losses.append(model.train_step(tokens, targets))
+            else:
+                loss = model.loss(tokens, targets)
+                loss.backward()
+                losses.append(loss.item())
+            optimizer.step()
+    assert bool(model._chains) == chained
+    return model, {**model.state_dict(), **optimizer.state_dict()}, losses
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize(
+    ("kind", "options"), [("sgd", {}), ("sgd", {"visit_cap": 3}), ("adagrad", {}), ("online_sgd", {})],
+    ids=["sgd", "capped", "adagrad", "online"],
+)  # fmt: skip
+def test_a_step_gives_the_bits_of_autograd(config, kind, options):
+    _, expected, losses = trained(config, kind, 1, chained=False, **options)
+    for n_threads, n_sequences in ((1, 6), (2, 6), (3, 6)):
+        _, state, chained = trained(config, kind, n_threads, chained=True, n_sequences=n_sequences, **options)
+        assert state.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(state[name], tensor), name
+        assert chained == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_fewer_sequences_than_threads(config):
+    _, expected, _ = trained(config, "sgd", 1, chained=False, n_sequences=1)
+    _, state, _ = trained(config, "sgd", 3, chained=True, n_sequences=1)
+    for name, tensor in expected.items():
+        assert torch.equal(state[name], tensor), name
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize("n_sequences", [1, 5])
+def test_scores_are_the_losses(config, n_sequences):
+    model, _, _ = trained(config, "sgd", 2, chained=True)
+    tokens, targets = torch.randint(19, (2, n_sequences, 9))
+    expected = model.readout.loss(model.latencies(tokens), targets)
+    for n_threads in (1, 2, 3):
+        with using_threads(n_threads):
+            assert torch.equal(model.nats(tokens, targets), expected)
+    tables = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.nats(tokens, targets)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, tables[name])
+
+
+def test_a_larger_batch_after_a_smaller_one():
+    model, _, _ = trained(DELAY, "sgd", 2, chained=True)
+    for shape in ((1, 1), (9, 30), (2, 4), (0, 4), (3, 0)):
+        tokens, targets = torch.randint(19, (2, *shape))
+        assert torch.equal(model.nats(tokens, targets), model.readout.loss(model.latencies(tokens), targets))
+    assert model.train_step(*torch.zeros(2, 0, 4, dtype=torch.int64)) == 0
+
+
+def test_a_replaced_parameter_is_noticed():
+    model, _, _ = trained(DELAY, "sgd", 1, chained=True)
+    tokens, targets = torch.randint(19, (2, 2, 9))
+    before = model.nats(tokens, targets)
+    model.readout.synaptic_vectors.data = torch.randn_like(model.readout.synaptic_vectors)
+    after = model.nats(tokens, targets)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, model.readout.loss(model.latencies(tokens), targets))
+
+
+def test_a_copy_trains_itself():
+    model, _, _ = trained(DELAY, "sgd", 1, chained=True)
+    twin = copy.deepcopy(model)
+    tokens, targets = torch.randint(19, (2, 2, 9))
+    before = model.readout.synaptic_vectors.clone()
+    twin.train_step(tokens, targets)
+    assert torch.equal(model.readout.synaptic_vectors, before)
+    assert not torch.equal(twin.readout.synaptic_vectors, before)
+
+
+def test_what_cannot_be_chained_goes_through_autograd():
+    model, _, _ = trained(DELAY, "sgd", 1, chained=True)
+    embedding, layers = model.embedding.latencies, model.layers_in_order()
+    assert can_chain(embedding, layers, trains=True)
+    with dispatch.use_kernel("reference"):
+        assert not can_chain(embedding, layers, trains=False)
+    model.layers[0].use_gradient("dense")
+    assert not can_chain(embedding, layers, trains=True)
+    assert can_chain(embedding, layers, trains=False)
+    tokens, targets = torch.randint(19, (2, 2, 9))
+    model.train_step(tokens, targets)
+    assert model.layers[0].synaptic_vectors.grad is not None
+    assert not can_chain(embedding.double(), layers, trains=False)
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (lambda: [LookupTables(8, 8, 2, 3)], "end in a Readout"),
+        (lambda: [LookupTables(8, 6, 2, 3), Readout(8, 5, 2, 3)], "as many outputs as there are neurons, 8; got 6"),
+        (lambda: [Readout(9, 5, 2, 3)], "anchors must lie in"),
+        (lambda: [PairAttention(8, 6, 2, 2, 1, 3), Readout(8, 5, 2, 3)], "attention must give"),
+    ],
+)
+def test_layers_that_do_not_fit(build, match):
+    layers = build()
+    for layer in layers:
+        layer.anchors.fill_(8 if layer.n_inputs == 9 else 0)
+    with pytest.raises(ValueError, match=match):
+        Chain(torch.randn(5, 8), layers, trains=False)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "targets", "match"),
+    [
+        ([[0, 5]], [[0, 0]], r"tokens must lie in \[0, 5\); got 5"),
+        ([[0, -1]], [[0, 0]], "got -1"),
+        ([[0, 0]], [[0, 7]], r"targets must lie in \[0, 7\); got 7"),
+        ([[0, 0]], [[0]], r"targets must have shape \(1, 2\)"),
+    ],
+)
+def test_ids_out_of_range(tokens, targets, match):
+    chain = Chain(torch.randn(5, 8), [Readout(8, 7, 2, 3)], trains=False)
+    with pytest.raises(ValueError, match=match):
+        chain.score(torch.tensor(tokens), torch.tensor(targets))
+
+
+def test_a_window_beyond_the_position_code():
+    layers = [PairAttention(8, 8, 2, 2, 1, 3, residual=True), Readout(8, 7, 2, 3)]
+    chain = Chain(torch.randn(5, 8), layers, trains=False)
+    chain.score(*torch.zeros(2, 1, 50, dtype=torch.int64))
+    model = models.build(CONFIGS["transformer"], seed=0)
+    model.layers[0].attention.window = 20
+    with pytest.raises(ValueError, match="distances"):
+        model.nats(*torch.zeros(2, 1, 50, dtype=torch.int64))
