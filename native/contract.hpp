@@ -55,6 +55,7 @@ struct Readings {
   int64_t n_readings;
   const int32_t* row;         // (M)
   const int32_t* source;      // (M), or null: m itself
+  bool far;                   // the table is larger than the second-level cache
   const float* v;             // (P, v_stride)
   int64_t v_stride;
   const int32_t* flipped[2];  // (M) or null
@@ -68,6 +69,8 @@ struct RowGroups {
   const int32_t* rows;
   int64_t n_groups;
 };
+
+constexpr int64_t kSecondLevelBytes = 1024 * 1024;
 
 struct TableRows {
   float* table;               // (J, row_stride)

@@ -271,15 +271,15 @@ template <int Blocks> inline void add_gains(const Readings& a, int64_t m, const 
 
 constexpr int64_t kReadingAhead = 16;
 
-template <int Blocks> inline void prefetch_reading(const Readings& a, int64_t m, const float* table, const float* v) {
-  const int64_t source = a.source ? a.source[m] : m;
-  prefetch_row<Blocks>(v + source * a.v_stride);
+template <int Blocks> inline void prefetch_neighbours(const Readings& a, int64_t m, const float* table) {
   for (int f = 0; f < 2; ++f) {
     if (a.gain[f] && a.flipped[f][m] >= 0) prefetch_row<Blocks>(table + int64_t{a.flipped[f][m]} * a.row_stride);
   }
 }
 
-struct MergeBody {
+// Rows are asked for ahead only where the table lies outside the cache: within it the processor's own look-ahead
+// reaches far enough, and asking costs more than it brings.
+template <bool with_gains> struct MergeBody {
   const Readings& a;
   const RowGroups& groups;
   float* merged;
@@ -290,20 +290,21 @@ struct MergeBody {
     const int64_t stride = merged_stride(a.n_outputs);
     Gains gains(c.begin == 0);
     for (int64_t q = 0; q < groups.n_groups; ++q) {
-      if (q + kReadingAhead < groups.n_groups) {
+      if (q + kReadingAhead < groups.n_groups) {  // even without gains: the update comes next
         prefetch_row<Blocks>(table + int64_t{groups.rows[q + kReadingAhead]} * a.row_stride);
       }
-      const Row<Blocks> here = Row<Blocks>::load_from(table + int64_t{groups.rows[q]} * a.row_stride, c.tail);
+      Row<Blocks> here = Row<Blocks>::zero();
+      if (with_gains) here = Row<Blocks>::load_from(table + int64_t{groups.rows[q]} * a.row_stride, c.tail);
       Row<Blocks> sum = Row<Blocks>::zero();
       for (int64_t k = groups.begin[q]; k < groups.begin[q + 1]; ++k) {
-        if (k + kReadingAhead < a.n_readings) {
-          prefetch_reading<Blocks>(a, groups.order[k + kReadingAhead], table, v);
+        if (with_gains && a.far && k + kReadingAhead < a.n_readings) {
+          prefetch_neighbours<Blocks>(a, groups.order[k + kReadingAhead], table);
         }
         const int64_t m = groups.order[k];
         const int64_t source = a.source ? a.source[m] : m;
         const Row<Blocks> v_row = Row<Blocks>::load_from(v + source * a.v_stride, c.tail);
         sum.add(v_row);
-        add_gains(a, m, v_row, here, table, c, gains);
+        if (with_gains) add_gains(a, m, v_row, here, table, c, gains);
       }
       sum.store_to(merged + q * stride + c.begin, c.tail);
     }
@@ -311,7 +312,11 @@ struct MergeBody {
 };
 
 void merge_rows(const Readings& a, const RowGroups& groups, float* merged) {
-  for_columns(a.n_outputs, MergeBody{a, groups, merged});
+  if (a.gain[0] || a.gain[1]) {
+    for_columns(a.n_outputs, MergeBody<true>{a, groups, merged});
+  } else {
+    for_columns(a.n_outputs, MergeBody<false>{a, groups, merged});
+  }
 }
 
 struct OnlineBody {
@@ -326,7 +331,7 @@ struct OnlineBody {
     Gains gains(c.begin == 0);
     for (int64_t m = 0; m < a.n_readings; ++m) {
       if (m + kReadingAhead < a.n_readings) {
-        prefetch_reading<Blocks>(a, m + kReadingAhead, table, v);
+        prefetch_neighbours<Blocks>(a, m + kReadingAhead, table);
         prefetch_row<Blocks>(table + int64_t{a.row[m + kReadingAhead]} * a.row_stride);
       }
       float* here_at = table + int64_t{a.row[m]} * a.row_stride;

@@ -33,6 +33,7 @@ struct Tables {
   int64_t n_rows, n_outputs, row_stride;
 
   float* table(int64_t i) const { return data + i * n_rows * row_stride; }
+  bool far() const { return n_rows * row_stride * static_cast<int64_t>(sizeof(float)) > kSecondLevelBytes; }
 };
 
 struct Addresses {            // each (I, plane); pair and u null where not wanted

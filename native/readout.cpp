@@ -7,7 +7,9 @@
 namespace polychron {
 namespace {
 
-constexpr int64_t kPositions = 256;  // a task's logits stay in the second-level cache between gather and softmax
+// A task's logits stay in the second-level cache between gather and softmax; while they do, a table's rows are read
+// several times.
+constexpr int64_t kPositions = 1024;
 
 int64_t n_tasks(int64_t n_flat) { return (n_flat + kPositions - 1) / kPositions; }
 
