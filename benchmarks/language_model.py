@@ -132,10 +132,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="further seconds for ours alone, for the time to equal loss",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--twin-seeds", type=int, nargs="+", help="those of the seeds that twins run; default: all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", choices=MODELS, nargs="+", default=MODELS, metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument(
-        "--trial-part", type=float, default=0.33, help="part of a budget for each trial of a rate (default 0.33)"
+        "--trial-part", type=float, default=0.2, help="part of a budget for each trial of a rate (default 0.2)"
     )
     parser.add_argument("--ppmd-orders", type=int, nargs="+", default=[4, 5, 6, 7, 8])
     parser.add_argument("--kneser-ney-orders", type=int, nargs="+", default=[5, 6, 7, 8, 9])
@@ -167,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 budgets=tuple(given.budget),
                 our_budgets=tuple(given.our_budget),
                 seeds=tuple(given.seeds),
+                twin_seeds=tuple(given.twin_seeds or given.seeds),
                 threads=given.threads,
                 models=tuple(model for model in MODELS if model in given.models),
                 trial_part=given.trial_part,

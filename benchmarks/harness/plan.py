@@ -17,7 +17,8 @@ class Plan:
         text: file or folder.
         budgets: seconds of training that every contestant gets.
         our_budgets: further ones that only ours gets, for the time to equal loss.
-        seeds: of every contestant and budget.
+        seeds: of every budget.
+        twin_seeds: those of them that the twins run too.
         threads: of every contestant.
         models: contestants, in the order of a round.
         trial_part: part of a budget that each trial before it gets.
@@ -29,6 +30,7 @@ class Plan:
     budgets: tuple[float, ...]
     our_budgets: tuple[float, ...]
     seeds: tuple[int, ...]
+    twin_seeds: tuple[int, ...]
     threads: int
     models: tuple[str, ...]
     trial_part: float
@@ -43,7 +45,8 @@ class Plan:
         for budget in sorted({*self.budgets, *(self.our_budgets if OURS in self.models else ())}):
             for seed in self.seeds:
                 for model in self.models:
-                    if model not in references and (model == OURS or budget in self.budgets):
+                    is_twins = budget in self.budgets and seed in self.twin_seeds and model not in references
+                    if model == OURS or is_twins:
                         yield model, budget, seed
 
 

@@ -14,9 +14,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from harness.results import OURS, Result
 from harness.summary import Mean, frontier, means_of, twins_in
 
-# Okabe and Ito's colours, told apart with any eyes; ours is the only warm and heavy line.
+# Mostly Okabe and Ito's colours, told apart with any eyes; ours is the only warm and heavy line.
 OUR_COLOUR = "#D55E00"
-TWIN_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#E69F00")
+TWIN_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#6A4C93", "#A3A500")
 INK, FAINT = "#222222", "#8A8A8A"
 STYLE = {
     "font.family": "sans-serif",
@@ -38,8 +38,10 @@ STYLE = {
 
 
 def draw(about: dict[str, Any], results: list[Result], directory: Path) -> list[Path]:
-    """Write ``loss-time.png`` and ``loss-cost.png``; their paths."""
+    """Write ``loss-time.png`` and ``loss-cost.png``; their paths. References alone make no picture."""
     means = means_of(results)
+    if all(mean.budget is None for mean in means):
+        return []
     paths = [directory / "loss-time.png", directory / "loss-cost.png"]
     with matplotlib.rc_context(STYLE):
         for path, make in zip(paths, (_loss_against_time, _loss_against_cost), strict=True):
@@ -138,7 +140,8 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
             xytext=(1.03, place), textcoords=("axes fraction", "data"),
             color=colour if colour != FAINT else "#666666", fontsize=9, va="center",
             fontweight="bold" if model == OURS else "normal",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0,
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
@@ -146,7 +149,7 @@ def _fit_height(axes: Axes, nats: list[float], means: list[Mean]) -> None:
     """The lowest loss to the highest of any budget that not only ours has: early, thin curves may leave the frame."""
     everything = nats + [mean.nats_per_byte for mean in means if mean.budget]
     low, high = min(everything), max(everything)
-    margin = 0.06 * (high - low)
+    margin = max(0.06 * (high - low), 0.005)
     axes.set_ylim(low - margin, high + margin)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -64,8 +65,10 @@ def test_what_cannot_be_used_is_one_line(text_path, tmp_path, capsys):
 
 
 def test_a_round_goes_through_all_models(text_path):
-    plan = Plan(text_path, (5.0, 2.0), (1.0, 2.0), (0, 1), 2, ("polychron", "gru", "ppmd"), 0.3, (), ())
+    plan = Plan(text_path, (5.0, 2.0), (1.0, 2.0), (0, 1), (1,), 2, ("polychron", "gru", "ppmd"), 0.3, (), ())
     runs = list(plan.runs(references=("ppmd",)))
     assert runs[:2] == [("polychron", 1.0, 0), ("polychron", 1.0, 1)]
-    assert runs[2:6] == [("polychron", 2.0, 0), ("gru", 2.0, 0), ("polychron", 2.0, 1), ("gru", 2.0, 1)]
-    assert len(runs) == 10
+    assert runs[2:5] == [("polychron", 2.0, 0), ("polychron", 2.0, 1), ("gru", 2.0, 1)]
+    assert len(runs) == 8
+    every_seed = list(dataclasses.replace(plan, twin_seeds=(0, 1)).runs(references=("ppmd",)))
+    assert every_seed[2:6] == [("polychron", 2.0, 0), ("gru", 2.0, 0), ("polychron", 2.0, 1), ("gru", 2.0, 1)]

@@ -66,8 +66,13 @@ def test_the_tables_hold_the_figures():
     assert "0.01: 1.700; 0.02: diverged" in page
 
 
-def test_a_folder_with_references_alone_has_a_page():
+def test_a_folder_with_references_alone_has_a_page(tmp_path):
     assert "Nothing measured yet" in markdown(ABOUT, RESULTS[-2:], {})
+    assert draw(ABOUT, RESULTS[-2:], tmp_path) == []
+
+
+def test_one_point_is_a_picture(tmp_path):
+    assert all(path.exists() for path in draw(ABOUT, RESULTS[:1], tmp_path))
 
 
 def test_pictures_show_something(tmp_path):
