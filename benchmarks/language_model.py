@@ -91,7 +91,7 @@ def say_how_long(plan: Plan, runs: list[tuple[str, float, int]], directory: Path
         for model, budget, _ in runs
         if model != OURS and not (directory / "tuning" / f"{tuning_name(model, budget)}.json").exists()
     }
-    trials = sum(MOST_RATES * plan.trial_part * budget for _, budget in to_tune)
+    trials = sum((MOST_RATES + 1) * plan.trial_part * budget for _, budget in to_tune)
     say(
         f"{len(runs)} runs: {training / 60:.0f} minutes of training, and up to {trials / 60:.0f} of trials before; "
         "scoring and compiling come on top"

@@ -10,7 +10,13 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import pyppmd
+
+from polychron.errors import InputError
+
+try:
+    import pyppmd
+except ImportError:
+    pyppmd = None
 
 MEMORY = 1 << 30  # at most; the model must never have to forget
 MEMORY_PER_BYTE = 128
@@ -47,7 +53,13 @@ def code_held_out(training: np.ndarray, held_out: np.ndarray, order: int) -> Cod
 
 
 def coded_bytes(text: bytes, order: int) -> int:
-    """Length of a text coded by PPMd variant H, the one of the 7z format."""
+    """Length of a text coded by PPMd variant H, the one of the 7z format.
+
+    Raises:
+        InputError: pyppmd is not installed.
+    """
+    if pyppmd is None:
+        raise InputError("PPMd needs pyppmd: pip install 'polychron[bench]', or leave ppmd out of --models")
     memory = min(MEMORY, max(1 << 24, MEMORY_PER_BYTE * len(text)))
     encoder = pyppmd.Ppmd7Encoder(order, memory)
     return len(encoder.encode(text)) + len(encoder.flush())

@@ -20,7 +20,7 @@ RECIPES = {
         _transformer("transformer-small", TransformerSize(width=64, n_layers=2, n_heads=2, window=64), 8, 8e-3),
         _transformer("transformer-medium", TransformerSize(width=96, n_layers=3, n_heads=3, window=64), 8, 6e-3),
         _transformer("transformer-large", TransformerSize(width=128, n_layers=4, n_heads=4, window=128), 8, 4e-3),
-        Recipe("gru", lambda k, dropout: GRU(k, 256, 64, length=64, dropout=dropout), 32, 4e-3, compiles=False),
+        Recipe("gru", lambda k, dropout: GRU(k, 256, 64, length=32, dropout=dropout), 32, 8e-3, compiles=False),
         Recipe("window-mlp", lambda k, dropout: WindowMLP(k, 12, 24, 512, 1, length=64, dropout=dropout), 8, 6e-3),
     )
 }

@@ -6,6 +6,7 @@ import numpy as np
 import pyppmd
 import pytest
 
+from polychron.errors import InputError
 from references.ppmd import code_held_out, coded_bytes
 from references.run import run_ppmd
 
@@ -29,6 +30,12 @@ def test_figures_are_near_those_of_the_other_variant(split, order: int):
     result = run_ppmd(order, split)
     assert result.nats_per_byte == pytest.approx(expected, rel=0.1)
     assert result.scored_bytes == split.held_out.size
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("references.ppmd.pyppmd", None)
+    with pytest.raises(InputError, match="PPMd needs pyppmd"):
+        coded_bytes(b"text", 4)
 
 
 def test_noise_costs_what_it_is_worth():
