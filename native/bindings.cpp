@@ -10,6 +10,7 @@
 #include "lookup.hpp"
 #include "memory.hpp"
 #include "pair_lookup.hpp"
+#include "probe_binding.hpp"
 #include "readout.hpp"
 
 namespace nb = nanobind;
@@ -298,6 +299,7 @@ nb::object py_allocate_tables(const std::vector<size_t>& shape, int n_threads) {
 NB_MODULE(_native, m) {
   m.doc() = "Native kernels of polychron. Private: use polychron.ops.";
   bind_chain(m);
+  bind_probe(m);
   m.def("available_kernels", &available_kernels);
   m.def("use_kernels", &use_kernels, nb::arg("name"));
   m.def("current_kernels", &current_kernels);

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.table_cost import UnknownCostError, reading_cost, training_operations
+from polychron.models import DelayConfig, TransformerConfig, build
+
+
+def test_a_delay_model_by_hand():
+    config = DelayConfig(vocabulary_size=10, n_neurons=8, n_layers=1, n_tables=5, n_comparisons=3, max_delay=4,
+                         readout_n_tables=2, readout_n_comparisons=4)  # fmt: skip
+    cost = reading_cost(build(config))
+    comparisons = 5 * 3 + 2 * 4
+    assert cost.operations == 2 * comparisons + 5 * 8 + 2 * 10 + 5 * 10  # hash, rows, readout's rows, softmax
+    # the embedding's row in and out; two latencies and two neurons' numbers a comparison, one delay more in the layer
+    layer = 15 * (8 + 4) + 15 * 2 + 4 * (5 * 8 + 8) + 4 * 8
+    readout = 8 * (8 + 4) + 4 * (2 * 10 + 10)
+    assert cost.bytes == 2 * 4 * 8 + layer + readout + 2 * 4 * 10
+    assert training_operations(build(config)) == cost.operations + 5 * (6 * 8 + 8) + 2 * (6 * 10 + 8)
+
+
+def test_attention_reads_a_row_for_every_table_and_remembered_position():
+    def cost(window: int, **fields):
+        config = TransformerConfig(vocabulary_size=10, context=20, n_neurons=8, n_layers=1, n_heads=2, n_tables=3,
+                                   n_comparisons=2, n_position_bits=1, window=window, ffn=None, **fields)  # fmt: skip
+        return reading_cost(build(config))
+
+    rows = 2 * 3  # tables of both heads, for one position more
+    assert cost(5).operations - cost(4).operations == rows * (8 + 2)
+    assert cost(5).bytes - cost(4).bytes == rows * (4 * 8 + 2 * 4)
+    assert cost(4, share_anchors=False).operations - cost(4).operations == 2 * (2 * 3 * 2)
+
+
+def test_what_cannot_be_counted_is_not_guessed():
+    model = build(DelayConfig(vocabulary_size=10, n_tables=2, n_comparisons=2, readout_n_comparisons=2))
+    model.extra = torch.nn.Linear(3, 3)
+    with pytest.raises(UnknownCostError, match=r"extra\.weight"):
+        reading_cost(model)
