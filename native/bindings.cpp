@@ -111,7 +111,7 @@ void py_gather(Rows<const float> tables, In<int32_t, 3> row, Maybe<In<float, 3>>
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
   check_rows(row.data(), I * B * T, J);
-  gather({tables.data(), I, J, K, stride, row.data(), B * T, data(residual), y.data(), K}, B * T, workers);
+  gather({tables.data(), I, J, K, stride, nullptr, row.data(), B * T, data(residual), y.data(), K}, B * T, workers);
 }
 
 nb::object py_lookup_backward(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
@@ -137,7 +137,7 @@ nb::object py_lookup_backward(Rows<float> tables, In<int32_t, 3> anchors, Maybe<
   {
     nb::gil_scoped_release release;
     lookup_backward({tables.data(), shape.n_rows, K, shape.row_stride}, a, {row.data(), pair.data(), u.data()}, v.data(),
-                    v_stride, B, T, n_inputs, residual, data(dx), update, workers);
+                    v_stride, B, T, n_inputs, residual ? v.data() : nullptr, v_stride, data(dx), update, workers);
   }
   return update.kind == TableUpdate::Kind::sparse ? to_python(sparse, K) : nb::none();
 }
@@ -161,7 +161,7 @@ void py_readout(Rows<const float> tables, In<int32_t, 3> row, In<int64_t, 2> tar
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
   check_rows(row.data(), I * B * T, J);
-  readout_cross_entropy({tables.data(), I, J, K, stride, row.data(), B * T, nullptr, error.data(), error_stride}, B * T,
+  readout_cross_entropy({tables.data(), I, J, K, stride, nullptr, row.data(), B * T, nullptr, error.data(), error_stride}, B * T,
                         targets.data(), nats.data(), workers);
 }
 

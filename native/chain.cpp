@@ -15,6 +15,13 @@ namespace {
 // while they are in the second-level cache, few enough that latencies and logits stay there too.
 constexpr int64_t kPositionsPerTask = 2048;
 
+// The ends of some tables' comparisons, copied together.
+std::vector<int32_t> of_tables(const int32_t* ends, int64_t n_comparisons, const std::vector<int32_t>& which) {
+  std::vector<int32_t> some;
+  for (const int32_t i : which) some.insert(some.end(), ends + 2 * i * n_comparisons, ends + 2 * (i + 1) * n_comparisons);
+  return some;
+}
+
 template <class T> void grow(Buffer<T>& buffer, int64_t size) { buffer = Buffer<T>(size); }
 
 }  // namespace
@@ -25,14 +32,23 @@ struct Chain::Worker {
   std::vector<std::optional<PairLists>> lists;
 };
 
+Chain::Kept::Kept(const ChainTables& own, const ChainSubset& subset, int64_t n_inputs)
+    : which(subset.which), anchors(of_tables(own.anchors.anchors, own.anchors.n_comparisons, subset.which)),
+      delays(own.anchors.delays ? of_tables(own.anchors.delays, own.anchors.n_comparisons, subset.which)
+                                : std::vector<int32_t>()),
+      scale(subset.scale), view{anchors.data(), own.anchors.delays ? delays.data() : nullptr,
+                                static_cast<int64_t>(which.size()), own.anchors.n_comparisons},
+      hasher(view, n_inputs) {}
+
 void Chain::add(const ChainTables& own, const std::optional<ChainAttention>& attention) {
-  Layer layer{own, attention, Hasher(own.anchors, n_inputs_), std::nullopt, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  Layer layer{own, attention, Hasher(own.anchors, n_inputs_), std::nullopt, std::nullopt, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   if (attention && attention->key_anchors) layer.key_hasher.emplace(*attention->key_anchors, n_inputs_);
   layers_.push_back(std::move(layer));
   capacity_ = 0;
 }
 
 void Chain::prepare(const ChainStep& step, bool train) {
+  for (Layer& layer : layers_) layer.kept.reset();  // should the last step have failed half-way
   const int64_t n_flat = step.n_sequences * step.n_positions;
   if (n_flat <= capacity_ && (holds_gradients_ || !train)) return;
   capacity_ = 0;  // should memory run out, nothing is believed to be there
@@ -57,6 +73,7 @@ void Chain::prepare(const ChainStep& step, bool train) {
   }
   const int64_t stride = merged_stride(layers_.back().own.tables.n_outputs);
   grow(error_, n_flat * stride);
+  grow(scaled_, train ? n_flat * std::max(stride, n_inputs_) : 0);
   for (Buffer<float>& gradient : gradient_) grow(gradient, train ? n_flat * n_inputs_ : 0);
   capacity_ = n_flat;
   holds_gradients_ = train;
@@ -80,22 +97,31 @@ void Chain::run_stage(size_t l, const ChainStep& step, float* nats, int64_t begi
       std::copy_n(embedding_ + step.tokens[p] * n_inputs_, n_inputs_, layer.z.get() + p * n_inputs_);
     }
   }
-  layer.hasher.positions(in, begin, end,
+  layer.hash().positions(in, begin, end,
                          {layer.row.get(), pairs ? layer.pair.get() : nullptr, layer.u.get(), n_flat},
                          worker.scratch[l].get());
-  const Tables& tables = layer.own.tables;
+  const Tables tables = layer.tables();
+  GatherSum sum{tables.data, layer.anchors().n_tables, tables.n_rows,   tables.n_outputs, tables.row_stride,
+                tables.which, layer.row.get(),         n_flat,          nullptr,          nullptr,
+                0};
   if (l + 1 == layers_.size()) {
-    const int64_t stride = merged_stride(tables.n_outputs);
-    readout_range({tables.data, layer.own.anchors.n_tables, tables.n_rows, tables.n_outputs, tables.row_stride,
-                   layer.row.get(), n_flat, nullptr, error_.get(), stride},
-                  begin, end, step.targets, nats);
+    sum.y = error_.get();
+    sum.y_stride = merged_stride(tables.n_outputs);
+    readout_range(sum, begin, end, step.targets, nats, layer.scale());
     return;
   }
   float* y = layers_[l + 1].z.get();
   if (!layer.attention) {
-    kernels().gather_sum({tables.data, layer.own.anchors.n_tables, tables.n_rows, tables.n_outputs, tables.row_stride,
-                          layer.row.get(), n_flat, layer.own.residual ? layer.z.get() : nullptr, y, n_inputs_},
-                         begin, end);
+    const float* residual = layer.own.residual ? layer.z.get() : nullptr;
+    sum.y = y;
+    sum.y_stride = n_inputs_;
+    if (!layer.kept) sum.residual = residual;
+    kernels().gather_sum(sum, begin, end);
+    if (layer.kept) {
+      for (int64_t k = begin * n_inputs_; k < end * n_inputs_; ++k) {
+        y[k] = (residual ? residual[k] : 0.0f) + layer.kept->scale * y[k];
+      }
+    }
     return;
   }
   if (layer.key_hasher) {
@@ -175,10 +201,23 @@ void Chain::score(const ChainStep& step, float* nats) {
   holds_gradients_ = held;
 }
 
-double Chain::train(const ChainStep& step, const TableUpdate& update) {
+const float* Chain::scaled(const float* v, int64_t size, float scale, int n_threads) {
+  if (scale == 1.0f) return v;
+  constexpr int64_t kPart = 1 << 16;
+  float* out = scaled_.get();
+  parallel_for(n_threads, (size + kPart - 1) / kPart, [&](int64_t part, int) {
+    for (int64_t k = part * kPart; k < std::min(size, (part + 1) * kPart); ++k) out[k] = scale * v[k];
+  });
+  return out;
+}
+
+double Chain::train(const ChainStep& step, const TableUpdate& update, const std::vector<ChainSubset>& subsets) {
   const int64_t n_flat = step.n_sequences * step.n_positions;
   if (n_flat == 0) return 0.0;
   prepare(step, true);
+  for (size_t l = 0; l < subsets.size(); ++l) {
+    if (!subsets[l].which.empty()) layers_[l].kept.emplace(layers_[l].own, subsets[l], n_inputs_);
+  }
   Buffer<float> nats(n_flat);
   forward(step, nats.get());
 
@@ -192,10 +231,12 @@ double Chain::train(const ChainStep& step, const TableUpdate& update) {
     if (layer.attention) {
       backward_attention(layer, step, v, dx, own);
     } else {
-      lookup_backward(layer.own.tables, layer.own.anchors, {layer.row.get(), layer.pair.get(), layer.u.get()}, v,
-                      v_stride, step.n_sequences, step.n_positions, n_inputs_, layer.own.residual, dx, own,
-                      step.n_threads);
+      const float* own_v = scaled(v, n_flat * v_stride, layer.scale(), step.n_threads);
+      lookup_backward(layer.tables(), layer.anchors(), {layer.row.get(), layer.pair.get(), layer.u.get()}, own_v,
+                      v_stride, step.n_sequences, step.n_positions, n_inputs_, layer.own.residual ? v : nullptr, v_stride,
+                      dx, own, step.n_threads);
     }
+    layer.kept.reset();
     v = dx;
     v_stride = n_inputs_;
   }

@@ -32,6 +32,12 @@ struct ChainAttention {
   PositionGradient position_gradient;
 };
 
+// The tables of a layer that take part in one step; the sum of their rows is multiplied by `scale`. Empty: all.
+struct ChainSubset {
+  std::vector<int32_t> which;   // ascending
+  float scale = 1.0f;
+};
+
 struct ChainStep {
   const int64_t* tokens;        // (P), each a row of the embedding
   const int64_t* targets;       // (P), each a class
@@ -48,17 +54,37 @@ class Chain {
 
   // The last one that was added is the readout. The tables change in place as `update` says (its state is each
   // layer's own). Returns the sum of all positions' nats.
-  double train(const ChainStep&, const TableUpdate& update);
+  // `subsets`: one for each layer, or none; attention always takes part in full.
+  double train(const ChainStep&, const TableUpdate& update, const std::vector<ChainSubset>& subsets);
 
   // nats (P): the loss of every position; nothing changes.
   void score(const ChainStep&, float* nats);
 
  private:
+  // What of a layer takes part in this step: its anchors in one piece.
+  struct Kept {
+    Kept(const ChainTables& own, const ChainSubset& subset, int64_t n_inputs);
+
+    std::vector<int32_t> which, anchors, delays;
+    float scale;
+    Anchors view;
+    Hasher hasher;
+  };
   struct Layer {
+    const Anchors& anchors() const { return kept ? kept->view : own.anchors; }
+    const Hasher& hash() const { return kept ? kept->hasher : hasher; }
+    float scale() const { return kept ? kept->scale : 1.0f; }
+    Tables tables() const {
+      Tables all = own.tables;
+      all.which = kept ? kept->which.data() : nullptr;
+      return all;
+    }
+
     ChainTables own;
     std::optional<ChainAttention> attention;
     Hasher hasher;
     std::optional<Hasher> key_hasher;
+    std::optional<Kept> kept;   // while a step leaves tables out
     Buffer<float> z;            // (P, n): what the layer reads
     Buffer<int32_t> row, key_row, code_row;
     Buffer<uint8_t> pair, key_pair, code_pair;
@@ -70,6 +96,7 @@ class Chain {
   PairShape pair_shape(const Layer&, const ChainStep&) const;
   void run_stage(size_t layer, const ChainStep&, float* nats, int64_t begin, int64_t end, Worker&);
   void forward(const ChainStep&, float* nats);
+  const float* scaled(const float* v, int64_t size, float scale, int n_threads);
   void backward_attention(Layer&, const ChainStep&, const float* v, float* dx, const TableUpdate&);
 
   const float* embedding_;
@@ -77,7 +104,7 @@ class Chain {
   std::vector<Layer> layers_;
   int64_t capacity_ = 0;        // positions that the buffers hold
   bool holds_gradients_ = false;
-  Buffer<float> error_, gradient_[2];
+  Buffer<float> error_, scaled_, gradient_[2];
 };
 
 }  // namespace polychron

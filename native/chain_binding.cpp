@@ -3,6 +3,8 @@
 // Legend: B sequence, T position, I table, R comparison, J row, K output, D distance.
 #include "chain_binding.hpp"
 
+#include <nanobind/stl/vector.h>
+
 #include <any>
 #include <mutex>
 
@@ -33,6 +35,7 @@ class ChainHandle {
                std::nullopt);
     n_outputs_ = shape.n_outputs;
     ends_in_attention_ = false;
+    n_tables_.push_back(a.n_tables);
     keep(tables, anchors, delays, state);
   }
 
@@ -56,12 +59,13 @@ class ChainHandle {
                               nearest ? PositionGradient::nearest : PositionGradient::additional});
     n_outputs_ = shape.n_outputs;
     ends_in_attention_ = true;
+    n_tables_.push_back(0);
     shortest_.push_back({window, D});
     keep(tables, anchors, key_anchors, code, code_gradient, state);
   }
 
   double train(In<int64_t, 2> tokens, In<int64_t, 2> targets, const std::string& kind, float rate, float epsilon,
-               float visit_cap, int n_threads) {
+               float visit_cap, const std::vector<std::optional<In<int32_t, 1>>>& kept, int n_threads) {
     const ChainStep step = checked_step(tokens, targets, n_threads);
     TableUpdate update;
     update.rate = rate;
@@ -77,9 +81,10 @@ class ChainHandle {
     } else {
       throw std::invalid_argument("kind must be sgd, online_sgd or adagrad; got " + kind);
     }
+    const std::vector<ChainSubset> subsets = checked_subsets(kept);
     nb::gil_scoped_release release;
     const std::lock_guard<std::mutex> one_at_a_time(mutex_);
-    return chain_.train(step, update);
+    return chain_.train(step, update, subsets);
   }
 
   void score(In<int64_t, 2> tokens, In<int64_t, 2> targets, Out<float, 2> nats, int n_threads) {
@@ -124,6 +129,25 @@ class ChainHandle {
     return {tokens.data(), targets.data(), B, T, threads(n_threads)};
   }
 
+  std::vector<ChainSubset> checked_subsets(const std::vector<std::optional<In<int32_t, 1>>>& kept) const {
+    require(kept.empty() || kept.size() == n_tables_.size(), "kept must name the tables of every layer, or None");
+    std::vector<ChainSubset> subsets(kept.size());
+    for (size_t l = 0; l < kept.size(); ++l) {
+      if (!kept[l]) continue;
+      const int32_t* which = kept[l]->data();
+      const size_t n = kept[l]->size();
+      require(n_tables_[l] > 0, "attention takes part in every step in full");
+      require(n >= 1, "kept must name at least one table");
+      for (size_t k = 0; k < n; ++k) {
+        require(which[k] >= 0 && which[k] < n_tables_[l] && (k == 0 || which[k] > which[k - 1]),
+                "kept must be ascending and lie in [0, " + std::to_string(n_tables_[l]) + ")");
+      }
+      subsets[l].which.assign(which, which + n);
+      subsets[l].scale = static_cast<float>(n_tables_[l]) / static_cast<float>(n);
+    }
+    return subsets;
+  }
+
   static void check_range(const In<int64_t, 2>& ids, const char* name, int64_t n) {
     for (size_t p = 0; p < ids.size(); ++p) {
       const int64_t id = ids.data()[p];
@@ -137,6 +161,7 @@ class ChainHandle {
   int64_t n_tokens_, n_inputs_, n_outputs_ = 0;
   bool ends_in_attention_ = false, all_have_state_ = true;
   std::vector<Window> shortest_;
+  std::vector<int64_t> n_tables_;  // of each layer; 0: attention
   std::vector<std::any> kept_;
   std::mutex mutex_;  // the chain's buffers serve one call
   Chain chain_;
@@ -154,7 +179,7 @@ void bind_chain(nb::module_& m) {
            nb::arg("code_gradient").noconvert(), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"),
            nb::arg("state").noconvert().none())
       .def("train", &ChainHandle::train, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(), nb::arg("kind"),
-           nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"), nb::arg("n_threads"))
+           nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"), nb::arg("kept"), nb::arg("n_threads"))
       .def("score", &ChainHandle::score, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(),
            nb::arg("nats").noconvert(), nb::arg("n_threads"));
 }

@@ -30,6 +30,7 @@ struct HashTile {
 struct GatherSum {
   const float* tables;        // (I, J, row_stride)
   int64_t n_tables, n_rows, n_outputs, row_stride;
+  const int32_t* which;       // (I) the tables that are read, or null: all, in order
   const int32_t* row;         // (I, plane)
   int64_t plane;
   const float* residual;      // (P, y_stride) or null

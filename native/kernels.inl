@@ -188,7 +188,7 @@ struct GatherBody {
           }
           const int64_t next = p + 8 < block_end ? p + 8 : p;
           for (int64_t i = i_begin; i < i_end; ++i) {
-            const float* table = a.tables + i * table_size + c.begin;
+            const float* table = a.tables + (a.which ? a.which[i] : i) * table_size + c.begin;
             const int32_t* row = a.row + i * a.plane;
             if (prefetch) prefetch_row<Blocks>(table + int64_t{row[next]} * a.row_stride);
             sum.add(Row<Blocks>::load_from(table + int64_t{row[p]} * a.row_stride, c.tail));

@@ -160,8 +160,8 @@ void scatter(const Anchors& anchors, const uint8_t* pair, const float* slope, in
 }
 
 void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAddresses& addresses, const float* v,
-                     int64_t v_stride, int64_t n_sequences, int64_t n_positions, int64_t n_inputs, bool residual,
-                     float* dx, const TableUpdate& update, int n_threads) {
+                     int64_t v_stride, int64_t n_sequences, int64_t n_positions, int64_t n_inputs, const float* through,
+                     int64_t through_stride, float* dx, const TableUpdate& update, int n_threads) {
   const int64_t n_flat = n_sequences * n_positions;
   Buffer<float> slope(dx ? anchors.n_tables * n_flat : 0);
 
@@ -190,11 +190,11 @@ void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAd
       readings.flipped[0] = flipped;
       readings.gain[0] = gain;
     }
-    workers[w].owner.apply(i, readings, update);
+    workers[w].owner.apply(tables.index(i), readings, update);
     if (dx) kernels().surrogate_slope(addresses.u + i * n_flat, gain, gain, n_flat);
   });
   if (dx) {
-    scatter(anchors, addresses.pair, slope.get(), n_sequences, n_positions, n_inputs, residual ? v : nullptr, v_stride,
+    scatter(anchors, addresses.pair, slope.get(), n_sequences, n_positions, n_inputs, through, through_stride,
             dx, false, n_threads);
   }
 }

@@ -29,10 +29,12 @@ struct Anchors {
 };
 
 struct Tables {
-  float* data;                // (I, J, row_stride)
+  float* data;                // (., J, row_stride)
   int64_t n_rows, n_outputs, row_stride;
+  const int32_t* which = nullptr;  // (I) the tables that are used, ascending; null: the first I
 
-  float* table(int64_t i) const { return data + i * n_rows * row_stride; }
+  int64_t index(int64_t i) const { return which ? which[i] : i; }
+  float* table(int64_t i) const { return data + index(i) * n_rows * row_stride; }
   bool far() const { return n_rows * row_stride * static_cast<int64_t>(sizeof(float)) > kSecondLevelBytes; }
 };
 
@@ -84,10 +86,10 @@ void gather(const GatherSum&, int64_t n_flat, int n_threads);
 void scatter(const Anchors&, const uint8_t* pair, const float* slope, int64_t n_sequences, int64_t n_positions,
              int64_t n_inputs, const float* start, int64_t start_stride, float* dx, bool accumulate, int n_threads);
 
-// v (P, v_stride); dx (P, n) or null; `residual`: v passes through to dx as well. Tables may be updated in place
-// (TableUpdate).
+// v (P, v_stride); dx (P, n) or null; it starts from `through` (P, through_stride), what passes the layer by, or 0.
+// Tables may be updated in place (TableUpdate).
 void lookup_backward(const Tables&, const Anchors&, const ConstAddresses&, const float* v, int64_t v_stride,
-                     int64_t n_sequences, int64_t n_positions, int64_t n_inputs, bool residual, float* dx,
-                     const TableUpdate&, int n_threads);
+                     int64_t n_sequences, int64_t n_positions, int64_t n_inputs, const float* through,
+                     int64_t through_stride, float* dx, const TableUpdate&, int n_threads);
 
 }  // namespace polychron

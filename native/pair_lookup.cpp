@@ -212,7 +212,7 @@ void pair_backward(const PairShape& shape, const Tables& tables, const ConstAddr
     PairReadings& r = workers[w];
     r.bits.fill(shape, i, query, key, code);
     r.list(shape, position_gradient == PositionGradient::nearest);
-    r.owner.apply(i,
+    r.owner.apply(tables.index(i),
                   {tables.table(i), tables.n_outputs, tables.row_stride, n_readings, r.row.get(), r.source.get(),
                    tables.far(), v, tables.n_outputs, {r.flipped.get(), r.flipped_code.get()},
                    {wants_dx ? r.gain.get() : nullptr, r.gain_code.get()}},

@@ -15,10 +15,14 @@ int64_t n_tasks(int64_t n_flat) { return (n_flat + kPositions - 1) / kPositions;
 
 }  // namespace
 
-void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const int64_t* target, float* nats) {
+void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const int64_t* target, float* nats,
+                   float scale) {
   for (int64_t p = begin; p < end; p += kPositions) {
     const int64_t last = std::min(end, p + kPositions);
     kernels().gather_sum(logits, p, last);
+    if (scale != 1.0f) {
+      for (int64_t k = p * logits.y_stride; k < last * logits.y_stride; ++k) logits.y[k] *= scale;
+    }
     kernels().softmax_cross_entropy(logits.y + p * logits.y_stride, logits.y_stride, target + p, nats + p, last - p,
                                     logits.n_outputs);
   }

@@ -12,7 +12,9 @@ void readout_cross_entropy(const GatherSum& logits, int64_t n_flat, const int64_
                            int n_threads);
 
 // The same for the positions [begin, end), by the calling thread.
-void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const int64_t* target, float* nats);
+// Logits are multiplied by `scale` first.
+void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const int64_t* target, float* nats,
+                   float scale = 1.0f);
 
 // out (P, stride) = weight[p] * error[p].
 void weigh_error(const float* error, const float* weight, int64_t n_flat, int64_t n_outputs, int64_t stride, float* out,

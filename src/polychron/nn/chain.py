@@ -51,6 +51,7 @@ class Chain:
         if not isinstance(layers[-1], Readout):
             raise ValueError(f"layers must end in a Readout; got {type(layers[-1]).__name__}")
         self._update = layers[-1].update if trains else None
+        self._droppable = [layer if isinstance(layer, LookupTables) else None for layer in layers]
         self._codes = [layer.position_code for layer in layers if isinstance(layer, PairAttention)]
         self._code_gradients = [torch.zeros_like(code) for code in self._codes]
         self._memory = memory_of(embedding, layers)
@@ -87,11 +88,24 @@ class Chain:
         """
         rate, epsilon, visit_cap, _ = update_numbers(self._update)
         nats = self._chain.train(
-            view(tokens), view(targets), self._update.kind, rate, epsilon, visit_cap, torch.get_num_threads()
+            view(tokens),
+            view(targets),
+            self._update.kind,
+            rate,
+            epsilon,
+            visit_cap,
+            self._draw_kept(),
+            torch.get_num_threads(),
         )
         for code, gradient in zip(self._codes, self._code_gradients, strict=True):
             code.grad = gradient
         return nats
+
+    def _draw_kept(self) -> list[np.ndarray | None]:
+        """The tables of each layer that take part in a step; [] where all of all do."""
+        if not any(layer and layer.update.drop for layer in self._droppable):
+            return []
+        return [layer and view(layer.update.draw_kept(layer.n_tables)) for layer in self._droppable]
 
     def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Nats (B, T) of targets (B, T) int64 after tokens (B, T); nothing changes.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from polychron.anchors import draw_anchors, draw_delays
@@ -26,7 +27,8 @@ class LookupTables(RowLayer):
         anchors: ``"random"`` or ``"covering"`` (all pairs occur before any repeats).
         residual: adds the input, x + S_x; needs n_outputs == n_inputs.
         gradient: of the tables: ``"dense"``, ``"sparse"`` or ``"fused"``.
-        update: for ``"fused"``.
+        update: for ``"fused"``. In training mode its ``drop`` leaves tables out: y = [x +] I / m times the sum over m
+            of the I tables, drawn anew in each call.
         seed: of anchors and delays.
 
     Shapes: x (B, n_inputs) or, always with delays, (B, T, n_inputs); y the same with n_outputs.
@@ -72,10 +74,34 @@ class LookupTables(RowLayer):
 
     def forward(self, x: Tensor, history: Tensor | None = None) -> Tensor:
         """y of the latencies x; ``history`` (B, D, n_inputs) stands before them."""
+        kept = self._draw_kept()
+        if kept is not None:
+            return self._read_some(x, history, kept)
         return lookup(
             x, self.synaptic_vectors, self.anchors, self.delays, history=history, residual=self.residual,
             **self._options(),
         )  # fmt: skip
+
+    def _draw_kept(self) -> Tensor | None:
+        """The tables of this training step, where its update drops some."""
+        return self.update.draw_kept(self.n_tables) if self.training and self.update is not None else None
+
+    def _read_some(self, x: Tensor, history: Tensor | None, kept: Tensor) -> Tensor:
+        r"""[x +] n_tables / m times the sum over the m kept tables: table by table, so that each updates in place.
+
+        The definition; a :class:`polychron.nn.Chain` does the same at full speed.
+        """
+        self.update.prepare(self.synaptic_vectors)
+        y = 0
+        for i in kept.tolist():
+            one = slice(i, i + 1)
+            delays = None if self.delays is None else self.delays[one]
+            y = y + lookup(
+                x, self.synaptic_vectors[one], self.anchors[one], delays, history=history, gradient="fused",
+                update=self.update.of_table(i),
+            )  # fmt: skip
+        y = self.n_tables / len(kept) * y
+        return x + y if self.residual else y
 
     def extra_repr(self) -> str:
         """Sizes, for print(module)."""
@@ -98,6 +124,10 @@ class Readout(LookupTables):
 
     def loss(self, x: Tensor, targets: Tensor, history: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each position: x (B, T, n_inputs), targets (B, T) int64; (B, T)."""
+        kept = self._draw_kept()
+        if kept is not None:
+            logits = self._read_some(x, history, kept)
+            return torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         return readout_cross_entropy(
             x, self.synaptic_vectors, self.anchors, targets, self.delays, history=history, **self._options()
         )

@@ -27,6 +27,9 @@ class RowUpdate:
         visit_cap: of SGD: a row that more positions read in one step moves as if so many did. Plain SGD, without it,
             overshoots where a batch repeats itself: the gradients of a thousand equal readings are summed. None: no
             cap.
+        drop: part of a layer's tables that each training step leaves out, drawn from torch's generator; the sum of
+            the others' rows is scaled up to make good for it. Against overfitting; see
+            :class:`polychron.nn.LookupTables`.
 
     Attributes:
         rate: the learning rate as a float; assign to change it.
@@ -43,7 +46,12 @@ class RowUpdate:
     """
 
     def __init__(
-        self, kind: str = "sgd", rate: float | torch.Tensor = 0.02, epsilon: float = 1e-8, visit_cap: int | None = None
+        self,
+        kind: str = "sgd",
+        rate: float | torch.Tensor = 0.02,
+        epsilon: float = 1e-8,
+        visit_cap: int | None = None,
+        drop: float = 0.0,
     ):
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
@@ -51,7 +59,10 @@ class RowUpdate:
             raise ValueError(f"epsilon must be finite and not negative; got {epsilon}")
         if visit_cap is not None and (kind != "sgd" or visit_cap < 1):
             raise ValueError(f"visit_cap must be at least 1, and goes with kind 'sgd'; got {visit_cap} with {kind!r}")
+        if not 0.0 <= drop < 1.0:
+            raise ValueError(f"drop must be at least 0 and below 1; got {drop}")
         self.kind = kind
+        self.drop = drop
         self.visit_cap = visit_cap
         self.epsilon = epsilon
         self.state: torch.Tensor | None = None
@@ -70,6 +81,19 @@ class RowUpdate:
             raise ValueError(f"rate must be finite and not negative; got {value}")
         self.shared_rate.fill_(value)
 
+    def draw_kept(self, n_tables: int) -> torch.Tensor | None:
+        """The tables that take part in one step, ascending int32 (m,), drawn from torch's generator; None: all."""
+        n_kept = max(1, round((1 - self.drop) * n_tables))
+        if n_kept == n_tables:
+            return None
+        return torch.randperm(n_tables)[:n_kept].sort().values.int()
+
+    def of_table(self, i: int) -> RowUpdate:
+        """The same update for one table alone, with that table's part of the state."""
+        one = RowUpdate(self.kind, self.shared_rate, self.epsilon, self.visit_cap)
+        one.state = None if self.state is None else self.state[i : i + 1]
+        return one
+
     def prepare(self, tables: torch.Tensor) -> None:
         """Makes the state that ``tables`` (n_tables, n_rows, n_outputs) need, unless it is there.
 
@@ -87,7 +111,10 @@ class RowUpdate:
             self.state = torch.zeros(tables.shape[:2], dtype=torch.float32, device=tables.device)
 
     def __repr__(self) -> str:
-        return f"RowUpdate(kind={self.kind!r}, rate={self.rate}, epsilon={self.epsilon}, visit_cap={self.visit_cap})"
+        return (
+            f"RowUpdate(kind={self.kind!r}, rate={self.rate}, epsilon={self.epsilon}, visit_cap={self.visit_cap}, "
+            f"drop={self.drop})"
+        )
 
 
 def apply_merged(tables: torch.Tensor, gradient: torch.Tensor, n_visits: torch.Tensor, update: RowUpdate) -> None:

@@ -20,7 +20,9 @@ class RowOptimizer:
         rate: the learning rate; assign to change it for all layers.
     """
 
-    def __init__(self, model: nn.Module, kind: str, rate: float, epsilon: float, visit_cap: int | None):
+    def __init__(
+        self, model: nn.Module, kind: str, rate: float, epsilon: float, visit_cap: int | None, drop: float = 0.0
+    ):
         self.kind = kind
         self._rate = RowUpdate(kind, rate, epsilon, visit_cap)
         self._layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, RowLayer)}
@@ -28,7 +30,7 @@ class RowOptimizer:
             raise ValueError("model must have layers of tables (polychron.nn.RowLayer); got none")
         tables = set()
         for layer in self._layers.values():
-            layer.use_gradient("fused", RowUpdate(kind, self._rate.shared_rate, epsilon, visit_cap))
+            layer.use_gradient("fused", RowUpdate(kind, self._rate.shared_rate, epsilon, visit_cap, drop))
             tables.add(id(layer.synaptic_vectors))
         self._dense = [p for p in model.parameters() if id(p) not in tables and p.requires_grad]
 
@@ -78,7 +80,12 @@ class RowOptimizer:
 
 
 def attach(
-    model: nn.Module, kind: str = "sgd", rate: float = 0.02, epsilon: float = 1e-8, visit_cap: int | None = None
+    model: nn.Module,
+    kind: str = "sgd",
+    rate: float = 0.02,
+    epsilon: float = 1e-8,
+    visit_cap: int | None = None,
+    drop: float = 0.0,
 ) -> RowOptimizer:
     """Makes every layer of tables in ``model`` update itself during the backward pass.
 
@@ -90,6 +97,7 @@ def attach(
         epsilon: of Adagrad.
         visit_cap: of SGD: a row that more positions read in one step moves as if so many did; see
             :class:`polychron.ops.RowUpdate`.
+        drop: part of the tables of each layer (attention excepted) that a step leaves out, against overfitting.
 
     Example:
         >>> from polychron.nn import LookupTables
@@ -100,4 +108,4 @@ def attach(
         >>> layer.synaptic_vectors.grad is None
         True
     """
-    return RowOptimizer(model, kind, rate, epsilon, visit_cap)
+    return RowOptimizer(model, kind, rate, epsilon, visit_cap, drop)
