@@ -22,6 +22,8 @@
 namespace nb = nanobind;
 using namespace polychron;
 
+void bind_runtime(nb::module_& m);  // runtime_bindings.cpp
+
 namespace {
 
 template <class T, int N> using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
@@ -407,4 +409,6 @@ NB_MODULE(_native, m) {
         nb::arg("n_inputs"), nb::arg("n_code"), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"), nb::arg("dx").noconvert().none(),
         nb::arg("dcode").noconvert(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"),
         nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
+
+  bind_runtime(m);
 }

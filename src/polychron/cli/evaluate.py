@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from polychron.cli.console import StatusLine, make_console, print_json, say
+from polychron.cli.console import StatusLine, make_console, say
+from polychron.cli.output import print_json
 from polychron.data import hold_out, load_corpus
 from polychron.data.corpus import Corpus
 from polychron.errors import InputError
