@@ -48,6 +48,13 @@ class OptimizerKind(str, Enum):
     adagrad = "adagrad"
 
 
+class Precision(str, Enum):
+    """Values of ``quantize --to``."""
+
+    int8 = "int8"
+    bfloat16 = "bfloat16"
+
+
 class UpdateKind(str, Enum):
     """Values of ``--update``."""
 
@@ -200,6 +207,28 @@ def generate(
             threads=threads,
             json=json,
         )
+
+
+@app.command()
+def quantize(
+    directory: Directory,
+    to: Annotated[Precision, typer.Option(help="What a table's numbers become.")] = Precision.int8,
+    out: Annotated[Path | None, typer.Option(help="Folder for the result. [default: DIR-int8]")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="What to measure the loss on. Without it: what was held out from training.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a model with tables of fewer bits, and say what it costs before and after.
+
+    Example: `polychron quantize runs/book --to int8`
+
+    An int8 model is run with additions and shifts alone.
+    """
+    from polychron.cli.quantize import run_quantize
+
+    with quiet_when_nobody_reads():
+        run_quantize(directory, to=to.value, out=out, text=text, json=json)
 
 
 @contextlib.contextmanager

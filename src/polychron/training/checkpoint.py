@@ -138,8 +138,19 @@ class MetricsRecord(_Section):
     val_bytes: _Count | None = None
 
 
+class QuantizationRecord(_Section):
+    """Of a model that `polychron.quantization` made: its tables' precision, and what int8 sums count.
+
+    Latencies count 2^-latency_bits, logits 2^-logit_bits nats; both None unless the precision is int8.
+    """
+
+    precision: Literal["int8", "bfloat16"]
+    latency_bits: Annotated[int, Field(ge=0, le=30)] | None = None
+    logit_bits: Annotated[int, Field(ge=0, le=30)] | None = None
+
+
 class Record(_Section):
-    """All of ``config.json``."""
+    """All of ``config.json``. ``quantization`` is None for a model as it was trained, in float32."""
 
     format: Literal["polychron"] = FORMAT
     version: Literal[1] = VERSION
@@ -150,6 +161,7 @@ class Record(_Section):
     training: TrainingRecord
     position: PositionRecord = PositionRecord()
     metrics: MetricsRecord = MetricsRecord()
+    quantization: QuantizationRecord | None = None
     weights: WeightsRecord | None = None
 
 
@@ -301,6 +313,11 @@ class Checkpoint:
         Raises:
             InputError: not enough memory, or tensors that do not belong to the model.
         """
+        if self.record.quantization is not None:
+            raise InputError(
+                f"{self.directory} is quantised to {self.record.quantization.precision}: it can be run, scored and "
+                "exported; training needs the folder that it was made from"
+            )
         require_memory(
             4 * self.config.n_parameters(),
             f"the weights in {self.directory}",
@@ -319,6 +336,10 @@ class Checkpoint:
         except ValueError as error:
             raise self._damaged(str(error)) from None
         return model
+
+    def load_tensors(self) -> dict[str, torch.Tensor]:
+        """The model's tensors by name, as they are stored; they stay mapped."""
+        return {name: _tensor(self._weights, name) for name in self._weights.entries if name.startswith(_MODEL)}
 
     def load_optimizer(self, optimizer: Any) -> None:
         """Put back the state of an optimizer that was just attached to the loaded model.
@@ -414,7 +435,8 @@ def _require_plausible(folder: Path, record: Record, config: Any, vocabulary: Vo
         )
     # Every parameter is stored, so a model cannot be larger than its file: what follows takes no more memory
     # than somebody took the trouble to send.
-    if 4 * config.n_parameters() > n_bytes:
+    size = {None: 4, "bfloat16": 2, "int8": 1}[record.quantization and record.quantization.precision]
+    if size * config.n_parameters() > n_bytes:
         raise InputError(
             f"{folder / CONFIG_NAME} is damaged: it describes a model of {config.n_parameters():,} "
             f"parameters and {path.name} has only {n_bytes:,} bytes"
