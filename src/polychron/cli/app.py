@@ -48,6 +48,12 @@ class OptimizerKind(str, Enum):
     adagrad = "adagrad"
 
 
+class ExportKind(str, Enum):
+    """Values of ``export --to``."""
+
+    c = "c"
+
+
 class Precision(str, Enum):
     """Values of ``quantize --to``."""
 
@@ -229,6 +235,26 @@ def quantize(
 
     with quiet_when_nobody_reads():
         run_quantize(directory, to=to.value, out=out, text=text, json=json)
+
+
+@app.command()
+def export(
+    directory: Directory,
+    out: Annotated[Path, typer.Option(help="Path of the files, without their suffix.", show_default=False)],
+    to: Annotated[ExportKind, typer.Option(help="What to write: two files of C99.")] = ExportKind.c,
+    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
+    json: Json = False,
+) -> None:
+    """Write a model as C that neither multiplies nor divides, for any machine with a compiler.
+
+    Example: `polychron export runs/book --to c --out book/model`
+
+    A model in float32 becomes int8 on the way; `polychron quantize` says what that costs.
+    """
+    from polychron.cli.export import run_export
+
+    with quiet_when_nobody_reads():
+        run_export(directory, out=out, temperature=temperature, json=json)
 
 
 @contextlib.contextmanager
