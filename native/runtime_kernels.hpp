@@ -53,8 +53,17 @@ struct Kernels {
   void (*add_bf16)(const RowList&, const float* start, float* y);
   // The same in integers, 32 bits wide, row q of a group shifted left; the groups cover the list.
   void (*add_i8)(const RowList&, const ShiftGroup*, int64_t n_groups, const int32_t* start, int32_t* y);
+  // The largest of n numbers, n >= 1; of floats NaN, if there is one.
+  float (*highest_f32)(const float* logits, int64_t n);
+  int32_t (*highest_i32)(const int32_t* units, int64_t n);
   // weight[k] = round(2^22 exp((logit[k] - highest) * coldness)), to nearest, ties to even; n a multiple of 16.
   void (*weigh)(const float* logits, int64_t n, float highest, float coldness, uint32_t* weight);
+  // weight[k] = table[(highest - unit[k]) >> shift], 0 behind the table's last.
+  void (*weigh_units)(const int32_t* units, int64_t n, int32_t highest, const uint32_t* table, uint32_t table_size,
+                      int shift, uint32_t* weight);
+  uint32_t (*sum)(const uint32_t* weight, int64_t n);
+  // Sum of the weights that come before a token's in descending order, equals by their place.
+  uint32_t (*sum_before)(const uint32_t* weight, int64_t n, int64_t token);
 };
 
 // Those of the instruction set that dispatch.hpp has chosen.

@@ -167,8 +167,59 @@ void weigh(const float* __restrict logits, int64_t n, float highest, float coldn
   }
 }
 
+float highest_f32(const float* logits, int64_t n) {
+  F32 highest = F32{} + logits[0];
+  auto numbers = highest == highest;
+  int64_t k = 0;
+  for (; k + kLanes <= n; k += kLanes) {
+    const F32 some = load<F32>(logits + k);
+    numbers &= some == some;
+    highest = some > highest ? some : highest;
+  }
+  float best = highest[0];
+  bool all_numbers = true;
+  for (int l = 0; l < kLanes; ++l) {
+    best = highest[l] > best ? highest[l] : best;
+    all_numbers &= numbers[l] != 0;
+  }
+  for (; k < n; ++k) {
+    best = logits[k] > best ? logits[k] : best;
+    all_numbers &= logits[k] == logits[k];
+  }
+  return all_numbers ? best : __builtin_nanf("");
+}
+
+int32_t highest_i32(const int32_t* units, int64_t n) {
+  int32_t highest = units[0];
+  for (int64_t k = 0; k < n; ++k) highest = units[k] > highest ? units[k] : highest;
+  return highest;
+}
+
+void weigh_units(const int32_t* __restrict units, int64_t n, int32_t highest, const uint32_t* __restrict table,
+                 uint32_t table_size, int shift, uint32_t* __restrict weight) {
+  for (int64_t k = 0; k < n; ++k) {
+    const uint32_t below = (static_cast<uint32_t>(highest) - static_cast<uint32_t>(units[k])) >> shift;
+    weight[k] = below < table_size ? table[below] : 0;
+  }
+}
+
+uint32_t sum(const uint32_t* weight, int64_t n) {
+  uint32_t total = 0;
+  for (int64_t k = 0; k < n; ++k) total += weight[k];
+  return total;
+}
+
+uint32_t sum_before(const uint32_t* weight, int64_t n, int64_t token) {
+  const uint32_t own = weight[token];
+  uint32_t before = 0, n_equal = 0;
+  for (int64_t k = 0; k < n; ++k) before += weight[k] > own ? weight[k] : 0;
+  for (int64_t k = 0; k < token; ++k) n_equal += weight[k] == own ? 1 : 0;
+  return before + n_equal * own;
+}
+
 }  // namespace
 
 const Kernels kernels = {
-    POLYCHRON_SET_NAME, hash_f32, hash_i32, join_bits, add_rows<Float32Rows>, add_rows<Bfloat16Rows>, add_i8, weigh,
+    POLYCHRON_SET_NAME, hash_f32, hash_i32,    join_bits,   add_rows<Float32Rows>, add_rows<Bfloat16Rows>, add_i8,
+    highest_f32,        highest_i32, weigh, weigh_units, sum,                   sum_before,
 };

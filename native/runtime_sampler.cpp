@@ -64,53 +64,35 @@ Sampler::Sampler(const Model& model, const SamplerSettings& settings)
 }
 
 bool Sampler::weigh_floats(const float* logits) {
-  float highest = logits[0];
-  bool numbers = true;
-  for (int64_t k = 0; k < n_drawn_; ++k) {
-    highest = logits[k] > highest ? logits[k] : highest;
-    numbers &= logits[k] == logits[k];
-  }
-  if (!numbers || !std::isfinite(highest)) return false;
+  const float highest = set_.highest_f32(logits, n_drawn_);
+  if (!std::isfinite(highest)) return false;
   set_.weigh(logits, n_padded_, highest, coldness_, weight_.data());
   return true;
 }
 
 void Sampler::weigh_units(const int32_t* units) {
-  const int32_t highest = *std::max_element(units, units + n_drawn_);
-  const uint32_t size = static_cast<uint32_t>(table_.weight.size());
-  for (int64_t k = 0; k < n_drawn_; ++k) {
-    const uint32_t d = (static_cast<uint32_t>(highest) - static_cast<uint32_t>(units[k])) >> table_.shift;
-    weight_[static_cast<size_t>(k)] = d < size ? table_.weight[d] : 0;
-  }
-}
-
-// Whether the weights that come before the token's, in descending order, equals by id, are less than top_p of all.
-bool Sampler::in_nucleus(int64_t token, uint32_t total) const {
-  const uint32_t own = weight_[static_cast<size_t>(token)];
-  uint32_t before = 0;
-  for (int64_t k = 0; k < n_drawn_; ++k) {
-    const uint32_t w = weight_[static_cast<size_t>(k)];
-    before += w > own || (w == own && k < token) ? w : 0;
-  }
-  return static_cast<double>(before) < settings_.top_p * static_cast<double>(total);
+  set_.weigh_units(units, n_drawn_, set_.highest_i32(units, n_drawn_), table_.weight.data(),
+                   static_cast<uint32_t>(table_.weight.size()), table_.shift, weight_.data());
 }
 
 int64_t Sampler::draw_weighted() {
   std::fill(weight_.begin() + n_drawn_, weight_.end(), 0);
-  uint32_t total = 0;
-  for (int64_t k = 0; k < n_padded_; ++k) total += weight_[static_cast<size_t>(k)];
+  const uint32_t total = set_.sum(weight_.data(), n_padded_);
   for (;;) {
     uint32_t left = random_.below(total);
     const uint32_t* block = weight_.data();
     for (;; block += kBlock) {
-      uint32_t sum = 0;
-      for (int64_t k = 0; k < kBlock; ++k) sum += block[k];
+      const uint32_t sum = set_.sum(block, kBlock);
       if (left < sum) break;
       left -= sum;
     }
     int64_t token = block - weight_.data();
     for (; left >= *block; ++block, ++token) left -= *block;
-    if (settings_.top_p >= 1.0 || in_nucleus(token, total)) return token;
+    // In the nucleus are the tokens before which less than top_p of all weights comes.
+    if (settings_.top_p >= 1.0 || static_cast<double>(set_.sum_before(weight_.data(), n_padded_, token)) <
+                                      settings_.top_p * static_cast<double>(total)) {
+      return token;
+    }
   }
 }
 

@@ -52,7 +52,6 @@ class Sampler {
   int64_t draw_weighted();
   bool weigh_floats(const float* logits);
   void weigh_units(const int32_t* units);
-  bool in_nucleus(int64_t token, uint32_t total) const;
 
   const Model* model_;
   const Kernels& set_;
