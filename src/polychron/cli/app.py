@@ -5,18 +5,15 @@ Those modules are imported when their command runs: ``--help`` need not wait for
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from polychron.errors import InputError
+from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
 
 app = typer.Typer(
     name="polychron",
@@ -257,48 +254,13 @@ def export(
         run_export(directory, out=out, temperature=temperature, json=json)
 
 
-@contextlib.contextmanager
-def quiet_when_nobody_reads() -> Iterator[None]:
-    """Let a command end quietly when its reader has gone (``| head``)."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes standard output once more at the end; there it must not fail again.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line, as `polychron.cli.main` does, by way of typer."""
 
+    def run() -> int | None:
+        return typer.main.get_command(app).main(list(arguments), prog_name="polychron", standalone_mode=False)
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code.
-
-    0: done. 2: something given cannot be used, one line on stderr says what. 130, 143: stopped by SIGINT,
-    SIGTERM.
-    """
-    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks must not end a run
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        command = typer.main.get_command(app)
-        return command.main(arguments, prog_name="polychron", standalone_mode=False) or 0
-    except InputError as error:
-        return _refuse(str(error))
-    except MemoryError:
-        return _refuse("out of memory: take a smaller preset, batch or length, or close other programs")
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        # Wrong usage, in whatever class this version of typer has for it.
-        if not hasattr(error, "format_message"):
-            raise
-        return _refuse(error.format_message())
-
-
-def _refuse(message: str) -> int:
-    line = " ".join(message.split()).rstrip(".")
-    print(f"error: {line}", file=sys.stderr)
-    return 2
+    return exit_code(run)
 
 
 def _value(choice: Enum | None) -> str | None:
