@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint fuzz bench clean
 
 setup: .venv/installed
 
@@ -21,6 +21,19 @@ test: setup  ## all tests
 lint: setup  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The extension once more with AddressSanitizer, found before the editable installation.
+CASES ?= 1000000
+SANITIZED := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+RUN_SANITIZED := import runpy, sys; \
+  sys.meta_path[:] = [finder for finder in sys.meta_path if "ScikitBuild" not in type(finder).__name__]; \
+  sys.path.insert(0, "build/sanitized"); runpy.run_module("tests.runtime.fuzz", run_name="__main__", alter_sys=True)
+
+fuzz: setup  ## CASES damaged and hostile model files
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target build/sanitized . \
+	  -Cbuild-dir=build/sanitized-cmake -Ccmake.define.CMAKE_CXX_FLAGS="$(SANITIZED)"
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  $(BIN)/python -c '$(RUN_SANITIZED)' --cases $(CASES)
 
 bench: setup  ## time the kernels
 	$(BIN)/python benchmarks/kernels.py

@@ -17,6 +17,8 @@ namespace nb = nanobind;
 using namespace polychron;
 using namespace polychron::border;
 
+void bind_runtime(nb::module_& m);  // runtime_bindings.cpp
+
 namespace {
 
 // Rows that a sparse update touched, as (indices (2, M) int64, values (M, K) float32) owned by Python.
@@ -333,4 +335,6 @@ NB_MODULE(_native, m) {
         nb::arg("n_inputs"), nb::arg("n_code"), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"), nb::arg("dx").noconvert().none(),
         nb::arg("dcode").noconvert(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"),
         nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
+
+  bind_runtime(m);
 }

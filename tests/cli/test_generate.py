@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from polychron.cli.console import ByteStream
+from polychron.cli.output import ByteStream
 from polychron.training import open_checkpoint
 
 from .conftest import Command

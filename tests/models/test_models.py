@@ -14,7 +14,7 @@ from polychron.models import (
     training_defaults,
 )
 from polychron.optim import attach
-from polychron.runtime import Stream
+from polychron.runtime.stream import Stream
 
 DELAY = DelayConfig(vocabulary_size=13, n_neurons=8, n_layers=2, n_tables=5, n_comparisons=4, max_delay=3,
                     readout_n_tables=3, readout_n_comparisons=4, readout_max_delay=2)  # fmt: skip

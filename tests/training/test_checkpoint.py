@@ -196,7 +196,7 @@ for _ in range(30):
     found = open_checkpoint(folder)
     step = found.record.position.step
     for name in ("model.step", "optimizer.step"):
-        assert set(found._weights.get_tensor(name).tolist()) == {step}, (name, step)
+        assert set(found._weights.view(name)) == {step}, (name, step)
     assert len(list(folder.iterdir())) <= 4, list(folder.iterdir())
     steps.append(step)
 print(len(set(steps)), steps == sorted(steps))

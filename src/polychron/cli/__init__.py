@@ -1,7 +1,21 @@
-"""The command line: ``polychron train | evaluate | generate``."""
+"""The command line: ``polychron train | evaluate | generate | quantize | export``."""
 
 from __future__ import annotations
 
-from polychron.cli.app import main
+import sys
+from collections.abc import Sequence
+
+from polychron.cli.plain_generate import run_plain
 
 __all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code, which `polychron.cli.outcome.exit_code` explains."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    code = run_plain(arguments)
+    if code is not None:
+        return code
+    from polychron.cli.app import main as run_with_typer
+
+    return run_with_typer(arguments)

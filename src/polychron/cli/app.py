@@ -5,18 +5,15 @@ Those modules are imported when their command runs: ``--help`` need not wait for
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from polychron.errors import InputError
+from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
 
 app = typer.Typer(
     name="polychron",
@@ -46,6 +43,19 @@ class OptimizerKind(str, Enum):
 
     sgd = "sgd"
     adagrad = "adagrad"
+
+
+class ExportKind(str, Enum):
+    """Values of ``export --to``."""
+
+    c = "c"
+
+
+class Precision(str, Enum):
+    """Values of ``quantize --to``."""
+
+    int8 = "int8"
+    bfloat16 = "bfloat16"
 
 
 class UpdateKind(str, Enum):
@@ -202,48 +212,55 @@ def generate(
         )
 
 
-@contextlib.contextmanager
-def quiet_when_nobody_reads() -> Iterator[None]:
-    """Let a command end quietly when its reader has gone (``| head``)."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes standard output once more at the end; there it must not fail again.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@app.command()
+def quantize(
+    directory: Directory,
+    to: Annotated[Precision, typer.Option(help="What a table's numbers become.")] = Precision.int8,
+    out: Annotated[Path | None, typer.Option(help="Folder for the result. [default: DIR-int8]")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="What to measure the loss on. Without it: what was held out from training.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a model with tables of fewer bits, and say what it costs before and after.
 
+    Example: `polychron quantize runs/book --to int8`
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code.
-
-    0: done. 2: something given cannot be used, one line on stderr says what. 130, 143: stopped by SIGINT,
-    SIGTERM.
+    An int8 model is run with additions and shifts alone.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks must not end a run
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        command = typer.main.get_command(app)
-        return command.main(arguments, prog_name="polychron", standalone_mode=False) or 0
-    except InputError as error:
-        return _refuse(str(error))
-    except MemoryError:
-        return _refuse("out of memory: take a smaller preset, batch or length, or close other programs")
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        # Wrong usage, in whatever class this version of typer has for it.
-        if not hasattr(error, "format_message"):
-            raise
-        return _refuse(error.format_message())
+    from polychron.cli.quantize import run_quantize
+
+    with quiet_when_nobody_reads():
+        run_quantize(directory, to=to.value, out=out, text=text, json=json)
 
 
-def _refuse(message: str) -> int:
-    line = " ".join(message.split()).rstrip(".")
-    print(f"error: {line}", file=sys.stderr)
-    return 2
+@app.command()
+def export(
+    directory: Directory,
+    out: Annotated[Path, typer.Option(help="Path of the files, without their suffix.", show_default=False)],
+    to: Annotated[ExportKind, typer.Option(help="What to write: two files of C99.")] = ExportKind.c,
+    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
+    json: Json = False,
+) -> None:
+    """Write a model as C that neither multiplies nor divides, for any machine with a compiler.
+
+    Example: `polychron export runs/book --to c --out book/model`
+
+    A model in float32 becomes int8 on the way; `polychron quantize` says what that costs.
+    """
+    from polychron.cli.export import run_export
+
+    with quiet_when_nobody_reads():
+        run_export(directory, out=out, temperature=temperature, json=json)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line, as `polychron.cli.main` does, by way of typer."""
+
+    def run() -> int | None:
+        return typer.main.get_command(app).main(list(arguments), prog_name="polychron", standalone_mode=False)
+
+    return exit_code(run)
 
 
 def _value(choice: Enum | None) -> str | None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from polychron.cli.console import StatusLine, make_console, print_json, say
+from polychron import runtime
+from polychron.cli.console import StatusLine, make_console, say
+from polychron.cli.output import print_json
 from polychron.data import hold_out, load_corpus
 from polychron.data.corpus import Corpus
 from polychron.errors import InputError
-from polychron.training.checkpoint import Record, open_checkpoint
-from polychron.training.evaluate import score_progressively
+from polychron.runtime import text_stream
+from polychron.training.checkpoint import Checkpoint, Record, open_checkpoint
+from polychron.training.evaluate import Score, score_progressively
 
 
 def run_evaluate(directory: Path, text: Path | None, *, threads: int | None, json: bool) -> None:
@@ -28,14 +34,11 @@ def run_evaluate(directory: Path, text: Path | None, *, threads: int | None, jso
     else:
         corpus = load_corpus(text, minimum_bytes=2, minimum_distinct=1)
         data, source = corpus.data, corpus.source
-    tokens = checkpoint.vocabulary.encode(data)
-    model = checkpoint.load_model()
-
     console = make_console()
     with StatusLine(console) as status:
-        for so_far in score_progressively(model, tokens, checkpoint.vocabulary):
+        for so_far in _scores(checkpoint, data):
             if not json:
-                status.show(f"scoring: {so_far.n_bytes / (tokens.size - 1):.0%}")
+                status.show(f"scoring: {so_far.n_bytes / (data.size - 1):.0%}")
     if json:
         print_json(
             {
@@ -48,6 +51,19 @@ def run_evaluate(directory: Path, text: Path | None, *, threads: int | None, jso
         return
     say(console, f"{source}: {so_far.n_bytes:,} bytes scored, {so_far.bytes_per_second:,.0f} bytes/s")
     say(console, f"{so_far.nats_per_byte:.4f} nats/byte = {so_far.bits_per_byte:.4f} bits/byte", style="bold")
+
+
+def _scores(checkpoint: Checkpoint, data: np.ndarray) -> Iterator[Score]:
+    """The score of all so far, after every piece of the text: by the training model, or the runtime if quantised."""
+    if checkpoint.record.quantization is None:
+        yield from score_progressively(
+            checkpoint.load_model(), checkpoint.vocabulary.encode(data), checkpoint.vocabulary
+        )
+        return
+    model = runtime.load(checkpoint.directory)
+    began = time.perf_counter()
+    for nats, n_bytes in text_stream.score_progressively(model, data.tobytes()):
+        yield Score(nats, n_bytes, time.perf_counter() - began)
 
 
 def load_recorded_corpus(record: Record, text: Path | None = None) -> Corpus:

@@ -1,17 +1,18 @@
-"""``polychron generate``: continue a prompt."""
+"""``polychron generate``: continue a prompt.
+
+Nothing on the way to the first byte loads PyTorch, numpy or pydantic, which take longer than all the rest.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from polychron.cli.console import ByteStream, print_json
-from polychron.runtime import Stream
-from polychron.runtime.sampling import Sampler, generate
-from polychron.training.checkpoint import open_checkpoint
+from polychron.cli.output import ByteStream, print_json
+from polychron.runtime import SamplingOptions, load
+from polychron.runtime.extension import native
 
 
 def run_generate(
@@ -25,17 +26,15 @@ def run_generate(
     threads: int | None,
     json: bool,
 ) -> None:
-    """Write the prompt and ``n_bytes`` bytes after it to standard output, each as soon as it is drawn."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    checkpoint = open_checkpoint(directory)
-    vocabulary = checkpoint.vocabulary
-    sampler = Sampler(temperature=temperature, top_p=top_p, seed=seed, excluded=[vocabulary.unseen_id])
-    model = checkpoint.load_model()
+    """Write the prompt and ``n_bytes`` bytes after it to standard output, each as soon as it is drawn.
 
-    began = time.perf_counter()
-    pieces = generate(Stream(model), vocabulary, prompt, n_bytes, sampler)
+    ``threads`` is taken for the sake of scripts: a text is written by one.
+    """
+    options = SamplingOptions(temperature=temperature, top_p=top_p, seed=seed)
+    pieces = (_pieces if native is not None else _pieces_without_extension)(directory, prompt, n_bytes, options)
     if json:
+        next(pieces)
+        began = time.perf_counter()
         text = b"".join(pieces)
         seconds = time.perf_counter() - began
         print_json(
@@ -47,8 +46,37 @@ def run_generate(
             }
         )
         return
+    next(pieces)
     output = ByteStream(sys.stdout)
     output.write(prompt)
     for piece in pieces:
         output.write(piece)
     output.close()
+
+
+def _pieces(directory: Path, prompt: bytes, n_bytes: int, options: SamplingOptions) -> Iterator[bytes]:
+    """Nothing when the model is loaded, then what it writes."""
+    stream = load(directory).stream()
+    yield b""
+    stream.start(prompt)
+    yield from stream.pieces(n_bytes, options)
+
+
+def _pieces_without_extension(
+    directory: Path, prompt: bytes, n_bytes: int, options: SamplingOptions
+) -> Iterator[bytes]:
+    """The same in plain PyTorch."""
+    from polychron.runtime.sampling import Sampler, generate
+    from polychron.runtime.stream import Stream
+    from polychron.training.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(directory)
+    stream = Stream(checkpoint.load_model())
+    yield b""
+    sampler = Sampler(
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        excluded=[checkpoint.vocabulary.unseen_id],
+    )
+    yield from generate(stream, checkpoint.vocabulary, prompt, n_bytes, sampler)

@@ -20,8 +20,8 @@ from polychron.cli.console import JsonView, TerminalView, resume_command
 from polychron.cli.evaluate import load_recorded_corpus
 from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
 from polychron.errors import InputError
-from polychron.runtime import Stream
 from polychron.runtime.sampling import Sampler, generate
+from polychron.runtime.stream import Stream
 from polychron.training.checkpoint import (
     CheckpointWriter,
     CorpusRecord,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from polychron.data.corpus import byte_counts
 from polychron.errors import InputError
+
+if TYPE_CHECKING:  # loading numpy takes longer than writing the first byte of a text may
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Vocabulary:
     """
 
     byte_values: bytes
-    _ids: np.ndarray = field(init=False, repr=False, compare=False)
+    _ids: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         values = list(self.byte_values)
@@ -45,15 +46,20 @@ class Vocabulary:
             raise InputError("a vocabulary needs at least one byte value; got none")
         if values != sorted(set(values)):
             raise InputError("a vocabulary's byte values must ascend without repeats")
-        # With all 256 values known, the unseen id is 256 and never arises: uint8 holds every id that encode
+        # With all 256 values known, the unseen id is 256 and never arises: a byte holds every id that encode
         # gives.
-        ids = np.full(256, self.unseen_id % 256, dtype=np.uint8)
-        ids[values] = np.arange(len(values))
-        object.__setattr__(self, "_ids", ids)
+        ids = bytearray([self.unseen_id % 256]) * 256
+        for token, value in enumerate(values):
+            ids[value] = token
+        object.__setattr__(self, "_ids", bytes(ids))
 
     @classmethod
     def of(cls, *parts: np.ndarray) -> Vocabulary:
         """The vocabulary of the bytes that occur in any of ``parts``, each (N,) uint8."""
+        import numpy as np
+
+        from polychron.data.corpus import byte_counts
+
         counts = sum((byte_counts(part) for part in parts), start=np.zeros(256, dtype=np.int64))
         return cls(bytes(np.flatnonzero(counts).tolist()))
 
@@ -85,11 +91,15 @@ class Vocabulary:
 
     def encode(self, text: bytes | np.ndarray) -> np.ndarray:
         """Token ids of a text: bytes or (N,) uint8 -> (N,) uint8."""
+        import numpy as np
+
         data = np.frombuffer(text, dtype=np.uint8) if isinstance(text, (bytes, bytearray)) else text
-        return self._ids[data]
+        return np.frombuffer(self._ids, dtype=np.uint8)[data]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The bytes of token ids. The unseen id has no byte and raises InputError."""
+        import numpy as np
+
         ids = np.asarray(ids, dtype=np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= self.unseen_id):
             raise InputError(
@@ -97,3 +107,20 @@ class Vocabulary:
                 f"{int(ids.max())}. {self.unseen_id} stands for all unseen bytes and cannot be written"
             )
         return np.frombuffer(self.byte_values, dtype=np.uint8)[ids].tobytes()
+
+    def ids_of(self, text: bytes) -> bytes:
+        """As `encode`, without numpy: a byte for every token id.
+
+        Example:
+            >>> list(Vocabulary(b"abc").ids_of(b"cab!"))
+            [2, 0, 1, 3]
+        """
+        return text.translate(self._ids)
+
+    def bytes_of(self, ids: bytes) -> bytes:
+        """As `decode`, without numpy, of ids that are known to have a byte: the reverse of `ids_of`."""
+        return ids.translate(self.byte_values.ljust(256, b"?"))
+
+    def count_unseen(self, ids: bytes) -> int:
+        """How many of the ids that `ids_of` gave stand for unseen bytes."""
+        return ids.count(self.unseen_id) if self.unseen_id < 256 else 0

@@ -1,5 +1,7 @@
-"""Running a trained model: streams of tokens, and sampling from logits."""
+"""Running a trained model without PyTorch: streams of bytes, what a text costs, and drawing the next byte."""
 
-from polychron.runtime.stream import Stream
+from polychron.runtime.model import Model, load
+from polychron.runtime.options import SamplingOptions
+from polychron.runtime.text_stream import TextStream, generate_many
 
-__all__ = ["Stream"]
+__all__ = ["Model", "SamplingOptions", "TextStream", "generate_many", "load"]

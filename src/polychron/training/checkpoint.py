@@ -29,7 +29,9 @@ from pydantic import Field
 from polychron import models
 from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
-from polychron.limits import format_bytes, require_memory
+from polychron.limits import require_memory
+from polychron.storage import CONFIG_NAME, FORMAT, VERSION, WEIGHTS_PATTERN, TensorFile, read_config
+from polychron.storage.config_file import reason
 from polychron.training.schedule import Budget, Schedule
 
 try:
@@ -37,27 +39,26 @@ try:
 except ImportError:  # not on Windows: two runs in one folder are not noticed there
     fcntl = None
 
-FORMAT = "polychron"
-VERSION = 1
-
-CONFIG_NAME = "config.json"
-_WEIGHTS_NAME = re.compile(r"weights-[0-9]{1,19}\.safetensors")
+_WEIGHTS_NAME = re.compile(WEIGHTS_PATTERN)
 # What is not complete yet is written in this folder, by whatever temporary names a library may take.
 _SCRATCH_NAME = ".writing"
 
-_MAXIMUM_CONFIG_BYTES = 2**20
-_MAXIMUM_HEADER_BYTES = 2**22
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 _ATTEMPTS = 20
 
-_DTYPE_NAMES = {
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int32: "I32",
-    torch.int64: "I64",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+_DTYPES = {
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -137,8 +138,19 @@ class MetricsRecord(_Section):
     val_bytes: _Count | None = None
 
 
+class QuantizationRecord(_Section):
+    """Of a model that `polychron.quantization` made: its tables' precision, and what int8 sums count.
+
+    Latencies count 2^-latency_bits, logits 2^-logit_bits nats; both None unless the precision is int8.
+    """
+
+    precision: Literal["int8", "bfloat16"]
+    latency_bits: Annotated[int, Field(ge=0, le=30)] | None = None
+    logit_bits: Annotated[int, Field(ge=0, le=30)] | None = None
+
+
 class Record(_Section):
-    """All of ``config.json``."""
+    """All of ``config.json``. ``quantization`` is None for a model as it was trained, in float32."""
 
     format: Literal["polychron"] = FORMAT
     version: Literal[1] = VERSION
@@ -149,6 +161,7 @@ class Record(_Section):
     training: TrainingRecord
     position: PositionRecord = PositionRecord()
     metrics: MetricsRecord = MetricsRecord()
+    quantization: QuantizationRecord | None = None
     weights: WeightsRecord | None = None
 
 
@@ -181,7 +194,7 @@ class CheckpointWriter:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = _lock_folder(self.directory)
         except OSError as error:
-            raise InputError(f"cannot write checkpoints to {self.directory}: {_reason(error)}") from None
+            raise InputError(f"cannot write checkpoints to {self.directory}: {reason(error)}") from None
         try:
             self._take_up(resume)
         except InputError:
@@ -227,7 +240,7 @@ class CheckpointWriter:
         except (OSError, safetensors.SafetensorError) as error:
             self._tidy()
             stands = f"the one of step {self._written[0]} stands" if self._written else "there is none yet"
-            raise InputError(f"cannot write a checkpoint to {self.directory}: {_reason(error)}; {stands}") from None
+            raise InputError(f"cannot write a checkpoint to {self.directory}: {reason(error)}; {stands}") from None
         self._written = (step, weights)
         self._tidy()
         return self.directory
@@ -292,7 +305,7 @@ class Checkpoint:
     record: Record
     config: Any
     vocabulary: Vocabulary
-    _weights: Any
+    _weights: TensorFile
 
     def load_model(self) -> torch.nn.Module:
         """Take the memory and read the model.
@@ -300,24 +313,33 @@ class Checkpoint:
         Raises:
             InputError: not enough memory, or tensors that do not belong to the model.
         """
+        if self.record.quantization is not None:
+            raise InputError(
+                f"{self.directory} is quantised to {self.record.quantization.precision}: it can be run, scored and "
+                "exported; training needs the folder that it was made from"
+            )
         require_memory(
             4 * self.config.n_parameters(),
             f"the weights in {self.directory}",
             "close other programs or use a smaller model",
         )
-        n_tensors = len(_header(self._weights))
+        n_tensors = len(self._weights.entries)
         if self.config.n_layers > n_tensors:  # or building layer upon layer would take minutes before it fails
             raise self._damaged(f"a model of {self.config.n_layers} layers has more than {n_tensors} tensors")
         model = models.build(self.config, seed=self.record.training.seed)
         own = model.state_dict()
         self._require_same(own)
         for name, tensor in own.items():
-            tensor.copy_(self._weights.get_tensor(_MODEL + name))
+            tensor.copy_(_tensor(self._weights, _MODEL + name))
         try:
             model.check()
         except ValueError as error:
             raise self._damaged(str(error)) from None
         return model
+
+    def load_tensors(self) -> dict[str, torch.Tensor]:
+        """The model's tensors by name, as they are stored; they stay mapped."""
+        return {name: _tensor(self._weights, name) for name in self._weights.entries if name.startswith(_MODEL)}
 
     def load_optimizer(self, optimizer: Any) -> None:
         """Put back the state of an optimizer that was just attached to the loaded model.
@@ -325,8 +347,11 @@ class Checkpoint:
         Raises:
             InputError: the state is another optimizer's.
         """
-        names = [name for name in _header(self._weights) if name.startswith(_OPTIMIZER)]
-        state = {name.removeprefix(_OPTIMIZER): self._weights.get_tensor(name) for name in names}
+        names = [name for name in self._weights.entries if name.startswith(_OPTIMIZER)]
+        for name in names:
+            if self._weights.entries[name].dtype not in _DTYPES:
+                raise self._damaged(f"{name} has a dtype that no optimizer has")
+        state = {name.removeprefix(_OPTIMIZER): _tensor(self._weights, name) for name in names}
         try:
             optimizer.load_state_dict(state)
         except ValueError as error:
@@ -335,7 +360,9 @@ class Checkpoint:
     def _require_same(self, own: Mapping[str, torch.Tensor]) -> None:
         """The stored tensors of the model must be those that it has, by name, dtype and shape."""
         expected = {_MODEL + name: (_dtype_name(tensor), tuple(tensor.shape)) for name, tensor in own.items()}
-        stored = {name: kind for name, kind in _header(self._weights).items() if name.startswith(_MODEL)}
+        stored = {
+            name: (entry.dtype, entry.shape) for name, entry in self._weights.entries.items() if name.startswith(_MODEL)
+        }
         for name in sorted(expected.keys() | stored.keys()):
             if expected.get(name) != stored.get(name):
                 raise self._damaged(
@@ -373,41 +400,17 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
             config = models.config_from_dict(record.model)
             vocabulary = Vocabulary(bytes(record.vocabulary))
             _require_plausible(folder, record, config, vocabulary, n_bytes)
-            return Checkpoint(folder, record, config, vocabulary, _open_weights(path))
+            return Checkpoint(folder, record, config, vocabulary, TensorFile(path))
         except FileNotFoundError:
             time.sleep(0.01)
         except OSError as error:
-            raise InputError(f"cannot read {path}: {_reason(error)}") from None
+            raise InputError(f"cannot read {path}: {reason(error)}") from None
     raise InputError(f"{folder} is incomplete: its {CONFIG_NAME} names {record.weights.file}, which is not there")
 
 
 def _read_config(folder: Path) -> Record:
+    _, text = read_config(folder)
     path = folder / CONFIG_NAME
-    try:
-        if not folder.is_dir():
-            problem = "is not a folder: a checkpoint is a folder" if folder.exists() else "does not exist"
-            raise InputError(f"{folder} {problem}")
-        if not path.is_file():
-            raise InputError(f"{folder} has no checkpoint: there is no {CONFIG_NAME} in it")
-        with path.open("rb") as file:
-            text = file.read(_MAXIMUM_CONFIG_BYTES + 1)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"cannot read {path}: {_reason(error)}") from None
-    if len(text) > _MAXIMUM_CONFIG_BYTES:
-        raise InputError(f"{path} is not polychron's: it has more than {format_bytes(_MAXIMUM_CONFIG_BYTES)}")
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InputError(f"{path} is damaged or not polychron's: it is not JSON") from None
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise InputError(f'{path} is not polychron\'s: it does not say "format": "{FORMAT}"')
-    version = fields.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise InputError(
-            f"{path} has format version {version} and this polychron reads up to {VERSION}: upgrade polychron"
-        )
     try:
         record = Record.model_validate_json(text)
     except pydantic.ValidationError as error:
@@ -432,7 +435,8 @@ def _require_plausible(folder: Path, record: Record, config: Any, vocabulary: Vo
         )
     # Every parameter is stored, so a model cannot be larger than its file: what follows takes no more memory
     # than somebody took the trouble to send.
-    if 4 * config.n_parameters() > n_bytes:
+    size = {None: 4, "bfloat16": 2, "int8": 1}[record.quantization and record.quantization.precision]
+    if size * config.n_parameters() > n_bytes:
         raise InputError(
             f"{folder / CONFIG_NAME} is damaged: it describes a model of {config.n_parameters():,} "
             f"parameters and {path.name} has only {n_bytes:,} bytes"
@@ -443,22 +447,12 @@ def _require_plausible(folder: Path, record: Record, config: Any, vocabulary: Vo
         raise InputError(f"{folder / CONFIG_NAME} is damaged: training: {error}") from None
 
 
-def _open_weights(path: Path) -> Any:
-    """A safetensors file opened for reading: the library has checked its header, no tensor is read yet."""
-    with path.open("rb") as file:
-        n_header = int.from_bytes(file.read(8), "little")
-    if n_header > _MAXIMUM_HEADER_BYTES:
-        raise InputError(f"{path} is damaged: a header of {n_header:,} bytes is impossible")
-    try:
-        return safetensors.safe_open(path, framework="pt")
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is damaged or no safetensors file: {_reason(error)}") from None
-
-
-def _header(weights: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Names, dtypes and shapes of what an open file holds."""
-    slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 - it is no dict
-    return {name: (str(piece.get_dtype()), tuple(piece.get_shape())) for name, piece in slices.items()}
+def _tensor(weights: TensorFile, name: str) -> torch.Tensor:
+    entry = weights.entries[name]
+    dtype = _DTYPES[entry.dtype]
+    if entry.begin == entry.end:
+        return torch.empty(entry.shape, dtype=dtype)
+    return torch.frombuffer(weights.bytes_of(name), dtype=dtype).reshape(entry.shape)
 
 
 def _dtype_name(tensor: torch.Tensor) -> str:
@@ -505,8 +499,3 @@ def _umask() -> int:
     mask = os.umask(0)  # it cannot be asked for, only exchanged
     os.umask(mask)
     return mask
-
-
-def _reason(error: Exception) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return " ".join(text.split())

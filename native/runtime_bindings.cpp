@@ -1,0 +1,263 @@
+// The border of the runtime: shapes and types are declared and checked here, contents in runtime_model.cpp.
+//
+// Legend: V token, I table, R comparison, J row, K output, n neuron, D distance.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "runtime_sampler.hpp"
+#include "threads.hpp"
+
+namespace nb = nanobind;
+using namespace polychron;
+using namespace polychron::runtime;
+
+namespace {
+
+template <class T, int N> using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <int N> using InAny = nb::ndarray<nb::ro, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <class A> using Maybe = std::optional<A>;
+
+constexpr int64_t kBytesBetweenSignals = 1 << 16;  // how long Ctrl-C may wait
+constexpr int kMaxThreads = 1024;
+
+void require(bool holds, const std::string& what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+template <class A> int64_t size(const A& array, size_t axis) { return static_cast<int64_t>(array.shape(axis)); }
+
+Precision precision_of(const std::string& name) {
+  if (name == "float32") return Precision::float32;
+  if (name == "bfloat16") return Precision::bfloat16;
+  if (name == "int8") return Precision::int8;
+  throw std::invalid_argument("precision must be float32, bfloat16 or int8; got " + name);
+}
+
+template <class A> bool holds(const A& array, nb::dlpack::dtype_code code, int bits) {
+  return array.dtype().code == static_cast<uint8_t>(code) && array.dtype().bits == bits && array.dtype().lanes == 1;
+}
+
+// A model and the arrays that it reads in place.
+class BoundModel {
+ public:
+  BoundModel(const std::string& precision, InAny<2> embedding, float logit_unit)
+      : model_(precision_of(precision), checked_embedding(embedding, precision_of(precision)), size(embedding, 0),
+               size(embedding, 1), logit_unit) {}
+
+  void add_lookup(InAny<3> rows, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
+                  Maybe<In<uint8_t, 1>> shifts) {
+    model_.add_lookup(tables(rows, shifts), pairs(anchors, delays, rows));
+    keep(rows);
+  }
+
+  void set_readout(InAny<3> rows, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
+                   Maybe<In<uint8_t, 1>> shifts) {
+    model_.set_readout(tables(rows, shifts), pairs(anchors, delays, rows));
+    keep(rows);
+  }
+
+  void add_attention(InAny<3> rows, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> key_anchors,
+                     Maybe<In<float, 3>> position_code, int64_t n_distances, Maybe<In<uint8_t, 1>> shifts) {
+    require(!position_code || (size(*position_code, 0) == size(rows, 0) && size(*position_code, 1) == n_distances),
+            "position_code must have a code for each table and distance");
+    const AnchorsView query = pairs(anchors, std::nullopt, rows);
+    AnchorsView key{};
+    if (key_anchors) key = pairs(*key_anchors, std::nullopt, rows);
+    model_.add_attention(tables(rows, shifts), query, key_anchors ? &key : nullptr,
+                         {position_code ? position_code->data() : nullptr, n_distances,
+                          position_code ? size(*position_code, 2) : 0});
+    keep(rows);
+  }
+
+  const Model& get() const {
+    require(model_.ready(), "the model has no readout yet");
+    return model_;
+  }
+
+ private:
+  static const void* checked_embedding(const InAny<2>& embedding, Precision precision) {
+    const bool fits = precision == Precision::int8 ? holds(embedding, nb::dlpack::dtype_code::Int, 16)
+                                                   : holds(embedding, nb::dlpack::dtype_code::Float, 32);
+    require(fits, "the embedding must be float32, or int16 for an int8 model");
+    return embedding.data();
+  }
+
+  TablesView tables(const InAny<3>& rows, const Maybe<In<uint8_t, 1>>& shifts) const {
+    using enum nb::dlpack::dtype_code;
+    const Precision precision = model_.precision();
+    const bool fits = precision == Precision::float32    ? holds(rows, Float, 32)
+                      : precision == Precision::bfloat16 ? holds(rows, UInt, 16)
+                                                         : holds(rows, Int, 8);
+    require(fits, "synaptic_vectors must have the model's precision");
+    require(!shifts || size(*shifts, 0) == size(rows, 0), "shifts must be one for each table");
+    return {rows.data(), size(rows, 0), size(rows, 1), size(rows, 2), shifts ? shifts->data() : nullptr};
+  }
+
+  static AnchorsView pairs(const In<int32_t, 3>& anchors, const Maybe<In<int32_t, 3>>& delays, const InAny<3>& rows) {
+    require(size(anchors, 0) == size(rows, 0) && size(anchors, 2) == 2,
+            "anchors must be pairs for each table of synaptic_vectors");
+    require(!delays || (size(*delays, 0) == size(anchors, 0) && size(*delays, 1) == size(anchors, 1) &&
+                        size(*delays, 2) == 2),
+            "delays must have the shape of anchors");
+    return {anchors.data(), delays ? delays->data() : nullptr, size(anchors, 1)};
+  }
+
+  void keep(const InAny<3>& rows) { kept_.push_back(rows); }
+
+  Model model_;
+  std::vector<InAny<3>> kept_;
+};
+
+class BoundStream {
+ public:
+  explicit BoundStream(const BoundModel& model) : model_(model.get()), stream_(model.get()) {}
+
+  // Throws unless the sampler was made for this stream's model and there are logits to draw from.
+  void check(const Sampler& sampler) const {
+    require(sampler.model() == &model_, "the sampler is another model's");
+    require(stream_.started(), "nothing has been read yet");
+  }
+  Stream& get() { return stream_; }
+
+  void reset() { stream_.reset(); }
+
+  void read(const nb::bytes& ids) {
+    const auto [data, n] = checked(ids);
+    if (n == 0) return;
+    {
+      nb::gil_scoped_release release;
+      for (int64_t t = 0; t < n - 1; ++t) stream_.pass(data[t]);
+      stream_.read(data[n - 1]);
+    }
+  }
+
+  // Nats of each of the ids that has one before it, summed in float64; written to `nats` where given.
+  double score(const nb::bytes& ids, Maybe<nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>> nats) {
+    const auto [data, n] = checked(ids);
+    require(!nats || size(*nats, 0) == n, "nats must have a place for every id");
+    float* out = nats ? nats->data() : nullptr;
+    double sum = 0.0;
+    nb::gil_scoped_release release;
+    for (int64_t t = 0; t < n; ++t) {
+      const float cost = stream_.started() ? stream_.nats(data[t]) : 0.0f;
+      if (out) out[t] = cost;
+      sum += static_cast<double>(cost);
+      stream_.read(data[t]);
+    }
+    return sum;
+  }
+
+  void logits(nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) const {
+    require(stream_.started(), "nothing has been read yet");
+    require(size(out, 0) == model_.n_tokens(), "logits must have a place for every token");
+    stream_.copy_logits(out.data());
+  }
+
+  // An int8 model's logits in the model's unit, before they become float32.
+  void units(nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) const {
+    require(stream_.started(), "nothing has been read yet");
+    require(model_.integer(), "a float model has no integer logits");
+    require(size(out, 0) == model_.n_tokens(), "units must have a place for every token");
+    std::copy_n(stream_.units(), model_.n_tokens(), out.data());
+  }
+
+ private:
+  std::pair<const uint8_t*, int64_t> checked(const nb::bytes& ids) const {
+    const auto* data = static_cast<const uint8_t*>(ids.data());
+    const auto n = static_cast<int64_t>(ids.size());
+    const int64_t n_tokens = model_.n_tokens();
+    for (int64_t t = 0; t < n; ++t) {
+      if (data[t] >= n_tokens) throw std::invalid_argument("ids must lie below " + std::to_string(n_tokens));
+    }
+    return {data, n};
+  }
+
+  const Model& model_;
+  Stream stream_;
+};
+
+// Draws and reads n tokens. False: the logits are not finite.
+bool write_ids(Stream& stream, Sampler& sampler, int64_t n, uint8_t* out) {
+  for (int64_t t = 0; t < n; ++t) {
+    const int64_t token = sampler.draw(stream);
+    if (token < 0) return false;
+    out[t] = static_cast<uint8_t>(token);
+    stream.read(token);
+  }
+  return true;
+}
+
+nb::object generate(const std::vector<BoundStream*>& streams, const std::vector<Sampler*>& samplers, int64_t n,
+                    int n_threads) {
+  require(streams.size() == samplers.size(), "there must be one sampler for every stream");
+  require(n >= 0 && n <= (int64_t{1} << 40), "n must lie in [0, 2^40]");
+  require(n_threads >= 1, "n_threads must be at least 1");
+  for (size_t s = 0; s < streams.size(); ++s) {
+    streams[s]->check(*samplers[s]);
+    for (size_t other = 0; other < s; ++other) {
+      require(streams[s] != streams[other] && samplers[s] != samplers[other], "streams and samplers must differ");
+    }
+  }
+  std::vector<std::vector<uint8_t>> ids(streams.size(), std::vector<uint8_t>(static_cast<size_t>(n)));
+  std::vector<char> finite(streams.size(), 1);
+  for (int64_t done = 0; done < n; done += kBytesBetweenSignals) {
+    {
+      nb::gil_scoped_release release;
+      const int64_t piece = std::min(kBytesBetweenSignals, n - done);
+      parallel_for(std::min(n_threads, kMaxThreads), static_cast<int64_t>(streams.size()), [&](int64_t s, int) {
+        const auto at = static_cast<size_t>(s);
+        finite[at] = write_ids(streams[at]->get(), *samplers[at], piece, ids[at].data() + done);
+      });
+    }
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    for (const char ok : finite) {
+      if (!ok) return nb::none();
+    }
+  }
+  nb::list texts;
+  for (const auto& text : ids) texts.append(nb::bytes(text.data(), text.size()));
+  return texts;
+}
+
+}  // namespace
+
+void bind_runtime(nb::module_& m) {
+  nb::class_<BoundModel>(m, "RuntimeModel")
+      .def(nb::init<const std::string&, InAny<2>, float>(), nb::arg("precision"), nb::arg("embedding").noconvert(),
+           nb::arg("logit_unit"))
+      .def("add_lookup", &BoundModel::add_lookup, nb::arg("rows").noconvert(), nb::arg("anchors").noconvert(),
+           nb::arg("delays").noconvert().none(), nb::arg("shifts").noconvert().none())
+      .def("add_attention", &BoundModel::add_attention, nb::arg("rows").noconvert(), nb::arg("anchors").noconvert(),
+           nb::arg("key_anchors").noconvert().none(), nb::arg("position_code").noconvert().none(),
+           nb::arg("n_distances"), nb::arg("shifts").noconvert().none())
+      .def("set_readout", &BoundModel::set_readout, nb::arg("rows").noconvert(), nb::arg("anchors").noconvert(),
+           nb::arg("delays").noconvert().none(), nb::arg("shifts").noconvert().none());
+  nb::class_<BoundStream>(m, "RuntimeStream")
+      .def(nb::init<const BoundModel&>(), nb::arg("model"), nb::keep_alive<1, 2>())
+      .def("reset", &BoundStream::reset)
+      .def("read", &BoundStream::read, nb::arg("ids"))
+      .def("score", &BoundStream::score, nb::arg("ids"), nb::arg("nats").noconvert().none() = nb::none())
+      .def("logits", &BoundStream::logits, nb::arg("out").noconvert())
+      .def("units", &BoundStream::units, nb::arg("out").noconvert());
+  nb::class_<Sampler>(m, "RuntimeSampler")
+      .def("__init__", [](Sampler* self, const BoundModel& model, double temperature, double top_p, uint64_t seed) {
+        require(temperature >= 0.0 && top_p > 0.0 && top_p <= 1.0, "temperature or top_p is out of range");
+        new (self) Sampler(model.get(), {temperature, top_p, seed});
+      }, nb::arg("model"), nb::arg("temperature"), nb::arg("top_p"), nb::arg("seed"))
+      .def("draw", [](Sampler& self, BoundStream& stream) {
+        stream.check(self);
+        return self.draw(stream.get());
+      }, nb::arg("stream"));
+  m.def("runtime_generate", &generate, nb::arg("streams"), nb::arg("samplers"), nb::arg("n"), nb::arg("n_threads"));
+  m.def("runtime_weight_table", [](double unit, double temperature) {
+    const WeightTable table(unit, temperature);
+    return nb::make_tuple(table.weight, table.shift);
+  }, nb::arg("unit"), nb::arg("temperature"));
+}

@@ -1,0 +1,214 @@
+#include "runtime_stream.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include "contract.hpp"
+#include "dispatch.hpp"
+
+namespace polychron::runtime {
+namespace {
+
+constexpr int64_t kRoom = 256;       // rows that a trail writes before it moves
+constexpr int32_t kLatencyLimit = 32767;
+
+const float* as_float(const int32_t* p) { return reinterpret_cast<const float*>(p); }
+float* as_float(int32_t* p) { return reinterpret_cast<float*>(p); }
+
+int64_t longest_delay(const Lookup& lookup) { return lookup.contribution.empty() ? lookup.hash.max_delay : 0; }
+
+}  // namespace
+
+const Kernels& kernels() {
+  [[maybe_unused]] const std::string name = current_kernels();
+#if defined(__x86_64__)
+  if (name == avx512::kernels.name) return avx512::kernels;
+  if (name == avx2::kernels.name) return avx2::kernels;
+#endif
+  return scalar::kernels;
+}
+
+Trail::Trail(int64_t n_kept, int64_t stride)
+    : n_kept_(n_kept), stride_(stride), capacity_(2 * n_kept + kRoom), end_(n_kept),
+      data_(static_cast<size_t>(capacity_ * stride), 0) {}
+
+void Trail::clear() {
+  std::fill(data_.begin(), data_.end(), 0);
+  end_ = n_kept_;
+}
+
+int32_t* Trail::push() {
+  if (end_ == capacity_) {
+    std::copy_n(data_.data() + (end_ - n_kept_) * stride_, n_kept_ * stride_, data_.data());
+    end_ = n_kept_;
+  }
+  return data_.data() + end_++ * stride_;
+}
+
+Stream::Stream(const Model& model)
+    : model_(model), set_(runtime::kernels()), readout_latencies_(longest_delay(model.readout()), model.stride()), tokens_(0, 1) {
+  int64_t most_rows = model.readout().hash.n_groups * kHashLanes, n_tokens_kept = 0, n_parts = 1;
+  const auto follow = [&](const Lookup& lookup) {
+    if (lookup.contribution.empty()) return;
+    n_tokens_kept = std::max(n_tokens_kept, lookup.hash.max_delay);
+    n_parts = std::max(n_parts, lookup.hash.max_delay + 1);
+  };
+  follow(model.readout());
+  for (const Stage& stage : model.stages()) {
+    if (stage.lookup) {
+      follow(*stage.lookup);
+      most_rows = std::max(most_rows, stage.lookup->hash.n_groups * kHashLanes);
+      states_.push_back({Trail(longest_delay(*stage.lookup), model.stride()), Trail(0, 1)});
+    } else {
+      const Attention& attention = *stage.attention;
+      const int64_t padded = attention.query.n_groups * kHashLanes;
+      most_rows = std::max(most_rows, padded * attention.window);
+      query_.resize(std::max<size_t>(query_.size(), static_cast<size_t>(padded)));
+      states_.push_back({Trail(0, 1), Trail(attention.window, padded)});
+      groups_.resize(std::max(groups_.size(), attention.tables.groups.size()));
+    }
+  }
+  tokens_ = Trail(n_tokens_kept, 1);
+  z_.assign(static_cast<size_t>(model.stride()), 0);
+  logits_.assign(static_cast<size_t>(model.logits_stride()), 0);
+  index_.assign(static_cast<size_t>(most_rows), 0);
+  scratch_.assign(static_cast<size_t>(model.logits_stride()), 0);
+  parts_.resize(static_cast<size_t>(n_parts));
+  reset();
+}
+
+void Stream::reset() {
+  for (StageState& state : states_) {
+    state.latencies.clear();
+    state.keys.clear();
+    state.n_keys = 0;
+  }
+  readout_latencies_.clear();
+  tokens_.clear();
+  for (int64_t d = 0; d < static_cast<int64_t>(parts_.size()); ++d) *tokens_.push() = static_cast<int32_t>(model_.n_tokens());
+  started_ = false;
+}
+
+RowList Stream::rows(const Tables& tables, const int32_t* index, int64_t n) const {
+  return {tables.rows, tables.stride, index, n, tables.width, tables.prefetch};
+}
+
+template <bool integer>
+void Stream::add(const RowList& list, const ShiftGroup* groups, int64_t n_groups, const int32_t* start,
+                 int32_t* y) {
+  if constexpr (integer) {
+    set_.add_i8(list, groups, n_groups, start, y);
+  } else if (model_.precision() == Precision::bfloat16) {
+    set_.add_bf16(list, start ? as_float(start) : nullptr, as_float(y));
+  } else {
+    set_.add_f32(list, start ? as_float(start) : nullptr, as_float(y));
+  }
+}
+
+template <bool integer> void Stream::hash(const Hash& hash, const int32_t* x, int32_t* index) {
+  if constexpr (integer) {
+    set_.hash_i32(hash.plan(), x, index);
+  } else {
+    set_.hash_f32(hash.plan(), as_float(x), index);
+  }
+}
+
+// The rows that a layer reads, to index_.
+template <bool integer> void Stream::address(const Lookup& lookup, Trail& latencies, bool reads_embedding) {
+  if (reads_embedding && !lookup.contribution.empty()) {
+    const int64_t padded = lookup.hash.n_groups * kHashLanes;
+    for (int64_t d = 0; d <= lookup.hash.max_delay; ++d) {
+      parts_[static_cast<size_t>(d)] =
+          lookup.contribution.data() + (d * (model_.n_tokens() + 1) + *tokens_.row(d)) * padded;
+    }
+    set_.join_bits(parts_.data(), lookup.hash.max_delay + 1, padded, index_.data());
+    return;
+  }
+  const int32_t* x = z_.data();
+  if (lookup.hash.max_delay > 0) {
+    int32_t* row = latencies.push();
+    std::copy_n(z_.data(), model_.stride(), row);
+    x = row;
+  }
+  hash<integer>(lookup.hash, x, index_.data());
+}
+
+template <bool integer> void Stream::attend(const Attention& attention, StageState& state) {
+  const int64_t padded = attention.query.n_groups * kHashLanes, I = attention.tables.n_tables;
+  hash<integer>(attention.query, z_.data(), query_.data());
+  const int64_t n = std::min(state.n_keys, attention.window);
+  const auto query_shift = static_cast<int>(attention.n_key + attention.n_code);
+  const auto key_shift = static_cast<int>(attention.n_code);
+  // Table after table, its keys from the furthest to the nearest: the order of training's sums.
+  int32_t* out = index_.data();
+  for (int64_t q = 0; q < I; ++q) {
+    const int32_t query = query_[static_cast<size_t>(q)] << query_shift;
+    for (int64_t d = n; d >= 1; --d) {
+      *out++ = attention.code[static_cast<size_t>(d * padded + q)] | query | state.keys.row(d - 1)[q] << key_shift;
+    }
+  }
+  int32_t* key = state.keys.push();
+  if (attention.key) {
+    hash<integer>(*attention.key, z_.data(), key);
+  } else {
+    std::copy_n(query_.data(), padded, key);
+  }
+  ++state.n_keys;
+  if (n == 0) return;
+  const std::vector<ShiftGroup>& of_tables = attention.tables.groups;
+  for (size_t g = 0; g < of_tables.size(); ++g) {
+    groups_[g] = {static_cast<int32_t>(of_tables[g].begin * n), static_cast<int32_t>(of_tables[g].end * n),
+                  of_tables[g].shift};
+  }
+  add<integer>(rows(attention.tables, index_.data(), I * n), groups_.data(),
+               static_cast<int64_t>(of_tables.size()), z_.data(), z_.data());
+}
+
+template <bool integer> void Stream::keep_in_range() {
+  if constexpr (integer) {
+    for (int32_t& latency : z_) latency = std::clamp(latency, -kLatencyLimit, kLatencyLimit);
+  }
+}
+
+template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
+  *tokens_.push() = static_cast<int32_t>(token);
+  std::copy_n(model_.embedding(token), model_.stride(), z_.data());
+  for (size_t s = 0; s < states_.size(); ++s) {
+    const Stage& stage = model_.stages()[s];
+    if (stage.lookup) {
+      const Tables& tables = stage.lookup->tables;
+      address<integer>(*stage.lookup, states_[s].latencies, s == 0);
+      add<integer>(rows(tables, index_.data(), tables.n_tables), tables.groups.data(),
+                   static_cast<int64_t>(tables.groups.size()), z_.data(), z_.data());
+    } else {
+      attend<integer>(*stage.attention, states_[s]);
+    }
+    keep_in_range<integer>();
+  }
+  const Lookup& readout = model_.readout();
+  if (!wants_logits && longest_delay(readout) == 0) return;
+  address<integer>(readout, readout_latencies_, states_.empty());
+  if (!wants_logits) return;
+  add<integer>(rows(readout.tables, index_.data(), readout.tables.n_tables),
+               readout.tables.groups.data(), static_cast<int64_t>(readout.tables.groups.size()), nullptr,
+               logits_.data());
+  started_ = true;
+}
+
+void Stream::read(int64_t token) { model_.integer() ? step<true>(token, true) : step<false>(token, true); }
+void Stream::pass(int64_t token) { model_.integer() ? step<true>(token, false) : step<false>(token, false); }
+
+void Stream::copy_logits(float* out) const {
+  for (int64_t k = 0; k < model_.n_tokens(); ++k) {
+    out[k] = model_.integer() ? static_cast<float>(units()[k]) * model_.logit_unit() : logits()[k];
+  }
+}
+
+float Stream::nats(int64_t token) {
+  copy_logits(scratch_.data());
+  float nats = 0.0f;
+  polychron::kernels().softmax_cross_entropy(scratch_.data(), &token, &nats, 1, model_.n_tokens());
+  return nats;
+}
+
+}  // namespace polychron::runtime

@@ -1,0 +1,53 @@
+"""How a command ends: exit codes, one line for what cannot be used, silence when nobody reads on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+from polychron.errors import InputError
+
+
+@contextlib.contextmanager
+def quiet_when_nobody_reads() -> Iterator[None]:
+    """Let a command end quietly when its reader has gone (``| head``)."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more at the end; there it must not fail again.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def exit_code(run: Callable[[], int | None]) -> int:
+    """The exit code of a command, whatever it raises.
+
+    0: done. 2: something given cannot be used, one line on stderr says what. 130, 143: stopped by SIGINT,
+    SIGTERM.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks must not end a run
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return run() or 0
+    except InputError as error:
+        return _refuse(str(error))
+    except MemoryError:
+        return _refuse("out of memory: take a smaller preset, batch or length, or close other programs")
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        # Wrong usage, in whatever class this version of typer has for it.
+        if not hasattr(error, "format_message"):
+            raise
+        return _refuse(error.format_message())
+
+
+def _refuse(message: str) -> int:
+    line = " ".join(message.split()).rstrip(".")
+    print(f"error: {line}", file=sys.stderr)
+    return 2

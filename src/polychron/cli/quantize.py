@@ -1,0 +1,87 @@
+"""``polychron quantize``: tables of fewer bits, and what they cost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from polychron.cli.evaluate import load_recorded_corpus
+from polychron.cli.output import print_json
+from polychron.data import hold_out, load_corpus
+from polychron.errors import InputError
+from polychron.limits import format_bytes
+from polychron.quantization import quantize
+from polychron.runtime import Model, load
+from polychron.runtime.text_stream import score_progressively
+from polychron.training.checkpoint import CheckpointWriter, QuantizationRecord, Record, open_checkpoint
+
+_SCORED_BYTES = 1 << 20  # of a long text the beginning tells enough
+
+
+def run_quantize(directory: Path, *, to: str, out: Path | None, text: Path | None, json: bool) -> None:
+    """Write the quantised model beside the trained one and say what both cost on a text.
+
+    Without a text: on what was held out in training; where that is not to be found, nothing is scored.
+    """
+    checkpoint = open_checkpoint(directory)
+    checkpoint.load_model()  # checks every tensor
+    data, source = _text(checkpoint.record, text)
+    quantized = quantize(checkpoint.load_tensors(), to)
+    target = out if out is not None else directory.with_name(f"{directory.name}-{to}")
+    record = checkpoint.record.model_copy(
+        update={
+            "quantization": QuantizationRecord(
+                precision=to, latency_bits=quantized.latency_bits, logit_bits=quantized.logit_bits
+            )
+        }
+    )
+    with CheckpointWriter(target) as writer:
+        writer.save(record, quantized.tensors)
+
+    sizes = [_table_bytes(folder) for folder in (directory, target)]
+    result = {"checkpoint": str(target), "precision": to, "bytes_before": sizes[0], "bytes_after": sizes[1]}
+    lines = [f"{format_bytes(sizes[0])} of weights -> {format_bytes(sizes[1])} in {target}"]
+    if data is None:
+        lines.append(f"loss not measured: {source}")
+    else:
+        before, _ = _score(load(directory), data)
+        after, speed = _score(load(target), data)
+        result |= {
+            "text": source,
+            "bytes": len(data) - 1,
+            "nats_per_byte_before": before,
+            "nats_per_byte_after": after,
+            "bytes_per_second_after": speed,
+        }
+        lines.append(f"{source}: {len(data) - 1:,} bytes scored")
+        lines.append(f"{before:.4f} nats/byte before, {after:.4f} after: {after - before:+.4f}")
+    if json:
+        print_json(result)
+    else:
+        print("\n".join(lines), flush=True)
+
+
+def _text(record: Record, text: Path | None) -> tuple[bytes | None, str]:
+    """What to score, and what to call it; or None, and why."""
+    if text is not None:
+        corpus = load_corpus(text, minimum_bytes=2, minimum_distinct=1)
+        return corpus.data[:_SCORED_BYTES].tobytes(), corpus.source
+    try:
+        corpus = load_recorded_corpus(record)
+    except InputError as error:
+        return None, str(error)
+    holdout = hold_out(corpus.data.size, record.corpus.holdout, record.corpus.holdout_fraction)
+    return holdout.held_out_of(corpus.data)[:_SCORED_BYTES].tobytes(), f"the held-out part of {corpus.source}"
+
+
+def _score(model: Model, text: bytes) -> tuple[float, float]:
+    """Nats a byte, and bytes a second."""
+    began = time.perf_counter()
+    *_, (nats, n_bytes) = score_progressively(model, text)
+    return nats / n_bytes, n_bytes / max(time.perf_counter() - began, 1e-9)
+
+
+def _table_bytes(directory: Path) -> int:
+    """Bytes of the model's own tensors, an optimizer's left out."""
+    tensors = load(directory).tensors
+    return sum(entry.end - entry.begin for name, entry in tensors.entries.items() if name.startswith("model."))

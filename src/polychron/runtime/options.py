@@ -1,0 +1,38 @@
+"""How the next byte is drawn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from polychron.errors import InputError
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Settings of `polychron.runtime.sampling.Sampler`, which says what they mean.
+
+    Attributes:
+        temperature: 0 or above; below 1 is more careful than the model, above 1 bolder.
+        top_p: above 0, at most 1; 1 keeps every token.
+        seed: in [0, 2^64).
+
+    Raises:
+        InputError: one is out of range.
+
+    Example:
+        >>> SamplingOptions(temperature=0.8).top_p
+        1.0
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"temperature must be 0 or above and finite; got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top-p must be above 0 and at most 1; got {self.top_p}")
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed must be at least 0 and below 2^64; got {self.seed}")

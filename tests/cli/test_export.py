@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from .conftest import Command
+
+
+def test_a_trained_model_becomes_a_program(polychron: Command, trained: Path, tmp_path: Path):
+    done = polychron("export", trained, "--out", tmp_path / "c" / "sheep_model")
+    assert done.code == 0
+    assert "of constants" in done.out
+    (result,) = polychron("export", trained, "--out", tmp_path / "c" / "sheep_model", "--json").objects
+    source = Path(result["source"])
+    assert source.name == "sheep_model.c"
+    (tmp_path / "main.c").write_text(
+        '#include <stdio.h>\n#include "c/sheep_model.h"\n'
+        "int main(void) { static sheep_model_state s; int n; sheep_model_seed(&s, 1); sheep_model_read(&s, 'I');\n"
+        "  for (n = 0; n < 300; ++n) { uint8_t b = sheep_model_draw(&s); putchar(b); sheep_model_read(&s, b); }\n"
+        "  return 0; }\n"
+    )
+    program = tmp_path / "program"
+    subprocess.run(["gcc", "-std=c99", "-O1", tmp_path / "main.c", source, "-o", program], check=True)
+    assert b"sheep" in subprocess.run([program], capture_output=True, check=True).stdout
+
+
+def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path: Path):
+    for arguments, message in [
+        (["nowhere", "--out", "x"], "nowhere does not exist"),
+        ([trained], "--out"),
+        ([trained, "--out", "x", "--to", "abacus"], "abacus"),
+        ([trained, "--out", "x", "--temperature", 0], "temperature must be above 0"),
+        ([trained, "--out", "1"], "begins with a letter"),
+        ([trained, "--out", trained / "config.json" / "x"], "cannot write"),
+    ]:
+        refused = polychron("export", *arguments)
+        assert refused.code == 2
+        assert refused.err.startswith("error: ")
+        assert refused.err.count("\n") == 1
+        assert message in refused.err
