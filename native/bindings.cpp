@@ -17,7 +17,7 @@ namespace nb = nanobind;
 using namespace polychron;
 using namespace polychron::border;
 
-void bind_runtime(nb::module_& m);  // runtime_bindings.cpp
+void bind_runtime(nb::module_& m);  // runtime_binding.cpp
 
 namespace {
 

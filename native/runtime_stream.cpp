@@ -207,7 +207,7 @@ void Stream::copy_logits(float* out) const {
 float Stream::nats(int64_t token) {
   copy_logits(scratch_.data());
   float nats = 0.0f;
-  polychron::kernels().softmax_cross_entropy(scratch_.data(), &token, &nats, 1, model_.n_tokens());
+  polychron::kernels().softmax_cross_entropy(scratch_.data(), model_.n_tokens(), &token, &nats, 1, model_.n_tokens());
   return nats;
 }
 
