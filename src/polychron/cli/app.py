@@ -48,6 +48,14 @@ class OptimizerKind(str, Enum):
     adagrad = "adagrad"
 
 
+class Element(str, Enum):
+    """Values of ``--element``."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
 class UpdateKind(str, Enum):
     """Values of ``--update``."""
 
@@ -198,6 +206,42 @@ def generate(
             top_p=top_p,
             seed=seed,
             threads=threads,
+            json=json,
+        )
+
+
+@app.command()
+def cost(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Folder of a checkpoint. Without it: a preset, or the paper.")
+    ] = None,
+    model: Annotated[ModelKind | None, typer.Option(help="The network of a preset.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Its size.")] = None,
+    positions: Annotated[
+        int, typer.Option(min=1, max=2**20, help="Positions of the context where the paper's way of counting asks.")
+    ] = 32,
+    element: Annotated[Element, typer.Option(help="Type of the tables' numbers.")] = Element.float32,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the capacities: .png, .svg or .pdf.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Count what a token costs: comparisons, additions, rows, bytes, and energy under a named table.
+
+    Example: `polychron cost --model transformer --preset paper`
+
+    Without DIR and --model: the paper's published tables, what they leave out, and all presets beside them.
+    """
+    from polychron.cli.cost import run_cost
+
+    with quiet_when_nobody_reads():
+        run_cost(
+            directory,
+            model=_value(model),
+            preset=preset,
+            positions=positions,
+            element=element.value,
+            plot=plot,
             json=json,
         )
 
