@@ -19,6 +19,7 @@ from polychron.analysis.energy import dense_energy
 from polychron.errors import InputError
 from polychron.models import DelayConfig, TransformerConfig, build, preset
 from polychron.models.config import ModelConfig
+from polychron.models.deep import DeepClassifier, DeepConfig
 from polychron.nn import LookupTables, PairAttention
 
 DELAY = DelayConfig(vocabulary_size=7, n_neurons=6, n_layers=2, n_tables=5, n_comparisons=3,
@@ -80,6 +81,15 @@ def test_counted_rows_are_those_that_a_position_adds(config):
         torch.nn.init.ones_(layer.synaptic_vectors)
         y = layer(torch.zeros(1, 40 if config is DELAY else 9, config.n_neurons))[0, -1]
         assert y.tolist() == [counted.rows] * counted.n_outputs
+
+
+def test_a_classifier_is_counted_too():
+    config = DeepConfig(n_pixels=6, n_classes=3, n_layers=2, n_tables=4, n_comparisons=3, readout_n_tables=5)
+    model = DeepClassifier(config)
+    cost = count_cost(config)
+    assert cost.synapses + config.n_references == model.n_parameters()
+    assert cost.rows == 2 * 4 + 5
+    assert cost.additions == 2 * 4 * config.n_neurons + 5 * 3
 
 
 def test_unshared_anchors_are_compared_twice():

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from polychron.analysis.published import Bandwidth
 from polychron.errors import InputError
 from polychron.models import DelayConfig, ModelConfig, TransformerConfig
+from polychron.models.config import TableConfig
+from polychron.models.deep import DeepConfig
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 _INDEX_BYTES = 4  # a row's index in the cache of keys
@@ -137,11 +139,18 @@ def _transformer(config: TransformerConfig) -> list[LayerCost]:
     return [*layers, LayerCost("readout", config.n_tables, bits, config.vocabulary_size, bits)]
 
 
-_COUNTERS: dict[str, Callable[..., list[LayerCost]]] = {"delay": _delay, "transformer": _transformer}
+def _deep(config: DeepConfig) -> list[LayerCost]:
+    bits = config.n_comparisons
+    layers = [LayerCost(f"layer {k}", config.n_tables, bits, config.n_neurons, bits) for k in range(config.n_layers)]
+    bits = config.readout_n_comparisons
+    return [*layers, LayerCost("readout", config.readout_n_tables, bits, config.n_classes, bits)]
 
 
-def count_cost(config: ModelConfig) -> ModelCost:
-    """What a token costs a model of this configuration.
+_COUNTERS: dict[str, Callable[..., list[LayerCost]]] = {"delay": _delay, "transformer": _transformer, "deep": _deep}
+
+
+def count_cost(config: TableConfig) -> ModelCost:
+    """What a token, or an example, costs a model of this configuration.
 
     Raises:
         InputError: a kind of model that has no count.

@@ -48,6 +48,14 @@ class OptimizerKind(str, Enum):
     adagrad = "adagrad"
 
 
+class Augmentation(str, Enum):
+    """Values of ``--augment``."""
+
+    none = "none"
+    shift = "shift"
+    shift_mirror = "shift+mirror"
+
+
 class Element(str, Enum):
     """Values of ``--element``."""
 
@@ -208,6 +216,76 @@ def generate(
             threads=threads,
             json=json,
         )
+
+
+_LABELLED = (
+    "fashion-mnist, mnist-5k or digits; a folder of idx files or of UCI HAPT's raw data; or a .csv file, label last."
+)
+
+
+@app.command("train-classifier")
+def train_classifier(
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help=f"{_LABELLED} Without it: fashion-mnist.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="tiny, small or base. [default: by the number of examples]")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Train so many steps, instead of minutes: reproducible to the bit.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=2**20, help="Examples a step.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
+    optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
+    augment: Annotated[
+        Augmentation | None, typer.Option(help="How images are moved about. [default: what suits the data]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
+    threads: Threads = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the checkpoint in --out, with the settings it records.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train the paper's deep network (equation 10) to classify, test it on what was kept away, and save it.
+
+    Example: `polychron train-classifier fashion-mnist --minutes 5`
+
+    Ends with a confusion matrix and the figures of each class. Ctrl-C saves and stops.
+    """
+    from polychron.cli.classify import run_train_classifier
+
+    settings = {
+        "preset": preset,
+        "minutes": minutes,
+        "steps": steps,
+        "batch": batch,
+        "rate": rate,
+        "optimizer": _value(optimizer),
+        "augment": _value(augment),
+        "seed": seed,
+    }
+    with quiet_when_nobody_reads():
+        raise typer.Exit(run_train_classifier(data, settings, out=out, resume=resume, threads=threads, json=json))
+
+
+@app.command()
+def classify(
+    directory: Directory,
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help=f"{_LABELLED} Without it: what it was trained on.")
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Score a trained classifier on the test part of its data, or of other data.
+
+    Example: `polychron classify runs/digits-deep-tiny-1`
+    """
+    from polychron.cli.classify import run_classify
+
+    with quiet_when_nobody_reads():
+        run_classify(directory, data, threads=threads, json=json)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import safetensors
@@ -63,18 +63,20 @@ _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Section(pydantic.BaseModel):
+class Section(pydantic.BaseModel):
+    """Base of what ``config.json`` consists of: strict, nothing unknown, never changed."""
+
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class WeightsRecord(_Section):
+class WeightsRecord(Section):
     """Which file holds the tensors, and its size in bytes."""
 
     file: Annotated[str, Field(pattern=rf"^{_WEIGHTS_NAME.pattern}$")]
     bytes: _Count
 
 
-class CorpusRecord(_Section):
+class CorpusRecord(Section):
     """What was trained on, enough to find it again and to know it again.
 
     ``path`` is None for the standard library.
@@ -88,7 +90,7 @@ class CorpusRecord(_Section):
     holdout_fraction: Annotated[float, Field(gt=0, le=0.5)]
 
 
-class TrainingRecord(_Section):
+class TrainingRecord(Section):
     """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None."""
 
     seed: _Count
@@ -119,7 +121,7 @@ class TrainingRecord(_Section):
         return Schedule(peak=self.rate, warmup_steps=self.warmup_steps)
 
 
-class PositionRecord(_Section):
+class PositionRecord(Section):
     """How far the run has come: steps done, and seconds spent training.
 
     The position in the data and all randomness follow from the seed and the step.
@@ -129,7 +131,7 @@ class PositionRecord(_Section):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class MetricsRecord(_Section):
+class MetricsRecord(Section):
     """What was measured last, None where nothing was; the ``val`` figures are of the whole held-out part."""
 
     train_nats_per_byte: _Finite | None = None
@@ -137,9 +139,10 @@ class MetricsRecord(_Section):
     val_bytes: _Count | None = None
 
 
-class Record(_Section):
-    """All of ``config.json``."""
+class Record(Section):
+    """All of a language model's ``config.json``."""
 
+    TASK: ClassVar[str] = "language model"
     format: Literal["polychron"] = FORMAT
     version: Literal[1] = VERSION
     model: dict[str, pydantic.JsonValue]
@@ -163,20 +166,22 @@ class CheckpointWriter:
     Args:
         directory: for a new run made if it does not exist. Other files in it are left alone.
         resume: True to go on with the checkpoint in it, False to refuse if there is one.
+        kind: what ``config.json`` is read as.
 
     Raises:
         InputError: the folder cannot be made or written, or another process is writing there; ``resume`` is
             False and there is a checkpoint, or it is True and there is none.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, resume: bool = False) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, resume: bool = False, kind: type = Record) -> None:
         self.directory = Path(directory)
+        self._kind = kind
         self._scratch = self.directory / _SCRATCH_NAME
         self._written: tuple[int, WeightsRecord] | None = None
         self._others: frozenset[str] = frozenset()
         self._lock: int | None = None
         if resume:
-            _read_config(self.directory)
+            read_config(self.directory, kind)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = _lock_folder(self.directory)
@@ -191,7 +196,7 @@ class CheckpointWriter:
     def _take_up(self, resume: bool) -> None:
         """Find out what is there, now that nobody else changes it."""
         if resume:
-            record = _read_config(self.directory)
+            record = read_config(self.directory, self._kind)
             self._written = (record.position.step, record.weights)
             self._tidy()
         elif (self.directory / CONFIG_NAME).exists():
@@ -308,7 +313,7 @@ class Checkpoint:
         n_tensors = len(_header(self._weights))
         if self.config.n_layers > n_tensors:  # or building layer upon layer would take minutes before it fails
             raise self._damaged(f"a model of {self.config.n_layers} layers has more than {n_tensors} tensors")
-        model = models.build(self.config, seed=self.record.training.seed)
+        model = self._build()
         own = model.state_dict()
         self._require_same(own)
         for name, tensor in own.items():
@@ -318,6 +323,9 @@ class Checkpoint:
         except ValueError as error:
             raise self._damaged(str(error)) from None
         return model
+
+    def _build(self) -> torch.nn.Module:
+        return models.build(self.config, seed=self.record.training.seed)
 
     def load_optimizer(self, optimizer: Any) -> None:
         """Put back the state of an optimizer that was just attached to the loaded model.
@@ -366,14 +374,14 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
     """
     folder = Path(directory)
     for _ in range(_ATTEMPTS):
-        record = _read_config(folder)
+        record = read_config(folder)
         path = folder / record.weights.file
         try:
             n_bytes = path.stat().st_size
             config = models.config_from_dict(record.model)
             vocabulary = Vocabulary(bytes(record.vocabulary))
             _require_plausible(folder, record, config, vocabulary, n_bytes)
-            return Checkpoint(folder, record, config, vocabulary, _open_weights(path))
+            return Checkpoint(folder, record, config, vocabulary, open_weights(path))
         except FileNotFoundError:
             time.sleep(0.01)
         except OSError as error:
@@ -381,7 +389,12 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
     raise InputError(f"{folder} is incomplete: its {CONFIG_NAME} names {record.weights.file}, which is not there")
 
 
-def _read_config(folder: Path) -> Record:
+def read_config(folder: Path, kind: type = Record) -> Any:
+    """What ``config.json`` says, validated field by field.
+
+    Raises:
+        InputError: no such folder, nothing in it, damaged, or a checkpoint of another task.
+    """
     path = folder / CONFIG_NAME
     try:
         if not folder.is_dir():
@@ -408,8 +421,11 @@ def _read_config(folder: Path) -> Record:
         raise InputError(
             f"{path} has format version {version} and this polychron reads up to {VERSION}: upgrade polychron"
         )
+    task = fields.get("task", Record.TASK)
+    if task != kind.TASK:
+        raise InputError(f"{folder} holds a {task!s:.40}, and a {kind.TASK} is asked for")
     try:
-        record = Record.model_validate_json(text)
+        record = kind.model_validate_json(text)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -443,7 +459,7 @@ def _require_plausible(folder: Path, record: Record, config: Any, vocabulary: Vo
         raise InputError(f"{folder / CONFIG_NAME} is damaged: training: {error}") from None
 
 
-def _open_weights(path: Path) -> Any:
+def open_weights(path: Path) -> Any:
     """A safetensors file opened for reading: the library has checked its header, no tensor is read yet."""
     with path.open("rb") as file:
         n_header = int.from_bytes(file.read(8), "little")
