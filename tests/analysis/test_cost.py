@@ -17,7 +17,7 @@ from polychron.analysis import (
 )
 from polychron.analysis.energy import dense_energy
 from polychron.errors import InputError
-from polychron.models import DelayConfig, TransformerConfig, build, preset
+from polychron.models import DelayConfig, RecurrentConfig, TransformerConfig, build, preset
 from polychron.models.config import ModelConfig
 from polychron.models.deep import DeepClassifier, DeepConfig
 from polychron.nn import LookupTables, PairAttention
@@ -26,6 +26,7 @@ DELAY = DelayConfig(vocabulary_size=7, n_neurons=6, n_layers=2, n_tables=5, n_co
                     readout_n_tables=4, readout_n_comparisons=2)  # fmt: skip
 TRANSFORMER = TransformerConfig(vocabulary_size=7, context=9, n_neurons=6, n_layers=2, n_heads=2, n_tables=3,
                                 n_comparisons=2, n_position_bits=1)  # fmt: skip
+RECURRENT = RecurrentConfig(vocabulary_size=7, n_neurons=6, n_tables=5, n_comparisons=3, readout_n_tables=4)
 
 
 def test_table_iv_to_the_unit():
@@ -64,7 +65,7 @@ def test_a_head_counted_through_a_configuration_is_the_head_of_table_iv():
     assert published_bandwidth(config).constant - readout.comparisons == head.bandwidth.constant
 
 
-@pytest.mark.parametrize("config", [DELAY, TRANSFORMER], ids=["delay", "transformer"])
+@pytest.mark.parametrize("config", [DELAY, TRANSFORMER, RECURRENT], ids=["delay", "transformer", "recurrent"])
 def test_counted_synapses_are_the_tables_of_the_model(config):
     layers = [m for m in build(config).modules() if isinstance(m, (LookupTables, PairAttention))]
     cost = count_cost(config)
@@ -72,7 +73,7 @@ def test_counted_synapses_are_the_tables_of_the_model(config):
     assert [layer.comparisons for layer in cost.layers] == [m.anchors.shape[0] * m.anchors.shape[1] for m in layers]
 
 
-@pytest.mark.parametrize("config", [DELAY, TRANSFORMER], ids=["delay", "transformer"])
+@pytest.mark.parametrize("config", [DELAY, TRANSFORMER, RECURRENT], ids=["delay", "transformer", "recurrent"])
 def test_counted_rows_are_those_that_a_position_adds(config):
     """Rows of ones add up to their number, at a position with as much context as can be used."""
     layers = [m for m in build(config).modules() if isinstance(m, (LookupTables, PairAttention))]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from polychron.analysis.published import Bandwidth
 from polychron.errors import InputError
-from polychron.models import DelayConfig, ModelConfig, TransformerConfig
+from polychron.models import DelayConfig, ModelConfig, RecurrentConfig, TransformerConfig
 from polychron.models.config import TableConfig
 from polychron.models.deep import DeepConfig
 
@@ -139,6 +139,13 @@ def _transformer(config: TransformerConfig) -> list[LayerCost]:
     return [*layers, LayerCost("readout", config.n_tables, bits, config.vocabulary_size, bits)]
 
 
+def _recurrent(config: RecurrentConfig) -> list[LayerCost]:
+    bits = config.n_comparisons
+    recurrent = LayerCost("recurrent", config.n_tables, bits, config.n_neurons, bits)
+    bits = config.readout_n_comparisons
+    return [recurrent, LayerCost("readout", config.readout_n_tables, bits, config.vocabulary_size, bits)]
+
+
 def _deep(config: DeepConfig) -> list[LayerCost]:
     bits = config.n_comparisons
     layers = [LayerCost(f"layer {k}", config.n_tables, bits, config.n_neurons, bits) for k in range(config.n_layers)]
@@ -146,7 +153,12 @@ def _deep(config: DeepConfig) -> list[LayerCost]:
     return [*layers, LayerCost("readout", config.readout_n_tables, bits, config.n_classes, bits)]
 
 
-_COUNTERS: dict[str, Callable[..., list[LayerCost]]] = {"delay": _delay, "transformer": _transformer, "deep": _deep}
+_COUNTERS: dict[str, Callable[..., list[LayerCost]]] = {
+    "delay": _delay,
+    "transformer": _transformer,
+    "recurrent": _recurrent,
+    "deep": _deep,
+}
 
 
 def count_cost(config: TableConfig) -> ModelCost:

@@ -32,6 +32,7 @@ class ModelKind(str, Enum):
 
     delay = "delay"
     transformer = "transformer"
+    recurrent = "recurrent"
 
 
 class HoldoutKind(str, Enum):
