@@ -46,6 +46,20 @@ def test_a_folder_of_idx_files_is_read(tmp_path, compress):
     assert labelled.train_inputs.reshape(-1, 5, 4)[1, 1].min() >= 150
 
 
+def test_fashion_mnist_has_its_classes_by_name_and_by_path(tmp_path, monkeypatch):
+    from polychron.data import examples
+
+    write_idx_folder(tmp_path / "small")
+    monkeypatch.setattr(examples, "DEBIAN_FASHION_MNIST", tmp_path / "small")
+    for labelled in (load_labelled(), load_labelled("fashion-mnist"), load_labelled(str(tmp_path / "small"))):
+        assert labelled.name == "fashion-mnist"
+        assert labelled.class_names[:2] == ("T-shirt", "trouser")
+        assert labelled.mirrors
+    monkeypatch.setattr(examples, "DEBIAN_FASHION_MNIST", tmp_path / "absent")
+    with pytest.raises(InputError, match="install Debian's package"):
+        load_labelled()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -255,7 +255,7 @@ class _View:
 
     def end(self, run: ClassifierRun, finished: ClassifierFinished) -> None:
         self._status.__exit__()
-        names = run.labelled.class_names
+        names = tuple(run.record.data.class_names)
         if self._json:
             print_json(
                 {

@@ -104,6 +104,8 @@ def load_labelled(data: str | None = None) -> LabelledSet:
     if name in _NAMED:
         return _NAMED[name]()
     path = Path(name)
+    if path.is_dir() and path.resolve() == DEBIAN_FASHION_MNIST.resolve():
+        return _fashion_mnist()
     if path.is_dir():
         from polychron.data.sensors import is_hapt, load_hapt
 
