@@ -15,6 +15,7 @@ Needs matplotlib: pip install 'polychron[plots]'.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,17 +113,17 @@ def draw(path: Path, picture: np.ndarray, address: np.ndarray) -> None:
         grid["rows"].set_title(f"{np.count_nonzero(counts)} of {2**N_BITS} rows are read")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the detectors' answers to a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="where to draw: .png, .svg or .pdf")
     parser.add_argument("--picture", type=Path, help="a PNG or JPEG file (default: a drawn scene)")
     parser.add_argument("--threshold", type=float, default=0.5, help="brightness between dark and bright")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
-        picture = drawn_scene() if arguments.picture is None else read_picture(arguments.picture)
-        address = addresses(picture, arguments.threshold)
-        draw(arguments.out, picture, address)
+        picture = drawn_scene() if given.picture is None else read_picture(given.picture)
+        address = addresses(picture, given.threshold)
+        draw(given.out, picture, address)
     except InputError as error:
         parser.error(str(error))
     for name, row in EDGES.items():

@@ -44,11 +44,21 @@ def test_edge_detectors_draw_and_count(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "edges.png").read_bytes().startswith(b"\x89PNG")
     assert "neuron   7 (000000111, bright above)" in done.stdout
-    again = run(EXAMPLES / "edge_detectors.py", tmp_path / "2.png", "--picture", tmp_path / "edges.png")
-    assert again.returncode == 0, again.stderr
-    refused = run(EXAMPLES / "edge_detectors.py", tmp_path / "2.png", "--picture", EXAMPLES / "edge_detectors.py")
-    assert refused.returncode == 2
-    assert "cannot read" in refused.stderr
+
+
+def test_edge_detectors_read_a_picture_and_refuse_what_is_none(tmp_path, capsys):
+    from PIL import Image
+
+    edges = load("edge_detectors")
+    picture = np.zeros((12, 12), dtype=np.uint8)
+    picture[:6] = 255
+    Image.fromarray(picture).save(tmp_path / "half.png")
+    edges.main([str(tmp_path / "edges.svg"), "--picture", str(tmp_path / "half.png")])
+    assert "neuron   7 (000000111, bright above): 10 of 100 patches" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as refused:
+        edges.main([str(tmp_path / "edges.svg"), "--picture", __file__])
+    assert refused.value.code == 2
+    assert "cannot read" in capsys.readouterr().err
 
 
 def test_the_reader_of_hapt_runs_nothing_that_a_pickle_names(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,29 @@ def test_an_interrupted_run_resumes_to_the_same_bits(polychron: Command, images:
     one, other = (safetensors.torch.load_file(f"{name}/weights-30.safetensors") for name in ("whole", "parts"))
     assert one.keys() == other.keys()
     assert all(one[name].equal(other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("model", "n_pixels", 10**9), ("model", "n_pixels", 21), ("model", "n_classes", 4), ("model", "x", 1),
+        ("model", "n_layers", 60_000), ("model", "readout_n_tables", "many"), ("model", "radius", -1.0),
+        ("model", "kind", "delay"),
+        ("training", "rate", 0), ("training", "steps", None), ("training", "augment", "rotate"),
+        ("data", "class_names", ["a"]), ("data", "sha256", "0"), ("position", "step", -1), ("weights", "bytes", 1),
+        ("weights", "file", "../weights-1.safetensors"),
+    ],
+)  # fmt: skip
+def test_a_damaged_config_is_refused(polychron: Command, classifier: Path, tmp_path: Path, section, field, value):
+    folder = Path(shutil.copytree(classifier, tmp_path / "damaged"))
+    config = json.loads((folder / "config.json").read_text())
+    config[section][field] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    for command in (["classify", folder], ["train-classifier", "--resume", "--out", folder]):
+        refused = polychron(*command)
+        assert refused.code == 2
+        assert refused.err.startswith("error: ")
+        assert refused.err.count("\n") == 1
 
 
 def test_bad_input_is_one_clear_line(polychron: Command, classifier: Path, images: Path, trained: Path, tmp_path: Path):

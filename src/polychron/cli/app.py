@@ -20,7 +20,7 @@ from polychron.errors import InputError
 
 app = typer.Typer(
     name="polychron",
-    help="Language models made of look-up tables addressed by spike order: they add, and multiply nothing.",
+    help="Networks made of look-up tables addressed by spike order: they add, and multiply nothing.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",

@@ -90,7 +90,21 @@ class CorpusRecord(Section):
     holdout_fraction: Annotated[float, Field(gt=0, le=0.5)]
 
 
-class TrainingRecord(Section):
+class BudgetedSection(Section):
+    """Base of the records that say how long to train, and at which rate."""
+
+    @property
+    def budget(self) -> Budget:
+        """How long the run is to train."""
+        return Budget(steps=self.steps, seconds=self.seconds)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate over the run."""
+        return Schedule(peak=self.rate, warmup_steps=self.warmup_steps)
+
+
+class TrainingRecord(BudgetedSection):
     """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None."""
 
     seed: _Count
@@ -109,16 +123,6 @@ class TrainingRecord(Section):
         if self.visit_cap is not None and (self.optimizer != "sgd" or self.update != "batch"):
             raise ValueError("visit_cap goes with optimizer sgd and update batch only")
         return self
-
-    @property
-    def budget(self) -> Budget:
-        """How long the run is to train."""
-        return Budget(steps=self.steps, seconds=self.seconds)
-
-    @property
-    def schedule(self) -> Schedule:
-        """The learning rate over the run."""
-        return Schedule(peak=self.rate, warmup_steps=self.warmup_steps)
 
 
 class PositionRecord(Section):

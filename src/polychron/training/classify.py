@@ -21,6 +21,7 @@ from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.models.deep import DeepClassifier, deep_config_from_dict
 from polychron.training.checkpoint import (
+    BudgetedSection,
     Checkpoint,
     CheckpointWriter,
     PositionRecord,
@@ -31,7 +32,6 @@ from polychron.training.checkpoint import (
     read_config,
 )
 from polychron.training.loop import CheckpointReport, Interrupted, StepReport, train_steps
-from polychron.training.schedule import Budget, Schedule
 
 _SCORED_AT_ONCE = 1000
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -50,7 +50,7 @@ class DataRecord(Section):
     class_names: Annotated[list[_Name], Field(min_length=2, max_length=65_536)]
 
 
-class ClassifierTrainingRecord(Section):
+class ClassifierTrainingRecord(BudgetedSection):
     """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None."""
 
     seed: _Count
@@ -61,16 +61,6 @@ class ClassifierTrainingRecord(Section):
     augment: Literal["none", "shift", "shift+mirror"]
     steps: Annotated[int, Field(ge=1, lt=2**63)] | None
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-
-    @property
-    def budget(self) -> Budget:
-        """How long the run is to train."""
-        return Budget(steps=self.steps, seconds=self.seconds)
-
-    @property
-    def schedule(self) -> Schedule:
-        """The learning rate over the run."""
-        return Schedule(peak=self.rate, warmup_steps=self.warmup_steps)
 
 
 class ClassifierMetrics(Section):
@@ -205,6 +195,10 @@ def open_classifier(directory: str | Path) -> ClassifierCheckpoint:
             f"{folder / 'config.json'} is damaged: a model of {config.n_parameters():,} parameters and "
             f"{config.n_classes} classes does not belong to {path.name} and {len(record.data.class_names)} class names"
         )
+    try:
+        record.training.budget, record.training.schedule  # noqa: B018 - they check themselves
+    except InputError as error:
+        raise InputError(f"{folder / 'config.json'} is damaged: training: {error}") from None
     return ClassifierCheckpoint(folder, record, config, None, open_weights(path))
 
 
