@@ -15,6 +15,7 @@ from polychron.anchors import (
     draw_delays,
     geometric_delays,
     random_anchors,
+    sensory_anchors,
     uniform_delays,
 )
 from polychron.errors import InputError
@@ -188,3 +189,36 @@ def test_a_rule_of_another_name_is_refused():
         draw_anchors("all", 8, 5, 3, 0)
     with pytest.raises(InputError, match=r"\bdelay_distribution\b.*'normal'"):
         draw_delays("normal", 5, 3, 7, 0)
+
+
+def test_sensory_anchors_are_near_pairs_and_thresholds():
+    anchors = sensory_anchors(400, 5, 100, 6, width=20, radius=2.0, reference_share=0.25, seed=1)
+    assert anchors.shape == (100, 6, 2)
+    assert ((anchors >= 0) & (anchors < 405)).all()
+    assert (anchors[..., 0] != anchors[..., 1]).all()
+    threshold = (anchors >= 400).any(dim=-1)
+    assert 0.2 < threshold.float().mean() < 0.3
+    assert not (anchors >= 400).all(dim=-1).any()
+    pixels = anchors[~threshold].long()
+    offset = torch.stack([pixels[:, 0] // 20 - pixels[:, 1] // 20, pixels[:, 0] % 20 - pixels[:, 1] % 20]).float()
+    assert 1.6 < offset.std() < 2.4
+    for table in anchors.tolist():
+        assert len({tuple(sorted(pair)) for pair in table}) == 6
+
+
+@pytest.mark.parametrize(
+    ("n_pixels", "n_references", "width", "share"), [(8, 1, 0, 1.0), (9, 0, 3, 0.5), (8, 4, 8, 0.0)]
+)
+def test_sensory_anchors_use_what_is_left_when_the_wanted_pairs_are_taken(n_pixels, n_references, width, share):
+    anchors = sensory_anchors(n_pixels, n_references, 3, 20, width=width, radius=0.6, reference_share=share)
+    for table in anchors.tolist():
+        assert len({tuple(sorted(pair)) for pair in table}) == 20
+
+
+def test_impossible_sensory_anchors_are_refused():
+    with pytest.raises(InputError, match="width must divide"):
+        sensory_anchors(10, 0, 1, 1, width=3)
+    with pytest.raises(InputError, match="radius must be positive"):
+        sensory_anchors(10, 0, 1, 1, radius=0.0)
+    with pytest.raises(InputError, match="n_comparisons must be at most"):
+        sensory_anchors(3, 9, 1, 4)

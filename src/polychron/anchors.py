@@ -8,6 +8,9 @@ never stands twice in one table: the second one would leave half of the table's 
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +19,7 @@ from polychron.errors import InputError
 
 DELAY_DISTRIBUTIONS = ("geometric", "uniform")
 ANCHOR_KINDS = ("random", "covering")
+_CHOOSY_TRIES = 100
 
 
 def _check(n_inputs: int, n_tables: int, n_comparisons: int) -> None:
@@ -85,6 +89,75 @@ def covering_anchors(n_inputs: int, n_tables: int, n_comparisons: int, seed: int
             held.append(deck.pop())
         table[:] = held
     return _turn(pairs[chosen], rng)
+
+
+def sensory_anchors(
+    n_pixels: int,
+    n_references: int,
+    n_tables: int,
+    n_comparisons: int,
+    *,
+    width: int = 0,
+    radius: float = 4.0,
+    reference_share: float = 1 / 3,
+    seed: int = 0,
+) -> Tensor:
+    """Pairs for pixels that fire by brightness, beside reference neurons that fire at set times: (I, R, 2) int32.
+
+    The first neuron of a pair is a pixel. Its partner is, with probability ``reference_share``, one of the references,
+    which makes the comparison a threshold; otherwise another pixel: of an image (``width`` > 0) one nearby, at a
+    normally distributed distance, since close pixels tell edges and distant ones tell little; else any.
+
+    Args:
+        n_pixels: neurons 0 to n_pixels - 1.
+        n_references: neurons after these; 0: no thresholds.
+        n_tables: I.
+        n_comparisons: R.
+        width: pixels in a row of the image, row after row; 0: the inputs are no image.
+        radius: standard deviation of the distance, in pixels, along each axis.
+        reference_share: of the pairs.
+        seed: of all.
+
+    Raises:
+        InputError: a table asks for more comparisons than there are pairs, or an impossible argument.
+
+    Example:
+        >>> sensory_anchors(n_pixels=64, n_references=4, n_tables=2, n_comparisons=3, width=8).shape
+        torch.Size([2, 3, 2])
+    """
+    _check(n_pixels, n_tables, n_comparisons)
+    if n_references < 0 or width < 0 or (width and n_pixels % width):
+        raise InputError(
+            f"n_references must not be negative and width must divide n_pixels = {n_pixels}; "
+            f"got {n_references} and {width}"
+        )
+    if not 0 < radius < math.inf or not 0 <= reference_share <= 1:
+        raise InputError(f"radius must be positive, reference_share in [0, 1]; got {radius} and {reference_share}")
+    rng = np.random.default_rng(seed)
+    chosen = np.empty((n_tables, n_comparisons, 2), dtype=np.int32)
+    for table in chosen:
+        held: set[tuple[int, int]] = set()
+        for comparison in table:
+            threshold = n_references > 0 and rng.random() < reference_share
+            for n_tries in itertools.count():
+                choosy = n_tries < _CHOOSY_TRIES
+                a = int(rng.integers(n_pixels))
+                if choosy and threshold:
+                    b = n_pixels + int(rng.integers(n_references))
+                elif choosy and width:
+                    down, right = np.round(rng.normal(0.0, radius, 2)).astype(int).tolist()
+                    row, column = a // width + down, a % width + right
+                    if not (0 <= row < n_pixels // width and 0 <= column < width):
+                        continue
+                    b = row * width + column
+                else:  # any pixel: there is no image, or all that is wanted is taken
+                    b = int(rng.integers(n_pixels))
+                pair = (min(a, b), max(a, b))
+                if a != b and pair not in held:
+                    break
+            held.add(pair)
+            comparison[:] = a, b
+    return _turn(chosen, rng)
 
 
 def _one_delay_a_pair(delay: np.ndarray) -> Tensor:

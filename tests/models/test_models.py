@@ -6,6 +6,7 @@ import torch
 from polychron.errors import InputError
 from polychron.models import (
     DelayConfig,
+    RecurrentConfig,
     TransformerConfig,
     build,
     config_from_dict,
@@ -20,6 +21,8 @@ DELAY = DelayConfig(vocabulary_size=13, n_neurons=8, n_layers=2, n_tables=5, n_c
                     readout_n_tables=3, readout_n_comparisons=4, readout_max_delay=2)  # fmt: skip
 TRANSFORMER = TransformerConfig(vocabulary_size=13, context=10, n_neurons=8, n_layers=2, n_heads=2, n_tables=3,
                                 n_comparisons=2, n_position_bits=2)  # fmt: skip
+RECURRENT = RecurrentConfig(vocabulary_size=13, context=10, n_neurons=8, n_tables=5, n_comparisons=4,
+                            readout_n_tables=3, readout_n_comparisons=3)  # fmt: skip
 CONFIGS = {
     "delay": DELAY,
     "delay, readout alone": dataclasses.replace(DELAY, n_layers=0),
@@ -27,6 +30,8 @@ CONFIGS = {
     "transformer": TRANSFORMER,
     "transformer, window": dataclasses.replace(TRANSFORMER, window=3),
     "transformer, attention only": dataclasses.replace(TRANSFORMER, ffn=None, n_heads=1, share_anchors=False),
+    "recurrent": RECURRENT,
+    "recurrent, truncated": dataclasses.replace(RECURRENT, truncation=3),
 }
 
 
@@ -137,10 +142,28 @@ def test_a_transformer_scores_overlapping_windows():
     torch.testing.assert_close(model.score(tokens), torch.stack(expected))
 
 
-@pytest.mark.parametrize("config", [DELAY, TRANSFORMER], ids=["delay", "transformer"])
-def test_a_model_learns_a_repeating_text(config):
+def test_a_recurrent_model_scores_stretches_after_a_context(monkeypatch):
+    from polychron.models import recurrent
+
+    monkeypatch.setattr(recurrent, "SCORE_STRETCH", 7)
+    model = with_random_rows(build(RECURRENT, seed=1))
+    tokens = text(50)
+    expected = []
+    for target in range(1, 50):  # stretches of 7 from target 11 on, each after 10 positions that are not scored again
+        begin = 0 if target <= 10 else min((target - 11) // 7, (49 - 10) // 7) * 7
+        logits = model(tokens[None, begin:target])[0, -1]
+        expected.append(torch.nn.functional.cross_entropy(logits, tokens[target]))
+    torch.testing.assert_close(model.score(tokens), torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("config", "rate"),
+    [(DELAY, 0.05), (TRANSFORMER, 0.05), (RECURRENT, 0.02)],
+    ids=["delay", "transformer", "recurrent"],
+)
+def test_a_model_learns_a_repeating_text(config, rate):
     model = build(config, seed=0)
-    optimizer = attach(model, "sgd", rate=0.05)
+    optimizer = attach(model, "sgd", rate=rate)
     tokens = (torch.arange(41) * 5 % 13).repeat(1, 1)
     windows = tokens[0, torch.arange(30)[:, None] + torch.arange(11)]
     for _ in range(60):
@@ -156,7 +179,13 @@ def test_the_paper_preset_has_the_published_size():
     assert config.n_parameters() - position_codes == 805_773_312
 
 
-@pytest.mark.parametrize("kind", ["delay", "transformer"])
+def test_the_recurrent_paper_preset_has_about_the_published_size():
+    config = preset("recurrent", "paper", vocabulary_size=256)
+    assert config.n_tables * 2**config.n_comparisons * config.n_neurons == 4_194_304
+    assert round(config.n_parameters() / 1e6) == 5
+
+
+@pytest.mark.parametrize("kind", ["delay", "transformer", "recurrent"])
 def test_presets_build_configurations_that_survive_json(kind):
     for name in preset_names(kind):
         config = preset(kind, name, vocabulary_size=50)

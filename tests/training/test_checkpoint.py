@@ -228,7 +228,7 @@ def test_weights_superseded_while_they_are_opened_are_read_anew(make_run: RunMak
     run = make_run()
     tensors = checkpoint_tensors(run.model, run.optimizer)
     run.writer.save(run.record, tensors)
-    read = checkpoint._read_config
+    read = checkpoint.read_config
     n_reads = 0
 
     def read_then_supersede(folder: Path) -> Any:
@@ -239,7 +239,7 @@ def test_weights_superseded_while_they_are_opened_are_read_anew(make_run: RunMak
             run.writer.save(run.record.model_copy(update={"position": PositionRecord(step=5)}), tensors)
         return record
 
-    monkeypatch.setattr(checkpoint, "_read_config", read_then_supersede)
+    monkeypatch.setattr(checkpoint, "read_config", read_then_supersede)
     assert open_checkpoint(tmp_path / "run").record.position.step == 5
     assert n_reads == 2
 

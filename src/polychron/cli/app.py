@@ -17,7 +17,7 @@ from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
 
 app = typer.Typer(
     name="polychron",
-    help="Language models made of look-up tables addressed by spike order: they add, and multiply nothing.",
+    help="Networks made of look-up tables addressed by spike order: they add, and multiply nothing.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -29,6 +29,7 @@ class ModelKind(str, Enum):
 
     delay = "delay"
     transformer = "transformer"
+    recurrent = "recurrent"
 
 
 class HoldoutKind(str, Enum):
@@ -56,6 +57,22 @@ class Precision(str, Enum):
 
     int8 = "int8"
     bfloat16 = "bfloat16"
+
+
+class Augmentation(str, Enum):
+    """Values of ``--augment``."""
+
+    none = "none"
+    shift = "shift"
+    shift_mirror = "shift+mirror"
+
+
+class Element(str, Enum):
+    """Values of ``--element``."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
 
 
 class UpdateKind(str, Enum):
@@ -208,6 +225,112 @@ def generate(
             top_p=top_p,
             seed=seed,
             threads=threads,
+            json=json,
+        )
+
+
+_LABELLED = (
+    "fashion-mnist, mnist-5k or digits; a folder of idx files or of UCI HAPT's raw data; or a .csv file, label last."
+)
+
+
+@app.command("train-classifier")
+def train_classifier(
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help=f"{_LABELLED} Without it: fashion-mnist.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="tiny, small or base. [default: by the number of examples]")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Train so many steps, instead of minutes: reproducible to the bit.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=2**20, help="Examples a step.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
+    optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
+    augment: Annotated[
+        Augmentation | None, typer.Option(help="How images are moved about. [default: what suits the data]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
+    threads: Threads = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the checkpoint in --out, with the settings it records.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train the paper's deep network (equation 10) to classify, test it on what was kept away, and save it.
+
+    Example: `polychron train-classifier fashion-mnist --minutes 5`
+
+    Ends with a confusion matrix and the figures of each class. Ctrl-C saves and stops.
+    """
+    from polychron.cli.classify import run_train_classifier
+
+    settings = {
+        "preset": preset,
+        "minutes": minutes,
+        "steps": steps,
+        "batch": batch,
+        "rate": rate,
+        "optimizer": _value(optimizer),
+        "augment": _value(augment),
+        "seed": seed,
+    }
+    with quiet_when_nobody_reads():
+        raise typer.Exit(run_train_classifier(data, settings, out=out, resume=resume, threads=threads, json=json))
+
+
+@app.command()
+def classify(
+    directory: Directory,
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help=f"{_LABELLED} Without it: what it was trained on.")
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Score a trained classifier on the test part of its data, or of other data.
+
+    Example: `polychron classify runs/digits-deep-tiny-1`
+    """
+    from polychron.cli.classify import run_classify
+
+    with quiet_when_nobody_reads():
+        run_classify(directory, data, threads=threads, json=json)
+
+
+@app.command()
+def cost(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Folder of a checkpoint. Without it: a preset, or the paper.")
+    ] = None,
+    model: Annotated[ModelKind | None, typer.Option(help="The network of a preset.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Its size.")] = None,
+    positions: Annotated[
+        int, typer.Option(min=1, max=2**20, help="Positions of the context where the paper's way of counting asks.")
+    ] = 32,
+    element: Annotated[Element, typer.Option(help="Type of the tables' numbers.")] = Element.float32,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the capacities: .png, .svg or .pdf.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Count what a token costs: comparisons, additions, rows, bytes, and energy under a named table.
+
+    Example: `polychron cost --model transformer --preset paper`
+
+    Without DIR and --model: the paper's published tables, what they leave out, and all presets beside them.
+    """
+    from polychron.cli.cost import run_cost
+
+    with quiet_when_nobody_reads():
+        run_cost(
+            directory,
+            model=_value(model),
+            preset=preset,
+            positions=positions,
+            element=element.value,
+            plot=plot,
             json=json,
         )
 

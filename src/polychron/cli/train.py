@@ -6,11 +6,8 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -18,6 +15,7 @@ import torch
 from polychron import models
 from polychron.cli.console import JsonView, TerminalView, resume_command
 from polychron.cli.evaluate import load_recorded_corpus
+from polychron.cli.signals import signals_noted
 from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
 from polychron.errors import InputError
 from polychron.runtime.sampling import Sampler, generate
@@ -86,7 +84,7 @@ def run_train(
         scalars = stack.enter_context(_Scalars(directory)) if tensorboard else None
         view = stack.enter_context(JsonView() if json else TerminalView())
         view.begin(_facts(run, corpus))
-        with _signals_noted() as signals, contextlib.closing(run.events(lambda: bool(signals))) as events:
+        with signals_noted() as signals, contextlib.closing(run.events(lambda: bool(signals))) as events:
             for event in events:
                 view.show(event)
                 if scalars is not None:
@@ -238,28 +236,6 @@ def _fresh_directory(record: Record) -> Path:
     stem = f"{record.corpus.name}-{record.model['kind']}-{record.preset}"
     numbers = itertools.count(1)
     return next(path for n in numbers if not (path := Path("runs") / f"{stem}-{n}").exists())
-
-
-@contextlib.contextmanager
-def _signals_noted() -> Iterator[list[int]]:
-    """Yield a list that receives the first SIGINT or SIGTERM; a second one does what it usually does."""
-    noted: list[int] = []
-    usual = {}
-
-    def note(number: int, _: FrameType | None) -> None:
-        noted.append(number)
-        restore()
-
-    def restore() -> None:
-        while usual:
-            signal.signal(*usual.popitem())
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        usual[number] = signal.signal(number, note)
-    try:
-        yield noted
-    finally:
-        restore()
 
 
 class _Scalars:

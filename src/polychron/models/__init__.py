@@ -16,6 +16,7 @@ from polychron.models.presets import (
     preset_names,
     training_defaults,
 )
+from polychron.models.recurrent import RecurrentConfig, RecurrentLM
 from polychron.models.transformer import TransformerConfig, TransformerLM
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "DelayLM",
     "LanguageModel",
     "ModelConfig",
+    "RecurrentConfig",
+    "RecurrentLM",
     "TrainingDefaults",
     "TransformerConfig",
     "TransformerLM",
@@ -34,7 +37,7 @@ __all__ = [
     "training_defaults",
 ]
 
-_MODELS: dict[str, type[LanguageModel]] = {"delay": DelayLM, "transformer": TransformerLM}
+_MODELS: dict[str, type[LanguageModel]] = {"delay": DelayLM, "transformer": TransformerLM, "recurrent": RecurrentLM}
 
 
 def build(config: ModelConfig, seed: int = 0) -> LanguageModel:

@@ -13,15 +13,10 @@ MAX_PARAMETERS = 1 << 40
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Base of the configurations: a frozen dataclass, saved with the weights.
-
-    Attributes:
-        vocabulary_size: token ids lie in [0, vocabulary_size).
-    """
+class TableConfig:
+    """Base of all configurations: a frozen dataclass, saved with the weights."""
 
     kind: ClassVar[str] = ""
-    vocabulary_size: int
 
     def check_counts(self, **lowest: int) -> None:
         """Raises InputError unless each named field is an integer from its lowest value to 65,536."""
@@ -54,7 +49,18 @@ class ModelConfig:
         return {"kind": self.kind, **asdict(self)}
 
 
-def config_from_fields(cls: type[ModelConfig], values: dict[str, Any]) -> ModelConfig:
+@dataclass(frozen=True)
+class ModelConfig(TableConfig):
+    """Base of the language models' configurations.
+
+    Attributes:
+        vocabulary_size: token ids lie in [0, vocabulary_size).
+    """
+
+    vocabulary_size: int
+
+
+def config_from_fields(cls: type[TableConfig], values: dict[str, Any]) -> TableConfig:
     """The configuration with these fields.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import Any
 from polychron.errors import InputError
 from polychron.models.config import ModelConfig
 from polychron.models.delay import DelayConfig
+from polychron.models.recurrent import RecurrentConfig
 from polychron.models.transformer import TransformerConfig
 
 
@@ -38,7 +39,11 @@ class Preset:
     training: TrainingDefaults
 
 
-CONFIGS: dict[str, type[ModelConfig]] = {"delay": DelayConfig, "transformer": TransformerConfig}
+CONFIGS: dict[str, type[ModelConfig]] = {
+    "delay": DelayConfig,
+    "transformer": TransformerConfig,
+    "recurrent": RecurrentConfig,
+}
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "delay": {
@@ -59,9 +64,16 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
         "paper": Preset({}, TrainingDefaults(batch=64, length=32, rate=0.02, warmup_steps=20, visit_cap=64)),
     },
+    "recurrent": {
+        "small": Preset(
+            {"n_neurons": 32, "n_comparisons": 8},
+            TrainingDefaults(batch=128, length=32, rate=0.01, warmup_steps=20, visit_cap=64),
+        ),
+        "paper": Preset({}, TrainingDefaults(batch=128, length=32, rate=0.01, warmup_steps=20, visit_cap=64)),
+    },
 }
 
-DEFAULT_PRESETS = {"delay": "small", "transformer": "paper-small"}
+DEFAULT_PRESETS = {"delay": "small", "transformer": "paper-small", "recurrent": "small"}
 
 
 def preset_names(kind: str) -> list[str]:

@@ -3,6 +3,8 @@
 from polychron.nn.chain import Chain
 from polychron.nn.lookup_tables import LookupTables, Readout
 from polychron.nn.pair_attention import PairAttention
+from polychron.nn.recurrent_tables import RecurrentTables
 from polychron.nn.row_layer import RowLayer
+from polychron.nn.variant_tables import VariantTables
 
-__all__ = ["Chain", "LookupTables", "PairAttention", "Readout", "RowLayer"]
+__all__ = ["Chain", "LookupTables", "PairAttention", "Readout", "RecurrentTables", "RowLayer", "VariantTables"]

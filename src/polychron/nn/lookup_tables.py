@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polychron.anchors import draw_anchors, draw_delays
-from polychron.nn.row_layer import RowLayer
+from polychron.nn.row_layer import RowLayer, anchors_in_range
 from polychron.ops import RowUpdate, lookup, readout_cross_entropy
 
 
@@ -24,7 +24,8 @@ class LookupTables(RowLayer):
         n_comparisons: anchor pairs a table; it has 2^n_comparisons rows.
         max_delay: longest conduction delay in positions. 0: none, the paper's layer.
         delay_distribution: ``"geometric"`` (P(d) ~ 2^-d) or ``"uniform"``.
-        anchors: ``"random"`` or ``"covering"`` (all pairs occur before any repeats).
+        anchors: ``"random"`` or ``"covering"`` (all pairs occur before any repeats), or the pairs themselves,
+            (n_tables, n_comparisons, 2) int32.
         residual: adds the input, x + S_x; needs n_outputs == n_inputs.
         gradient: of the tables: ``"dense"``, ``"sparse"`` or ``"fused"``.
         update: for ``"fused"``. In training mode its ``drop`` leaves tables out: y = [x +] I / m times the sum over m
@@ -55,7 +56,7 @@ class LookupTables(RowLayer):
         max_delay: int = 0,
         *,
         delay_distribution: str = "geometric",
-        anchors: str = "random",
+        anchors: str | Tensor = "random",
         residual: bool = False,
         gradient: str = "dense",
         update: RowUpdate | None = None,
@@ -63,7 +64,15 @@ class LookupTables(RowLayer):
     ):
         if residual and n_inputs != n_outputs:
             raise ValueError(f"residual needs n_outputs == n_inputs; got {n_outputs} and {n_inputs}")
-        pairs = draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
+        if isinstance(anchors, Tensor):
+            pairs = anchors
+            if pairs.shape != (n_tables, n_comparisons, 2) or not anchors_in_range(pairs, n_inputs):
+                raise ValueError(
+                    f"anchors must be ({n_tables}, {n_comparisons}, 2) pairs of different neurons in [0, {n_inputs}); "
+                    f"got {tuple(pairs.shape)}"
+                )
+        else:
+            pairs = draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
         super().__init__(n_tables, n_comparisons, n_outputs, gradient, update)
         self.n_inputs = n_inputs
         self.n_comparisons = n_comparisons

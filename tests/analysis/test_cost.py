@@ -1,0 +1,122 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from polychron.analysis import (
+    DenseLayer,
+    SpikingHead,
+    brain_proportion,
+    count_cost,
+    critique,
+    model_energy,
+    published_bandwidth,
+    published_operations,
+    published_synapses,
+)
+from polychron.analysis.energy import dense_energy
+from polychron.errors import InputError
+from polychron.models import DelayConfig, RecurrentConfig, TransformerConfig, build, preset
+from polychron.models.config import ModelConfig
+from polychron.models.deep import DeepClassifier, DeepConfig
+from polychron.nn import LookupTables, PairAttention
+
+DELAY = DelayConfig(vocabulary_size=7, n_neurons=6, n_layers=2, n_tables=5, n_comparisons=3,
+                    readout_n_tables=4, readout_n_comparisons=2)  # fmt: skip
+TRANSFORMER = TransformerConfig(vocabulary_size=7, context=9, n_neurons=6, n_layers=2, n_heads=2, n_tables=3,
+                                n_comparisons=2, n_position_bits=1)  # fmt: skip
+RECURRENT = RecurrentConfig(vocabulary_size=7, n_neurons=6, n_tables=5, n_comparisons=3, readout_n_tables=4)
+
+
+def test_table_iv_to_the_unit():
+    head, dense = SpikingHead(), DenseLayer()
+    assert (head.synapses, dense.synapses) == (10_496_000, 3_145_728)
+    assert (head.operations(32), dense.operations(32)) == (172_800, 235_405_312)
+    assert (head.bandwidth.constant, head.bandwidth.slope) == (120, 30)
+    assert (dense.bandwidth.constant, dense.bandwidth.slope) == (1_048_576, 576)
+
+
+def test_the_published_transformer_to_the_unit():
+    assert published_synapses(preset("transformer", "paper", 256)) == 805_773_312
+
+
+def test_the_critique_counts_what_the_paper_leaves_out():
+    published, both, rows, mlp, *_ = critique(32)
+    assert published.ratio == pytest.approx(1_048_576 / 120)
+    assert both.ratio == pytest.approx(1_067_008 / 1_080)
+    assert rows.spiking - both.spiking == 16 * 10 * 32
+    assert mlp.dense - both.dense == 2 * 512 * 2048
+
+
+def test_the_brain_is_a_proportion():
+    assert brain_proportion() == pytest.approx(2e-3)
+
+
+def test_a_head_counted_through_a_configuration_is_the_head_of_table_iv():
+    head = SpikingHead()
+    config = TransformerConfig(vocabulary_size=1, n_neurons=16, n_layers=1, n_heads=1, n_tables=10)
+    attention, ffn, readout = count_cost(config).layers
+    assert attention.synapses + ffn.synapses == head.synapses
+    for n in (1, 5, 32):
+        of_readout = n * (readout.comparisons + readout.additions)
+        assert published_operations(config, n) - of_readout == head.operations(n)
+    assert published_bandwidth(config).slope == head.bandwidth.slope
+    assert published_bandwidth(config).constant - readout.comparisons == head.bandwidth.constant
+
+
+@pytest.mark.parametrize("config", [DELAY, TRANSFORMER, RECURRENT], ids=["delay", "transformer", "recurrent"])
+def test_counted_synapses_are_the_tables_of_the_model(config):
+    layers = [m for m in build(config).modules() if isinstance(m, (LookupTables, PairAttention))]
+    cost = count_cost(config)
+    assert [layer.synapses for layer in cost.layers] == [m.synaptic_vectors.numel() for m in layers]
+    assert [layer.comparisons for layer in cost.layers] == [m.anchors.shape[0] * m.anchors.shape[1] for m in layers]
+
+
+@pytest.mark.parametrize("config", [DELAY, TRANSFORMER, RECURRENT], ids=["delay", "transformer", "recurrent"])
+def test_counted_rows_are_those_that_a_position_adds(config):
+    """Rows of ones add up to their number, at a position with as much context as can be used."""
+    layers = [m for m in build(config).modules() if isinstance(m, (LookupTables, PairAttention))]
+    for counted, layer in zip(count_cost(config).layers, layers, strict=True):
+        layer.residual = False
+        torch.nn.init.ones_(layer.synaptic_vectors)
+        y = layer(torch.zeros(1, 40 if config is DELAY else 9, config.n_neurons))[0, -1]
+        assert y.tolist() == [counted.rows] * counted.n_outputs
+
+
+def test_a_classifier_is_counted_too():
+    config = DeepConfig(n_pixels=6, n_classes=3, n_layers=2, n_tables=4, n_comparisons=3, readout_n_tables=5)
+    model = DeepClassifier(config)
+    cost = count_cost(config)
+    assert cost.synapses + config.n_references == model.n_parameters()
+    assert cost.rows == 2 * 4 + 5
+    assert cost.additions == 2 * 4 * config.n_neurons + 5 * 3
+
+
+def test_unshared_anchors_are_compared_twice():
+    shared = count_cost(TRANSFORMER).layers[0]
+    own = count_cost(dataclasses.replace(TRANSFORMER, share_anchors=False)).layers[0]
+    assert own.comparisons == 2 * shared.comparisons
+    assert own.additions == shared.additions
+
+
+def test_energy_follows_the_memory_that_the_tables_need():
+    small, large = count_cost(DELAY), count_cost(preset("delay", "base", 256))
+    assert model_energy(small, "int8").memory == "8 kB SRAM"
+    energy = model_energy(large, "float32")
+    assert energy.memory == "DRAM"
+    assert energy.rows[0] == pytest.approx(large.additions * 4 / 8 * 1.3)
+    assert energy.total[1] > energy.total[0] > energy.arithmetic
+    assert 0 < energy.arithmetic_share < 0.02
+    assert dense_energy(1000)[0] == dense_energy(1000)[1]
+
+
+def test_bad_input_is_refused():
+    class Other(ModelConfig):
+        kind = "other"
+
+    with pytest.raises(InputError, match="cost is counted for delay, transformer"):
+        count_cost(Other(vocabulary_size=2))
+    with pytest.raises(InputError, match="element must be one of"):
+        model_energy(count_cost(DELAY), "int3")
+    assert math.isfinite(model_energy(count_cost(DELAY), "float16").total[0])
