@@ -16,3 +16,7 @@ class InputError(ValueError):
         ...
         polychron.errors.InputError: --length must be at least 1; got 0
     """
+
+
+class UnsupportedModelError(InputError):
+    """A model that is right, but of a kind that what was asked for cannot do."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polychron.cli.output import ByteStream, print_json
+from polychron.errors import UnsupportedModelError
 from polychron.runtime import SamplingOptions, load
 from polychron.runtime.extension import native
 
@@ -31,7 +32,7 @@ def run_generate(
     ``threads`` is taken for the sake of scripts: a text is written by one.
     """
     options = SamplingOptions(temperature=temperature, top_p=top_p, seed=seed)
-    pieces = (_pieces if native is not None else _pieces_without_extension)(directory, prompt, n_bytes, options)
+    pieces = (_pieces if native is not None else _pieces_in_pytorch)(directory, prompt, n_bytes, options)
     if json:
         next(pieces)
         began = time.perf_counter()
@@ -56,16 +57,18 @@ def run_generate(
 
 def _pieces(directory: Path, prompt: bytes, n_bytes: int, options: SamplingOptions) -> Iterator[bytes]:
     """Nothing when the model is loaded, then what it writes."""
-    stream = load(directory).stream()
+    try:
+        stream = load(directory).stream()
+    except UnsupportedModelError:
+        yield from _pieces_in_pytorch(directory, prompt, n_bytes, options)
+        return
     yield b""
     stream.start(prompt)
     yield from stream.pieces(n_bytes, options)
 
 
-def _pieces_without_extension(
-    directory: Path, prompt: bytes, n_bytes: int, options: SamplingOptions
-) -> Iterator[bytes]:
-    """The same in plain PyTorch."""
+def _pieces_in_pytorch(directory: Path, prompt: bytes, n_bytes: int, options: SamplingOptions) -> Iterator[bytes]:
+    """The same for models that the runtime does not run, and without the extension."""
     from polychron.runtime.sampling import Sampler, generate
     from polychron.runtime.stream import Stream
     from polychron.training.checkpoint import open_checkpoint

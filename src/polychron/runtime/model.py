@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polychron.data.vocabulary import Vocabulary
-from polychron.errors import InputError
+from polychron.errors import InputError, UnsupportedModelError
 from polychron.limits import require_memory
 from polychron.runtime.extension import require_native
 from polychron.storage import CONFIG_NAME, WEIGHTS_PATTERN, TensorFile, read_config
@@ -211,7 +211,7 @@ def read_settings(folder: Path) -> Settings:
     model = get(fields, "model", dict, "model")
     kind = get(model, "kind", str, "model.kind")
     if kind not in ("delay", "transformer"):
-        raise InputError(f"{path}: the runtime runs delay and transformer models; this one is {kind[:64]!a}")
+        raise UnsupportedModelError(f"{path}: the runtime runs delay and transformer models; this one is {kind[:64]!a}")
     context = get(model, "context", int, "model.context") if kind == "transformer" else None
     if context is not None and not 2 <= context <= 1 << 16:
         raise InputError(f"{path} is damaged: model.context must lie in [2, 65536]")

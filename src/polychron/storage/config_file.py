@@ -18,12 +18,17 @@ WEIGHTS_PATTERN = r"weights-[0-9]{1,19}\.safetensors"
 _MAXIMUM_BYTES = 2**20
 
 
-def read_config(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
+LANGUAGE_MODEL = "language model"
+
+
+def read_config(directory: str | os.PathLike[str], task: str = LANGUAGE_MODEL) -> tuple[dict[str, Any], bytes]:
     """The fields of a folder's ``config.json``, and its text; what the fields hold is not checked yet.
 
+    ``task`` is what the checkpoint must be of; a file that names none holds a language model.
+
     Raises:
-        InputError: no such folder, no checkpoint in it, not readable, another program's, or written by a newer
-            polychron.
+        InputError: no such folder, no checkpoint in it, not readable, another program's or another task's, or written
+            by a newer polychron.
     """
     folder = Path(directory)
     path = folder / CONFIG_NAME
@@ -52,6 +57,9 @@ def read_config(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], byte
         raise InputError(
             f"{path} has format version {version} and this polychron reads up to {VERSION}: upgrade polychron"
         )
+    found = fields.get("task", LANGUAGE_MODEL)
+    if found != task:
+        raise InputError(f"{folder} holds a {found!s:.40}, and a {task} is asked for")
     return fields, text
 
 

@@ -31,7 +31,7 @@ from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.storage import CONFIG_NAME, FORMAT, VERSION, WEIGHTS_PATTERN, TensorFile, read_config
-from polychron.storage.config_file import reason
+from polychron.storage.config_file import LANGUAGE_MODEL, reason
 from polychron.training.schedule import Budget, Schedule
 
 try:
@@ -158,7 +158,7 @@ class QuantizationRecord(Section):
 class Record(Section):
     """All of a language model's ``config.json``; ``quantization`` is None for one as it was trained, in float32."""
 
-    TASK: ClassVar[str] = "language model"
+    TASK: ClassVar[str] = LANGUAGE_MODEL
     format: Literal["polychron"] = FORMAT
     version: Literal[1] = VERSION
     model: dict[str, pydantic.JsonValue]
@@ -426,11 +426,8 @@ def read_record(folder: Path, kind: type = Record) -> Any:
     Raises:
         InputError: no such folder, nothing in it, damaged, or a checkpoint of another task.
     """
-    fields, text = read_config(folder)
+    _, text = read_config(folder, kind.TASK)
     path = folder / CONFIG_NAME
-    task = fields.get("task", Record.TASK)
-    if task != kind.TASK:
-        raise InputError(f"{folder} holds a {task!s:.40}, and a {kind.TASK} is asked for")
     try:
         record = kind.model_validate_json(text)
     except pydantic.ValidationError as error:
