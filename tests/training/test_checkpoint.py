@@ -179,7 +179,9 @@ from polychron.training.checkpoint import CheckpointWriter, PositionRecord, Reco
 folder, record = Path(sys.argv[1]), Record.model_validate_json(sys.stdin.read())
 random.seed(0)
 steps = []
-for _ in range(30):
+longest = 0.05
+while len(set(steps)) < 10:  # on a busy machine a writer needs longer to get anywhere: it is given longer each time
+    longest *= 1.05
     first = 1 + (steps[-1] if steps else 0)
     child = os.fork()
     if child == 0:
@@ -187,7 +189,7 @@ for _ in range(30):
         for step in range(first, 10**6):
             tensors = {"model.step": torch.full((20_000,), step), "optimizer.step": torch.full((10,), step)}
             writer.save(record.model_copy(update={"position": PositionRecord(step=step)}), tensors)
-    time.sleep(random.uniform(0.002, 0.05))
+    time.sleep(random.uniform(0.002, longest))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     if not (folder / "config.json").exists():
@@ -215,12 +217,12 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path
         input=make_record().model_dump_json(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     n_steps, ascending = done.stdout.split()
-    assert int(n_steps) >= 10
+    assert int(n_steps) == 10
     assert ascending == "True"
 
 
@@ -231,10 +233,10 @@ def test_weights_superseded_while_they_are_opened_are_read_anew(make_run: RunMak
     read = checkpoint.read_config
     n_reads = 0
 
-    def read_then_supersede(folder: Path) -> Any:
+    def read_then_supersede(folder: Path, task: str) -> Any:
         nonlocal n_reads
         n_reads += 1
-        record = read(folder)
+        record = read(folder, task)
         if n_reads == 1:
             run.writer.save(run.record.model_copy(update={"position": PositionRecord(step=5)}), tensors)
         return record

@@ -113,6 +113,10 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
     threads: Threads = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
+    drop: Annotated[
+        float | None,
+        typer.Option(help="Part of the tables that a step leaves out, against overfitting. [default: the preset's]"),
+    ] = None,
     optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
     update: Annotated[
         UpdateKind | None,
@@ -154,6 +158,7 @@ def train(
         length=length,
         seed=seed,
         rate=rate,
+        drop=drop,
         optimizer=_value(optimizer),
         update=_value(update),
         holdout=_value(holdout),

@@ -48,6 +48,7 @@ class Settings:
     length: int | None = None
     seed: int | None = None
     rate: float | None = None
+    drop: float | None = None
     optimizer: str | None = None
     update: str | None = None
     holdout: str | None = None
@@ -109,6 +110,8 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
         raise InputError(f"--minutes must be positive and finite; got {settings.minutes:g}")
     if settings.rate is not None and not (math.isfinite(settings.rate) and settings.rate > 0):
         raise InputError(f"--rate must be positive and finite; got {settings.rate:g}")
+    if settings.drop is not None and not 0 <= settings.drop < 1:
+        raise InputError(f"--drop must be at least 0 and below 1; got {settings.drop:g}")
     if settings.update == "online" and kind != "transformer":
         raise InputError(f"--update online is the transformer's; the model is {kind}: add --model transformer")
     if settings.update == "online" and settings.optimizer == "adagrad":
@@ -142,6 +145,7 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
             rate=_or(settings.rate, defaults.rate),
             warmup_steps=defaults.warmup_steps,
             visit_cap=defaults.visit_cap if merges_sgd else None,
+            drop=_or(settings.drop, defaults.drop),
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
             steps=settings.steps,
@@ -168,7 +172,7 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
         "holdout_fraction": corpus_record.holdout_fraction,
         **{
             name: getattr(training, name)
-            for name in ("steps", "batch", "length", "seed", "rate", "optimizer", "update")
+            for name in ("steps", "batch", "length", "seed", "rate", "drop", "optimizer", "update")
         },
     }
     for name, value in settings.given().items():
@@ -194,6 +198,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "held_out_bytes": run.held_out.size,
         "optimizer": training.optimizer if training.update == "batch" else f"{training.optimizer} online",
         "rate": training.rate,
+        "drop": training.drop,
         "batch": training.batch,
         "length": training.length,
         "seed": training.seed,

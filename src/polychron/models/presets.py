@@ -22,6 +22,7 @@ class TrainingDefaults:
         rate: peak learning rate, for a loss summed over positions.
         warmup_steps: steps in which the rate rises to its peak.
         visit_cap: of SGD: a row read more often in one step moves as if read so often.
+        drop: part of a layer's tables that a step leaves out, against overfitting.
     """
 
     batch: int
@@ -29,6 +30,7 @@ class TrainingDefaults:
     rate: float
     warmup_steps: int
     visit_cap: int
+    drop: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "delay": {
         "tiny": Preset(
             {"n_tables": 32, "n_comparisons": 8, "readout_n_comparisons": 8},
-            TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64),
+            TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.1),
         ),
-        "small": Preset({}, TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64)),
+        "small": Preset({}, TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.1)),
         "base": Preset(
             {"n_neurons": 64, "n_layers": 2, "n_comparisons": 12, "readout_n_comparisons": 12},
-            TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64),
+            TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.1),
         ),
     },
     "transformer": {

@@ -114,6 +114,7 @@ class TrainingRecord(BudgetedSection):
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     warmup_steps: _Count
     visit_cap: Annotated[int, Field(ge=1, lt=2**31)] | None
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]
     steps: Annotated[int, Field(ge=1, lt=2**63)] | None

@@ -268,6 +268,7 @@ class Run:
                 model,
                 "online_sgd" if training.update == "online" else training.optimizer,
                 visit_cap=training.visit_cap,
+                drop=training.drop,
             ),
             vocabulary=vocabulary,
             held_out=vocabulary.encode(holdout.held_out_of(data)),
