@@ -234,3 +234,26 @@ def test_an_old_run_that_was_killed_before_its_validation_is_completed(polychron
     (folder / "config.json").write_text(json.dumps(fields))
     done = polychron("train", "--resume", "--out", folder, "--json")
     assert done.objects[-1]["val_nats_per_byte"] == expected
+
+
+def test_tables_are_left_out_where_the_text_is_read_many_times(polychron: Command, text: Path):
+    """29,520 bytes, 128 a step: 2,100 steps read the training part ten times."""
+
+    def drop(*options: object) -> float:
+        folder = Path(f"run-{len(list(Path().iterdir()))}")
+        done = polychron("train", text, *SMALL_RUN, *options, "--out", folder, "--json")
+        assert done.code == 0, done.err
+        assert done.objects[0]["drop"] == open_checkpoint(folder).record.training.drop
+        return done.objects[0]["drop"]
+
+    assert drop("--steps", 100) == 0
+    assert drop("--steps", 2200) == 0.1
+    assert drop("--steps", 100, "--drop", 0.3) == 0.3
+    assert drop("--steps", 100, "--model", "transformer", "--preset", "paper-small", "--drop", 0.5) == 0.5
+
+
+@pytest.mark.parametrize("drop", ["1", "-0.1", "nan"])
+def test_a_drop_that_leaves_nothing_is_refused(polychron: Command, text: Path, drop: str):
+    done = polychron("train", text, "--drop", drop)
+    assert done.code == 2
+    assert "--drop must be at least 0 and below 1" in done.err

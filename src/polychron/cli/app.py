@@ -115,7 +115,9 @@ def train(
     rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
     drop: Annotated[
         float | None,
-        typer.Option(help="Part of the tables that a step leaves out, against overfitting. [default: the preset's]"),
+        typer.Option(
+            help="Part of the tables that a step leaves out. [default: 0, and 0.1 where a text is read ten times]"
+        ),
     ] = None,
     optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
     update: Annotated[

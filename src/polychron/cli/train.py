@@ -126,6 +126,9 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
     config = models.preset(kind, preset, vocabulary.size)
     minutes = _or(settings.minutes, 1.0)
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
+    batch, length = _or(settings.batch, defaults.batch), _or(settings.length, defaults.length)
+    n_bytes = 60 * minutes * defaults.bytes_per_second if settings.steps is None else settings.steps * batch * length
+    n_text = sum(end - start for start, end in segments.training)
     record = Record(
         model=config.to_dict(),
         preset=preset,
@@ -140,12 +143,12 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
         ),
         training=TrainingRecord(
             seed=_or(settings.seed, 0),
-            batch=_or(settings.batch, defaults.batch),
-            length=_or(settings.length, defaults.length),
+            batch=batch,
+            length=length,
             rate=_or(settings.rate, defaults.rate),
             warmup_steps=defaults.warmup_steps,
             visit_cap=defaults.visit_cap if merges_sgd else None,
-            drop=_or(settings.drop, defaults.drop),
+            drop=_or(settings.drop, defaults.drop_for(n_bytes, n_text)),
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
             steps=settings.steps,
