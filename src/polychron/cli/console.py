@@ -98,6 +98,7 @@ class TerminalView:
 
     def begin(self, facts: dict[str, Any]) -> None:
         """What is about to be trained on what."""
+        left_out = f"{facts['drop']:.0%} of the tables left out, " if facts["drop"] else ""
         self._say("text", f"{facts['source']}, {facts['held_out_bytes']:,} of them held out")
         self._say(
             "model",
@@ -106,7 +107,7 @@ class TerminalView:
         self._say(
             "training",
             f"{facts['optimizer']}, rate {facts['rate']:g}, {facts['batch']} windows of {facts['length']} "
-            f"bytes a step, seed {facts['seed']}, {facts['threads']} threads",
+            f"bytes a step, {left_out}seed {facts['seed']}, {facts['threads']} threads",
         )
         if facts["step"]:
             self._say("resumed", f"at step {facts['step']:,}, after {duration(facts['train_seconds'])} of training")
