@@ -70,16 +70,17 @@ PairShape Chain::pair_shape(const Layer& layer, const ChainStep& step) const {
           anchors.n_comparisons, n_key,            attention.n_code, attention.n_distances,      attention.window};
 }
 
+void Chain::embed(const ChainStep& step, int64_t begin, int64_t end) {
+  for (int64_t p = begin; p < end; ++p) {
+    std::copy_n(embedding_ + step.tokens[p] * n_inputs_, n_inputs_, layers_.front().z.get() + p * n_inputs_);
+  }
+}
+
 void Chain::run_stage(size_t l, const ChainStep& step, float* nats, int64_t begin, int64_t end, Worker& worker) {
   Layer& layer = layers_[l];
   const int64_t n_flat = step.n_sequences * step.n_positions;
   const Latencies in{layer.z.get(), step.n_sequences, step.n_positions, n_inputs_, nullptr, 0};
   const bool pairs = holds_gradients_ && (l > 0 || layer.attention);
-  if (l == 0) {
-    for (int64_t p = begin; p < end; ++p) {
-      std::copy_n(embedding_ + step.tokens[p] * n_inputs_, n_inputs_, layer.z.get() + p * n_inputs_);
-    }
-  }
   layer.hasher.positions(in, begin, end,
                          {layer.row.get(), pairs ? layer.pair.get() : nullptr, layer.u.get(), n_flat},
                          worker.scratch[l].get());
@@ -153,12 +154,14 @@ void Chain::forward(const ChainStep& step, float* nats) {
   };
   if (by_sequence) {
     in_parallel([&](int64_t begin, int64_t end, Worker& worker) {
+      embed(step, begin, end);
       for (size_t l = 0; l < layers_.size(); ++l) {
         run_stage(l, step, nats, begin, end, worker);
         attend(l, begin, end, worker);
       }
     });
-  } else {
+  } else {  // delays look at earlier positions, which may be another task's: all are embedded before any is hashed
+    in_parallel([&](int64_t begin, int64_t end, Worker&) { embed(step, begin, end); });
     for (size_t l = 0; l < layers_.size(); ++l) {
       in_parallel([&](int64_t begin, int64_t end, Worker& worker) { run_stage(l, step, nats, begin, end, worker); });
       if (!layers_[l].attention) continue;

@@ -68,6 +68,7 @@ class Chain {
 
   void prepare(const ChainStep&, bool train);
   PairShape pair_shape(const Layer&, const ChainStep&) const;
+  void embed(const ChainStep&, int64_t begin, int64_t end);
   void run_stage(size_t layer, const ChainStep&, float* nats, int64_t begin, int64_t end, Worker&);
   void forward(const ChainStep&, float* nats);
   void backward_attention(Layer&, const ChainStep&, const float* v, float* dx, const TableUpdate&);
