@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench test-neon clean
 
 setup: .venv/installed
 
@@ -24,6 +24,9 @@ lint: setup  ## style
 
 bench: setup  ## time the kernels
 	$(BIN)/python benchmarks/kernels.py
+
+test-neon:  ## the kernels for 64-bit ARM, in an emulator
+	tests/native/neon.sh
 
 clean:
 	rm -rf .venv build
