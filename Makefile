@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint fuzz bench clean
+.PHONY: setup demo test lint fuzz bench test-neon clean
 
 setup: .venv/installed
 
@@ -37,6 +37,9 @@ fuzz: setup  ## CASES damaged and hostile model files
 
 bench: setup  ## time the kernels
 	$(BIN)/python benchmarks/kernels.py
+
+test-neon:  ## the kernels for 64-bit ARM, in an emulator
+	tests/native/neon.sh
 
 clean:
 	rm -rf .venv build

@@ -11,7 +11,8 @@ namespace polychron {
 // Memory that is written before it is read, on a cache line's boundary: new[] without the zeros.
 template <class T> class Buffer {
  public:
-  explicit Buffer(int64_t size = 0)
+  Buffer() : Buffer(0) {}
+  explicit Buffer(int64_t size)
       : data_(static_cast<T*>(::operator new[](sizeof(T) * static_cast<size_t>(size > 0 ? size : 1), kLine))) {}
   T* get() { return data_.get(); }
 

@@ -16,6 +16,8 @@ std::vector<const Kernels*> detect() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     found.push_back(&avx512::kernels);
   }
+#elif defined(__aarch64__)
+  found.push_back(&neon::kernels);
 #endif
   return found;
 }

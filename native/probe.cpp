@@ -18,6 +18,8 @@ ReadRange of_current_set() {
 #if defined(__x86_64__)
   if (set == "avx512") return avx512::read_row_range;
   if (set == "avx2") return avx2::read_row_range;
+#elif defined(__aarch64__)
+  if (set == "neon") return neon::read_row_range;
 #endif
   return scalar::read_row_range;
 }

@@ -28,6 +28,8 @@ namespace scalar { float read_row_range(const RowReads&, int64_t begin, int64_t 
 #if defined(__x86_64__)
 namespace avx2 { float read_row_range(const RowReads&, int64_t begin, int64_t end); }
 namespace avx512 { float read_row_range(const RowReads&, int64_t begin, int64_t end); }
+#elif defined(__aarch64__)
+namespace neon { float read_row_range(const RowReads&, int64_t begin, int64_t end); }
 #endif
 
 }  // namespace polychron

@@ -1,0 +1,207 @@
+// Every function of the contract on every instruction set of this processor, bit for bit what the scalar set gives.
+//
+// Outputs are given room behind them that must not be written to: it is compared as well. The digest that is printed
+// is the same on every processor; logarithms, which the C library computes, are left out of it.
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include "contract.hpp"
+#include "data.hpp"
+#include "dispatch.hpp"
+#include "probe.hpp"
+#include "sort_rows.hpp"
+
+namespace {
+
+using namespace polychron;
+using namespace polychron::testing;
+
+constexpr int64_t kRoom = 24;
+constexpr int64_t kWidths[] = {1, 2, 3, 5, 8, 13, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 83,
+                               96, 112, 127, 128, 129, 144, 200, 256, 257, 300};
+
+template <class T> std::vector<T> room(int64_t n, T filler = T(77)) {
+  return std::vector<T>(static_cast<size_t>(n + kRoom), filler);
+}
+
+struct Result { Bits bits, logarithms; };
+// A case draws its data from the seed, calls functions of `set` and collects what they wrote.
+using Case = std::function<void(const Kernels& set, Random&, Result&)>;
+
+void hash_tiles(const Kernels& set, Random& draw, Result& out) {
+  const int64_t n_inputs = draw.between(1, 9), n_tables = draw.between(1, 4), n_comparisons = draw.between(1, 30);
+  const int64_t n_positions = draw.between(1, 70), max_delay = draw.below(20);
+  const int64_t stride = (max_delay + n_positions + 15) / 16 * 16 + 16;
+  const int64_t n = n_tables * n_comparisons, plane = n_positions + draw.below(3);
+  const std::vector<float> latencies =
+      draw.below(2) ? draw.reals(n_inputs * stride) : draw.specials(n_inputs * stride);
+  std::vector<int32_t> offsets[2];
+  for (auto& ends : offsets) {
+    for (int64_t c = 0; c < n; ++c) {
+      ends.push_back(static_cast<int32_t>(draw.below(n_inputs) * stride + draw.below(max_delay + 1)));
+    }
+  }
+  auto row = room<int32_t>(n_tables * plane);
+  auto pair = room<uint8_t>(n_tables * plane);
+  auto u = room<float>(n_tables * plane);
+  const bool with_pair = draw.below(3) > 0;
+  set.hash_tile({latencies.data(), offsets[0].data(), offsets[1].data(), n_tables, n_comparisons, n_positions,
+                 row.data(), with_pair ? pair.data() : nullptr, with_pair ? u.data() : nullptr, plane});
+  out.bits.add(row);
+  out.bits.add(pair);
+  out.bits.add(u);
+}
+
+void gathers(const Kernels& set, Random& draw, Result& out) {
+  for (const int64_t K : kWidths) {
+    const int64_t I = draw.between(0, 6), J = draw.between(1, 9), P = draw.between(1, 40);
+    const int64_t row_stride = K + draw.below(2) * draw.below(20), y_stride = K + draw.below(2) * draw.below(20);
+    const std::vector<float> tables = draw.reals(I * J * row_stride), residual = draw.reals(P * y_stride);
+    const std::vector<int32_t> row = draw.ints(I * P, J);
+    auto y = room<float>(P * y_stride);
+    const int64_t begin = draw.below(P), end = draw.between(begin, P);
+    set.gather_sum({tables.data(), I, J, K, row_stride, row.data(), P, draw.below(2) ? residual.data() : nullptr,
+                    y.data(), y_stride}, begin, end);
+    out.bits.add(y);
+  }
+}
+
+void row_lists(const Kernels& set, Random& draw, Result& out) {
+  for (const int64_t K : kWidths) {
+    const int64_t J = draw.between(1, 9), n_lists = draw.between(1, 12), row_stride = K + draw.below(9);
+    const std::vector<float> table = draw.reals(J * row_stride);
+    std::vector<int32_t> begin{0};
+    for (int64_t t = 0; t < n_lists; ++t) begin.push_back(begin.back() + static_cast<int32_t>(draw.below(9)));
+    const std::vector<int32_t> rows = draw.ints(begin.back(), J);
+    auto y = room<float>(n_lists * K);
+    set.sum_row_lists({table.data(), K, row_stride, rows.data(), begin.data(), n_lists, y.data()});
+    out.bits.add(y);
+  }
+}
+
+// Readings of one table, their neighbours and gains.
+struct TableReadings {
+  int64_t K, J, M, P, row_stride, v_stride;
+  std::vector<float> table, v, gain[2];
+  std::vector<int32_t> row, source, flipped[2];
+  Readings readings;
+
+  TableReadings(Random& draw, int64_t width)
+      : K(width), J(draw.between(1, 70)), M(draw.between(1, 90)), P(draw.between(1, 20)),
+        row_stride(K + draw.below(9)), v_stride(K + draw.below(9)), table(draw.reals(J * row_stride + kRoom)),
+        v(draw.reals(std::max(M, P) * v_stride)), row(draw.ints(M, J)), source(draw.ints(M, P)) {
+    readings = {table.data(), K, row_stride, M, row.data(), draw.below(2) ? source.data() : nullptr,
+                draw.below(2) > 0, v.data(), v_stride, {nullptr, nullptr}, {nullptr, nullptr}};
+    for (int f = 0; f < 2; ++f) {
+      flipped[f] = draw.ints(M, J);
+      for (int32_t& j : flipped[f]) j = draw.below(4) > 0 ? j : -1;
+      gain[f] = room<float>(M);
+      if (draw.below(3) == 0) continue;
+      readings.flipped[f] = flipped[f].data();
+      readings.gain[f] = gain[f].data();
+    }
+  }
+  void collect(Result& out) const {
+    out.bits.add(table);
+    for (const auto& gains : gain) out.bits.add(gains);
+  }
+};
+
+void merges_and_updates(const Kernels& set, Random& draw, Result& out) {
+  for (const int64_t K : kWidths) {
+    TableReadings t(draw, K);
+    RowSorter sorter;
+    const RowGroups groups = sorter.sort(t.row.data(), t.M, t.J);
+    auto merged = room<float>(groups.n_groups * merged_stride(K));
+    set.merge_rows(t.readings, groups, merged.data());
+    t.collect(out);
+    const int64_t stride = merged_stride(K);
+    for (int64_t q = 0; q < groups.n_groups; ++q) {  // beyond K the rows of `merged` are anyone's
+      for (int64_t k = 0; k < K; ++k) out.bits.add(merged[static_cast<size_t>(q * stride + k)]);
+    }
+    const TableRows rows{t.table.data(), K, t.row_stride};
+    set.update_sgd(rows, groups, merged.data(), 0.03f, draw.below(2) ? 2.0f : INFINITY);
+    t.collect(out);
+    std::vector<float> state(static_cast<size_t>(t.J), 0.25f);
+    set.update_adagrad(rows, groups, merged.data(), state.data(), 0.03f, 1e-8f);
+    t.collect(out);
+    out.bits.add(state);
+  }
+}
+
+void online_updates(const Kernels& set, Random& draw, Result& out) {
+  for (const int64_t K : kWidths) {
+    TableReadings t(draw, K);
+    set.online_sgd(t.readings, 0.07f);
+    t.collect(out);
+  }
+}
+
+void slopes(const Kernels& set, Random& draw, Result& out) {
+  for (int64_t n = 0; n < 50; ++n) {
+    const std::vector<float> u = draw.specials(n), gain = draw.specials(n);
+    auto slope = room<float>(n);
+    set.surrogate_slope(u.data(), gain.data(), slope.data(), n);
+    out.bits.add(slope);
+  }
+}
+
+void softmaxes(const Kernels& set, Random& draw, Result& out) {
+  for (const int64_t K : kWidths) {
+    for (const float scale : {1.0f, 40.0f}) {
+      const int64_t P = 5, stride = K + draw.below(9);
+      auto logits = draw.below(3) ? draw.reals(P * stride + kRoom) : draw.specials(P * stride + kRoom);
+      for (float& logit : logits) logit *= scale;
+      const std::vector<int64_t> target = draw.classes(P, K);
+      auto nats = room<float>(P);
+      set.softmax_cross_entropy(logits.data(), stride, target.data(), nats.data(), P, K);
+      out.bits.add(logits);
+      out.logarithms.add(nats);
+    }
+  }
+}
+
+void probes(const Kernels&, Random& draw, Result& out) {
+  for (int64_t width = 8; width <= 256; width *= 2) {
+    const int64_t n_rows = 11, n_reads = draw.between(1, 60);
+    const std::vector<float> memory = draw.reals(n_rows * width);
+    const std::vector<int32_t> rows = draw.ints(n_reads, n_rows);
+    out.bits.add(read_rows({memory.data(), width, rows.data(), n_reads, draw.below(9)}, 2, 1).sum);
+  }
+}
+
+}  // namespace
+
+int main() {
+  const std::pair<const char*, Case> cases[] = {
+      {"hash_tile", hash_tiles}, {"gather_sum", gathers}, {"sum_row_lists", row_lists},
+      {"merge_rows, update_sgd, update_adagrad", merges_and_updates}, {"online_sgd", online_updates},
+      {"surrogate_slope", slopes}, {"softmax_cross_entropy", softmaxes}, {"read_row_range", probes}};
+  int n_failed = 0, n_compared = 0;
+  uint64_t digest = 0xcbf29ce484222325u;  // FNV-1a over words
+  for (const auto& [name, run] : cases) {
+    for (uint64_t seed = 0; seed < 40; ++seed) {
+      Result expected;
+      for (const std::string& set : available_kernels()) {
+        use_kernels(set);
+        Random draw(seed);
+        Result result;
+        run(kernels(), draw, result);
+        if (set == "scalar") {
+          expected = result;
+          for (const uint32_t word : expected.bits.words()) digest = (digest ^ word) * 0x100000001b3u;
+          continue;
+        }
+        const std::string what = set + " " + name + " seed " + std::to_string(seed);
+        n_failed += !same(expected.bits, result.bits, what) || !same(expected.logarithms, result.logarithms, what);
+        ++n_compared;
+      }
+    }
+  }
+  std::printf("kernels:");
+  for (const std::string& set : available_kernels()) std::printf(" %s", set.c_str());
+  std::printf("; %d comparisons, %d failed; digest %016llx\n", n_compared, n_failed,
+              static_cast<unsigned long long>(digest));
+  return n_failed > 0;
+}
