@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench test-neon clean
+.PHONY: setup demo test lint bench sanitize test-neon clean
 
 setup: .venv/installed
 
@@ -24,6 +24,9 @@ lint: setup  ## style
 
 bench: setup  ## time the kernels
 	$(BIN)/python benchmarks/kernels.py
+
+sanitize:  ## the native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
+	tests/native/sanitize.sh
 
 test-neon:  ## the kernels for 64-bit ARM, in an emulator
 	tests/native/neon.sh
