@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint fuzz bench test-neon clean
+.PHONY: setup demo test lint fuzz bench test-neon sanitize clean
 
 setup: .venv/installed
 
@@ -37,6 +37,9 @@ fuzz: setup  ## CASES damaged and hostile model files
 
 bench: setup  ## time the kernels
 	$(BIN)/python benchmarks/kernels.py
+
+sanitize:  ## the native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
+	tests/native/sanitize.sh
 
 test-neon:  ## the kernels for 64-bit ARM, in an emulator
 	tests/native/neon.sh

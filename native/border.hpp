@@ -76,14 +76,16 @@ inline Anchors checked_anchors(const In<int32_t, 3>& anchors, const Maybe<In<int
   require(*lowest >= 0 && *highest < n_inputs,
           "anchors must lie in [0, n_inputs = " + std::to_string(n_inputs) + "); got " +
               std::to_string(*lowest < 0 ? *lowest : *highest) + ". Were they drawn for another n_inputs?");
+  int64_t longest_delay = 0;
   if (delays) {
     require_shape(*delays, "delays", {n_tables, n_comparisons, 2});
     const auto [shortest, longest] = std::minmax_element(delays->data(), delays->data() + n);
     require(*shortest >= 0 && *longest < (1 << 16),
             "delays must lie in [0, 65536); got " + std::to_string(*shortest < 0 ? *shortest : *longest));
-    require((*longest + int64_t{512}) * n_inputs < (int64_t{1} << 31),
-            "delays and n_inputs are too large together: their product must stay below 2^31");
+    longest_delay = *longest;
   }
+  require((longest_delay + 512) * n_inputs < (int64_t{1} << 31),
+          "delays and n_inputs are too large together: their product must stay below 2^31");
   return {anchors.data(), data(delays), n_tables, n_comparisons};
 }
 

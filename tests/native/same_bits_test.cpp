@@ -61,7 +61,11 @@ void gathers(const Kernels& set, Random& draw, Result& out) {
     const std::vector<int32_t> row = draw.ints(I * P, J);
     auto y = room<float>(P * y_stride);
     const int64_t begin = draw.below(P), end = draw.between(begin, P);
-    set.gather_sum({tables.data(), I, J, K, row_stride, row.data(), P, draw.below(2) ? residual.data() : nullptr,
+    std::vector<int32_t> which;  // every other table, backwards
+    for (int64_t i = I - 1; i >= 0; i -= 2) which.push_back(static_cast<int32_t>(i));
+    const bool some = draw.below(2);
+    const auto n_read = some ? static_cast<int64_t>(which.size()) : I;
+    set.gather_sum({tables.data(), n_read, J, K, row_stride, some ? which.data() : nullptr, row.data(), P, draw.below(2) ? residual.data() : nullptr,
                     y.data(), y_stride}, begin, end);
     out.bits.add(y);
   }

@@ -83,12 +83,12 @@ void layers(int n_threads, Random& draw, Bits& out) {
     hash({x.data(), B, T, n, history.data(), H}, layer.ends(), addresses.out(P), n_threads);
     std::vector<float> y = zeros(P * n), dx = zeros(P * n);
     const Tables rows = layer.rows();
-    gather({rows.data, n_tables, rows.n_rows, n, rows.row_stride, addresses.row.data(), P, x.data(), y.data(), n}, P,
+    gather({rows.data, n_tables, rows.n_rows, n, rows.row_stride, nullptr, addresses.row.data(), P, x.data(), y.data(), n}, P,
            n_threads);
     Update update(kind, layer, rows.n_rows);
     const bool wants_dx = draw.below(4) > 0;
-    lookup_backward(rows, layer.ends(), addresses.in(), v.data(), n, B, T, n, draw.below(2) > 0,
-                    wants_dx ? dx.data() : nullptr, update.update, n_threads);
+    lookup_backward(rows, layer.ends(), addresses.in(), v.data(), n, B, T, n,
+                    draw.below(2) > 0 ? v.data() : nullptr, n, wants_dx ? dx.data() : nullptr, update.update, n_threads);
     out.add(addresses.row);
     out.add(addresses.pair);
     out.add(addresses.u);
@@ -106,7 +106,7 @@ void readouts(int n_threads, Random& draw, Bits& out) {
   const std::vector<float> weight = draw.reals(P);
   std::vector<float> error = zeros(P * K), nats = zeros(P), weighed = zeros(P * K);
   const Tables rows = layer.rows();
-  readout_cross_entropy({rows.data, n_tables, rows.n_rows, K, rows.row_stride, row.data(), P, nullptr, error.data(), K},
+  readout_cross_entropy({rows.data, n_tables, rows.n_rows, K, rows.row_stride, nullptr, row.data(), P, nullptr, error.data(), K},
                         P, target.data(), nats.data(), n_threads);
   weigh_error(error.data(), weight.data(), P, K, K, weighed.data(), n_threads);
   out.add(error);
@@ -166,7 +166,9 @@ void chains(int n_threads, Random& draw, Bits& out) {
       const int64_t B = step == 2 ? 1 : draw.between(1, 9), T = draw.between(1, D);
       const std::vector<int64_t> tokens = draw.classes(B * T, V), targets = draw.classes(B * T, V);
       std::vector<float> nats = zeros(B * T);
-      out.add(static_cast<float>(chain.train({tokens.data(), targets.data(), B, T, n_threads}, update)));
+      std::vector<ChainSubset> subsets;
+      if (step == 1) subsets = {{{0, 3}, 2.5f}, {}, {{1, 2, 3}, 4.0f / 3.0f}};  // the others are left out
+      out.add(static_cast<float>(chain.train({tokens.data(), targets.data(), B, T, n_threads}, update, subsets)));
       chain.score({tokens.data(), targets.data(), B, T, n_threads}, nats.data());
       out.add(nats);
       out.add(dcode);
