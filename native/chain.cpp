@@ -203,12 +203,14 @@ void Chain::score(const ChainStep& step, float* nats) {
   holds_gradients_ = held;
 }
 
-const float* Chain::scaled(const float* v, int64_t size, float scale, int n_threads) {
+const float* Chain::scaled(const float* v, int64_t n_rows, int64_t width, int64_t stride, float scale, int n_threads) {
   if (scale == 1.0f) return v;
-  constexpr int64_t kPart = 1 << 16;
+  constexpr int64_t kPart = 512;
   float* out = scaled_.get();
-  parallel_for(n_threads, (size + kPart - 1) / kPart, [&](int64_t part, int) {
-    for (int64_t k = part * kPart; k < std::min(size, (part + 1) * kPart); ++k) out[k] = scale * v[k];
+  parallel_for(n_threads, (n_rows + kPart - 1) / kPart, [&](int64_t part, int) {
+    for (int64_t p = part * kPart; p < std::min(n_rows, (part + 1) * kPart); ++p) {
+      for (int64_t k = 0; k < width; ++k) out[p * stride + k] = scale * v[p * stride + k];
+    }
   });
   return out;
 }
@@ -233,7 +235,7 @@ double Chain::train(const ChainStep& step, const TableUpdate& update, const std:
     if (layer.attention) {
       backward_attention(layer, step, v, dx, own);
     } else {
-      const float* own_v = scaled(v, n_flat * v_stride, layer.scale(), step.n_threads);
+      const float* own_v = scaled(v, n_flat, layer.own.tables.n_outputs, v_stride, layer.scale(), step.n_threads);
       lookup_backward(layer.tables(), layer.anchors(), {layer.row.get(), layer.pair.get(), layer.u.get()}, own_v,
                       v_stride, step.n_sequences, step.n_positions, n_inputs_, layer.own.residual ? v : nullptr, v_stride,
                       dx, own, step.n_threads);

@@ -97,7 +97,8 @@ class Chain {
   void embed(const ChainStep&, int64_t begin, int64_t end);
   void run_stage(size_t layer, const ChainStep&, float* nats, int64_t begin, int64_t end, Worker&);
   void forward(const ChainStep&, float* nats);
-  const float* scaled(const float* v, int64_t size, float scale, int n_threads);
+  // scale * v, rows of `width` numbers `stride` apart; v itself where scale is 1.
+  const float* scaled(const float* v, int64_t n_rows, int64_t width, int64_t stride, float scale, int n_threads);
   void backward_attention(Layer&, const ChainStep&, const float* v, float* dx, const TableUpdate&);
 
   const float* embedding_;

@@ -21,7 +21,9 @@ void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const in
     const int64_t last = std::min(end, p + kPositions);
     kernels().gather_sum(logits, p, last);
     if (scale != 1.0f) {
-      for (int64_t k = p * logits.y_stride; k < last * logits.y_stride; ++k) logits.y[k] *= scale;
+      for (int64_t q = p; q < last; ++q) {
+        for (int64_t k = 0; k < logits.n_outputs; ++k) logits.y[q * logits.y_stride + k] *= scale;
+      }
     }
     kernels().softmax_cross_entropy(logits.y + p * logits.y_stride, logits.y_stride, target + p, nats + p, last - p,
                                     logits.n_outputs);
