@@ -1,4 +1,4 @@
-"""The native kernels of the layer, with outputs allocated here: float32, CPU, contiguous.
+"""The native kernels of the layer, with outputs allocated here: float32 (tables: or bfloat16), CPU, contiguous.
 
 The extension takes numpy views of the tensors' memory: they cost a third of what a tensor's own DLPack export does.
 """
@@ -31,6 +31,8 @@ def writable(tensor: Tensor | None) -> np.ndarray | None:
 def rows_view(rows: Tensor) -> np.ndarray:
     """The memory of rows (., ., K) as the extension takes it: they may be padded, if evenly; otherwise a copy."""
     rows = rows.detach()
+    if rows.dtype == torch.bfloat16:  # numpy has no such type: the extension takes its 16 bits
+        rows = rows.view(torch.int16)
     return (rows if has_even_rows(rows) else rows.contiguous()).numpy()
 
 
@@ -74,12 +76,12 @@ def _backward(
     return torch.from_numpy(dx) if need_dx else torch.empty(0), sparse
 
 
-def update_numbers(update: RowUpdate | None) -> tuple[float, float, float, np.ndarray | None]:
-    """Rate, epsilon, cap and state as the extension takes them; an infinite cap is none."""
+def update_numbers(update: RowUpdate | None) -> tuple[float, float, float, int, np.ndarray | None]:
+    """Rate, epsilon, cap, seed and state as the extension takes them; an infinite cap is none."""
     if update is None:
-        return 0.0, 0.0, math.inf, None
+        return 0.0, 0.0, math.inf, 0, None
     cap = math.inf if update.visit_cap is None else float(update.visit_cap)
-    return update.rate, update.epsilon, cap, writable(update.state)
+    return update.rate, update.epsilon, cap, update.seed, writable(update.state)
 
 
 def latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs: int, residual: bool) -> Tensor:
@@ -104,7 +106,7 @@ def backward_dense(tables, anchors, delays, row, pair, u, v, n_inputs, residual,
         "dense",
         dense=dense,
     )
-    return dx, dense
+    return dx, dense.to(tables.dtype)
 
 
 def backward_sparse(
@@ -112,7 +114,7 @@ def backward_sparse(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dL/dx (empty unless wanted), indices (2, M) of the rows read, table first, and their gradients (M, K)."""
     dx, (indices, values) = _backward(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, "sparse")
-    return dx, torch.from_numpy(indices), torch.from_numpy(values)
+    return dx, torch.from_numpy(indices), torch.from_numpy(values).to(tables.dtype)
 
 
 def backward_fused(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, update: RowUpdate) -> Tensor:
