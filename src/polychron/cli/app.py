@@ -82,6 +82,55 @@ class UpdateKind(str, Enum):
     online = "online"
 
 
+class HashKind(str, Enum):
+    """Values of ``--hash``."""
+
+    order = "order"
+    bins = "bins"
+    zero = "zero"
+    hyperplane = "hyperplane"
+
+
+class ReadingKind(str, Enum):
+    """Values of ``--reading``."""
+
+    hard = "hard"
+    soft = "soft"
+    confidence = "confidence"
+
+
+class GradientKind(str, Enum):
+    """Values of ``--gradient``."""
+
+    nearest = "nearest"
+    all = "all"
+    softmax = "softmax"
+    scalar = "scalar"
+
+
+class AnchorKind(str, Enum):
+    """Values of ``train --anchors``."""
+
+    random = "random"
+    covering = "covering"
+
+
+class SensoryAnchorKind(str, Enum):
+    """Values of ``train-classifier --anchors``."""
+
+    sensory = "sensory"
+    random = "random"
+    covering = "covering"
+
+
+Hash = Annotated[HashKind | None, typer.Option(help="How latencies address rows. [default: order]")]
+Reading = Annotated[ReadingKind | None, typer.Option(help="What of the rows is added. [default: hard]")]
+Gradient = Annotated[
+    GradientKind | None, typer.Option(help="What latencies learn from, of the hard reading. [default: nearest]")
+]
+Bins = Annotated[
+    int | None, typer.Option(min=2, max=65_536, help="Bins of a comparison under --hash bins. [default: 3]")
+]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=1024, help="Threads to compute with. No result depends on it."),
@@ -120,6 +169,17 @@ def train(
         ),
     ] = None,
     optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
+    hash: Hash = None,
+    reading: Reading = None,
+    gradient: Gradient = None,
+    bins: Bins = None,
+    anchors: Annotated[
+        AnchorKind | None, typer.Option(help="How pairs to compare are drawn. [default: the preset's]")
+    ] = None,
+    max_delay: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Longest delay of a delay model's anchors. [default: the preset's]"),
+    ] = None,
     update: Annotated[
         UpdateKind | None,
         typer.Option(
@@ -147,6 +207,8 @@ def train(
 
     Example: `polychron train book.txt --minutes 5 --out runs/book`
 
+    A variant: `polychron train book.txt --hash bins --preset tiny`; all but the defaults run in PyTorch, slower.
+
     Ctrl-C saves and stops; `polychron train --resume --out runs/book` goes on.
     """
     from polychron.cli.train import Settings, run_train
@@ -163,6 +225,12 @@ def train(
         drop=drop,
         optimizer=_value(optimizer),
         update=_value(update),
+        hash=_value(hash),
+        reading=_value(reading),
+        gradient=_value(gradient),
+        bins=bins,
+        anchors=_value(anchors),
+        max_delay=max_delay,
         holdout=_value(holdout),
         holdout_fraction=holdout_fraction,
     )
@@ -254,6 +322,13 @@ def train_classifier(
     batch: Annotated[int | None, typer.Option(min=1, max=2**20, help="Examples a step.")] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
     optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
+    hash: Hash = None,
+    reading: Reading = None,
+    gradient: Gradient = None,
+    bins: Bins = None,
+    anchors: Annotated[
+        SensoryAnchorKind | None, typer.Option(help="How pairs to compare are drawn. [default: sensory]")
+    ] = None,
     augment: Annotated[
         Augmentation | None, typer.Option(help="How images are moved about. [default: what suits the data]")
     ] = None,
@@ -269,6 +344,8 @@ def train_classifier(
 
     Example: `polychron train-classifier fashion-mnist --minutes 5`
 
+    A variant: `polychron train-classifier digits --reading soft`; all but the defaults run in PyTorch, slower.
+
     Ends with a confusion matrix and the figures of each class. Ctrl-C saves and stops.
     """
     from polychron.cli.classify import run_train_classifier
@@ -280,6 +357,11 @@ def train_classifier(
         "batch": batch,
         "rate": rate,
         "optimizer": _value(optimizer),
+        "hash": _value(hash),
+        "reading": _value(reading),
+        "gradient": _value(gradient),
+        "bins": bins,
+        "anchors": _value(anchors),
         "augment": _value(augment),
         "seed": seed,
     }

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from polychron.cli.console import StatusLine, duration, make_console, print_json, say
+from polychron.cli.console import StatusLine, duration, make_console, print_json, say, variant_words
 from polychron.cli.signals import signals_noted
 from polychron.data.examples import LabelledSet, load_labelled
 from polychron.errors import InputError
-from polychron.models.deep import DeepConfig, classifier_preset
+from polychron.models.deep import DeepConfig, classifier_preset, deep_config_from_dict
+from polychron.models.variants import with_variant
 from polychron.training.checkpoint import CheckpointWriter
 from polychron.training.classify import (
     ClassifierEvent,
@@ -46,7 +47,8 @@ def run_train_classifier(
 ) -> int:
     """Train and return the exit code: 0, or 128 + the signal that stopped the run.
 
-    ``settings`` holds preset, minutes, steps, batch, rate, seed, optimizer, augment; None where nothing was given.
+    ``settings`` holds preset, minutes, steps, batch, rate, seed, optimizer, augment, and the variant's hash, reading,
+    gradient, bins, anchors; None where nothing was given.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -119,6 +121,10 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
     config = DeepConfig(
         n_pixels=labelled.n_inputs, n_classes=len(labelled.class_names), width=labelled.width, **preset.fields
     )
+    config = with_variant(
+        config, hash=settings["hash"], reading=settings["reading"], gradient=settings["gradient"],
+        n_bins=settings["bins"], anchors=settings["anchors"],
+    )  # fmt: skip
     augment = settings["augment"]
     if augment is None:
         augment = ("shift+mirror" if labelled.mirrors else "shift") if labelled.height else "none"
@@ -150,7 +156,11 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
 def _refuse_contradictions(record: ClassifierRecord, settings: dict[str, Any], out: Path) -> None:
     training = record.training
     minutes = None if training.seconds is None else training.seconds / 60
-    recorded = {**training.model_dump(), "preset": record.preset, "minutes": minutes}
+    config = deep_config_from_dict(record.model)
+    recorded = {
+        **training.model_dump(), **config.variant, "preset": record.preset, "minutes": minutes, "bins": config.n_bins,
+        "anchors": config.anchors,
+    }  # fmt: skip
     for name, value in settings.items():
         if value is not None and value != recorded[name]:
             raise InputError(
@@ -221,7 +231,7 @@ class _View:
         self._say(
             "model",
             f"deep {record.preset}: {config.n_neurons} neurons, residual layers: {config.n_layers}, "
-            f"{config.n_parameters():,} parameters",
+            f"{config.n_parameters():,} parameters" + variant_words(config.hash, config.reading, config.gradient),
         )
         self._say(
             "training",
@@ -305,7 +315,7 @@ def score_lines(score: ClassifierScore, names: tuple[str, ...]) -> list[str]:
     lines.append("")
     lines.append(
         f"accuracy {score.accuracy:.4f}: {score.n_correct:,} of {score.n_examples:,} test examples, "
-        f"hard reading; {score.nats:.4f} nats"
+        f"{score.nats:.4f} nats"
     )
     return lines
 

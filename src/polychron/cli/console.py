@@ -32,6 +32,18 @@ def say(console: Console, line: str, style: str = "") -> None:
         print(line, flush=True)
 
 
+def variant_words(hash: str, reading: str, gradient: str) -> str:
+    """What a model's line says of its variant; nothing of the paper's.
+
+    Example:
+        >>> variant_words("bins", "hard", "all"), variant_words("order", "hard", "nearest")
+        ('; hash bins, gradient all, in PyTorch', '')
+    """
+    parts = (("hash", hash, "order"), ("reading", reading, "hard"), ("gradient", gradient, "nearest"))
+    words = [f"{name} {value}" for name, value, usual in parts if value != usual]
+    return f"; {', '.join(words)}, in PyTorch" if words else ""
+
+
 class StatusLine:
     """A line at the bottom of a terminal, rewritten in place; nothing where there is no terminal."""
 
@@ -100,9 +112,11 @@ class TerminalView:
         """What is about to be trained on what."""
         left_out = f"{facts['drop']:.0%} of the tables left out, " if facts["drop"] else ""
         self._say("text", f"{facts['source']}, {facts['held_out_bytes']:,} of them held out")
+        variant = (facts["hash"], facts["reading"], facts["gradient"])
         self._say(
             "model",
-            f"{facts['model']} {facts['preset']}: {facts['parameters']:,} parameters, {facts['vocabulary']} tokens",
+            f"{facts['model']} {facts['preset']}: {facts['parameters']:,} parameters, {facts['vocabulary']} tokens"
+            + variant_words(*variant),
         )
         self._say(
             "training",

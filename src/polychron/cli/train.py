@@ -51,6 +51,12 @@ class Settings:
     drop: float | None = None
     optimizer: str | None = None
     update: str | None = None
+    hash: str | None = None
+    reading: str | None = None
+    gradient: str | None = None
+    bins: int | None = None
+    anchors: str | None = None
+    max_delay: int | None = None
     holdout: str | None = None
     holdout_fraction: float | None = None
 
@@ -123,7 +129,12 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
     fraction = 0.1 if settings.holdout_fraction is None else settings.holdout_fraction
     segments = hold_out(corpus.data.size, holdout, fraction)
     vocabulary = Vocabulary.of(*segments.training_of(corpus.data))
-    config = models.preset(kind, preset, vocabulary.size)
+    config = models.with_variant(
+        models.preset(kind, preset, vocabulary.size), hash=settings.hash, reading=settings.reading,
+        gradient=settings.gradient, n_bins=settings.bins, anchors=settings.anchors, max_delay=settings.max_delay,
+    )  # fmt: skip
+    if settings.update == "online" and not config.is_native:
+        raise InputError("--update online is the paper's layer alone: leave --hash, --reading and --gradient out")
     minutes = _or(settings.minutes, 1.0)
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
     batch, length = _or(settings.batch, defaults.batch), _or(settings.length, defaults.length)
@@ -167,8 +178,15 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
         raise InputError("--resume needs --out DIR: the folder of the checkpoint to go on with")
     record = open_checkpoint(out).record
     training, corpus_record = record.training, record.corpus
+    config = models.config_from_dict(record.model)
     recorded = {
         "model": record.model["kind"],
+        "hash": config.hash,
+        "reading": config.reading,
+        "gradient": config.gradient,
+        "bins": config.n_bins,
+        "anchors": config.anchors,
+        "max_delay": getattr(config, "max_delay", None),
         "preset": record.preset,
         "minutes": None if training.seconds is None else training.seconds / 60,
         "holdout": corpus_record.holdout,
@@ -195,6 +213,9 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
     return {
         "model": record.model["kind"],
         "preset": record.preset,
+        "hash": run.model.config.hash,
+        "reading": run.model.config.reading,
+        "gradient": run.model.config.gradient,
         "parameters": run.model.n_parameters(),
         "vocabulary": run.vocabulary.size,
         "source": corpus.source,

@@ -18,9 +18,11 @@ from polychron.models.presets import (
 )
 from polychron.models.recurrent import RecurrentConfig, RecurrentLM
 from polychron.models.transformer import TransformerConfig, TransformerLM
+from polychron.models.variants import VARIANT_OPTIONS, with_variant
 
 __all__ = [
     "DEFAULT_PRESETS",
+    "VARIANT_OPTIONS",
     "DelayConfig",
     "DelayLM",
     "LanguageModel",
@@ -35,6 +37,7 @@ __all__ = [
     "preset",
     "preset_names",
     "training_defaults",
+    "with_variant",
 ]
 
 _MODELS: dict[str, type[LanguageModel]] = {"delay": DelayLM, "transformer": TransformerLM, "recurrent": RecurrentLM}

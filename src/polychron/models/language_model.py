@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polychron.models.config import ModelConfig
-from polychron.nn import Chain, LookupTables, PairAttention, Readout
+from polychron.nn import Chain, LookupTables, PairAttention, Readout, VariantLayer, VariantReadout
 from polychron.nn.chain import can_chain
 from polychron.nn.row_layer import RowLayer, anchors_in_range
 from polychron.ops.lookup.operators import read_one_table
@@ -42,14 +42,14 @@ class LanguageModel(nn.Module):
     """
 
     embedding: TokenEmbedding
-    readout: Readout
+    readout: Readout | VariantReadout
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self._chains: dict[bool, Chain] = {}
 
-    def layers_in_order(self) -> list[RowLayer]:
+    def layers_in_order(self) -> list[RowLayer | VariantLayer]:
         """The layers as latencies pass through them, the readout last."""
         raise NotImplementedError
 
@@ -124,7 +124,7 @@ class LanguageModel(nn.Module):
     def check(self) -> None:
         """Raises ValueError when anchors or delays, as loaded from a file, do not fit the model."""
         for name, layer in self.named_modules():
-            if isinstance(layer, (LookupTables, PairAttention)):
+            if isinstance(layer, (LookupTables, PairAttention, VariantLayer)):
                 for kind in ("anchors", "key_anchors"):
                     anchors = getattr(layer, kind, None)
                     if anchors is not None and not anchors_in_range(anchors, layer.n_inputs):
