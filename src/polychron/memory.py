@@ -10,7 +10,7 @@ from polychron.ops.row_layout import row_stride
 
 
 def zero_tables(n_tables: int, n_rows: int, n_outputs: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """CPU tables, float32 or bfloat16, of zeros on a 64-byte boundary; from 2 MiB on with transparent huge pages asked for.
+    """CPU tables, float32 or bfloat16, of zeros on a 64-byte boundary; from 2 MiB on huge pages are asked for.
 
     Rows are padded in memory (:func:`polychron.ops.row_layout.row_stride`), not in shape: the tensor need not be
     contiguous. All of it is touched at once: a run does not stop for pages later, and memory that is not there is

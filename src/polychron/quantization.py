@@ -65,7 +65,11 @@ def quantize(tensors: Mapping[str, Tensor], to: str) -> Quantized:
     """
     if to not in TARGETS:
         raise InputError(f"a model is quantised to one of {', '.join(TARGETS)}; got {to!r}")
-    model = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    model = {
+        name: tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        for name, tensor in tensors.items()
+        if name.startswith("model.")
+    }
     for name, tensor in model.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(f"{name} has numbers that are not finite: the training diverged (lower --rate)")

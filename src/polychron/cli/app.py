@@ -82,6 +82,13 @@ class UpdateKind(str, Enum):
     online = "online"
 
 
+class TableType(str, Enum):
+    """Values of ``--tables``."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class HashKind(str, Enum):
     """Values of ``--hash``."""
 
@@ -180,6 +187,12 @@ def train(
         int | None,
         typer.Option(min=0, max=65_535, help="Longest delay of a delay model's anchors. [default: the preset's]"),
     ] = None,
+    tables: Annotated[
+        TableType | None,
+        typer.Option(
+            help="Numbers in the tables; bfloat16 halves what a step reads and the memory. [default: the preset's]"
+        ),
+    ] = None,
     update: Annotated[
         UpdateKind | None,
         typer.Option(
@@ -231,6 +244,7 @@ def train(
         bins=bins,
         anchors=_value(anchors),
         max_delay=max_delay,
+        tables=_value(tables),
         holdout=_value(holdout),
         holdout_fraction=holdout_fraction,
     )

@@ -116,6 +116,7 @@ class TerminalView:
         self._say(
             "model",
             f"{facts['model']} {facts['preset']}: {facts['parameters']:,} parameters, {facts['vocabulary']} tokens"
+            + (f"; tables of {facts['tables']}" if facts["tables"] != "float32" else "")
             + variant_words(*variant),
         )
         self._say(

@@ -57,6 +57,7 @@ class Settings:
     bins: int | None = None
     anchors: str | None = None
     max_delay: int | None = None
+    tables: str | None = None
     holdout: str | None = None
     holdout_fraction: float | None = None
 
@@ -132,6 +133,7 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
     config = models.with_variant(
         models.preset(kind, preset, vocabulary.size), hash=settings.hash, reading=settings.reading,
         gradient=settings.gradient, n_bins=settings.bins, anchors=settings.anchors, max_delay=settings.max_delay,
+        table_type=settings.tables,
     )  # fmt: skip
     if settings.update == "online" and not config.is_native:
         raise InputError("--update online is the paper's layer alone: leave --hash, --reading and --gradient out")
@@ -187,6 +189,7 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
         "bins": config.n_bins,
         "anchors": config.anchors,
         "max_delay": getattr(config, "max_delay", None),
+        "tables": config.table_type,
         "preset": record.preset,
         "minutes": None if training.seconds is None else training.seconds / 60,
         "holdout": corpus_record.holdout,
@@ -216,6 +219,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "hash": run.model.config.hash,
         "reading": run.model.config.reading,
         "gradient": run.model.config.gradient,
+        "tables": run.model.config.table_type,
         "parameters": run.model.n_parameters(),
         "vocabulary": run.vocabulary.size,
         "source": corpus.source,

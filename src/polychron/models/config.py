@@ -13,6 +13,7 @@ MAX_SIZE = 1 << 16  # of a count of neurons, tables, layers, positions
 MAX_ROW_BITS = 30
 MAX_PARAMETERS = 1 << 40
 # Of all configurations. Older checkpoints do not name these fields, and where one has its default it is not written.
+TABLE_TYPES = ("float32", "bfloat16")
 VARIANT_FIELDS = ("hash", "reading", "gradient", "n_bins", "bin_width", "temperature")
 
 
@@ -30,16 +31,19 @@ class TableConfig:
         n_bins: of the bins: a table has n_bins^n_comparisons rows.
         bin_width: distance of two thresholds of the bins, in the latencies' unit of time.
         temperature: of the softmax.
+        table_type: of the tables' numbers, ``"float32"`` or ``"bfloat16"``; the latter halves what a step reads, its
+            rows are rounded stochastically when they change. Not for variants, nor for the recurrent network.
     """
 
     kind: ClassVar[str] = ""
-    later_fields: ClassVar[tuple[str, ...]] = VARIANT_FIELDS
+    later_fields: ClassVar[tuple[str, ...]] = (*VARIANT_FIELDS, "table_type")
     hash: str = field(default="order", kw_only=True)
     reading: str = field(default="hard", kw_only=True)
     gradient: str = field(default="nearest", kw_only=True)
     n_bins: int = field(default=3, kw_only=True)
     bin_width: float = field(default=1.0, kw_only=True)
     temperature: float = field(default=1.0, kw_only=True)
+    table_type: str = field(default="float32", kw_only=True)
 
     @property
     def variant(self) -> dict[str, Any]:
@@ -57,7 +61,12 @@ class TableConfig:
         return (self.hash, self.reading) == ("order", "hard")
 
     def check_variant(self) -> None:
-        """Raises InputError unless the variant's fields are of their kinds, in range and fit together."""
+        """Raises InputError unless these fields are of their kinds, in range and fit together."""
+        self.check_choice("table_type", TABLE_TYPES)
+        if self.table_type != "float32" and (not self.is_native or self.kind == "recurrent"):
+            raise InputError(
+                f"tables of {self.table_type} are for delay, deep and transformer networks without variants"
+            )
         self.check_choice("hash", HASHES)
         self.check_choice("reading", READINGS)
         self.check_choice("gradient", GRADIENTS)
@@ -72,6 +81,11 @@ class TableConfig:
             )
         if self.hash == "bins" and self.gradient == "softmax":
             raise InputError("gradient softmax needs rows whose index is made of bits; hash bins has none")
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of a number in the tables."""
+        return 4 if self.table_type == "float32" else 2
 
     def n_rows(self, n_comparisons: int) -> int:
         """Rows of a table with so many comparisons."""

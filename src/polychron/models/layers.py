@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from polychron.models.config import TableConfig
 from polychron.nn import (
     LookupTables,
@@ -19,12 +21,16 @@ from polychron.nn import (
 
 def make_tables(config: TableConfig, *sizes: int, **options: Any) -> LookupTables | VariantTables:
     """:class:`polychron.nn.LookupTables` of these sizes and options, or the same of the configuration's variant."""
-    return LookupTables(*sizes, **options) if config.is_native else VariantTables(*sizes, **options, **config.variant)
+    if config.is_native:
+        return LookupTables(*sizes, **options, dtype=_dtype(config))
+    return VariantTables(*sizes, **options, **config.variant)
 
 
 def make_readout(config: TableConfig, *sizes: int, **options: Any) -> Readout | VariantReadout:
     """:class:`polychron.nn.Readout`, or the same of the configuration's variant."""
-    return Readout(*sizes, **options) if config.is_native else VariantReadout(*sizes, **options, **config.variant)
+    if config.is_native:
+        return Readout(*sizes, **options, dtype=_dtype(config))
+    return VariantReadout(*sizes, **options, **config.variant)
 
 
 def make_recurrent(config: TableConfig, *sizes: int, **options: Any) -> RecurrentTables | VariantRecurrentTables:
@@ -37,5 +43,9 @@ def make_recurrent(config: TableConfig, *sizes: int, **options: Any) -> Recurren
 def make_attention(config: TableConfig, *sizes: int, **options: Any) -> PairAttention | VariantAttention:
     """:class:`polychron.nn.PairAttention`, or the same of the configuration's variant."""
     if config.is_native:
-        return PairAttention(*sizes, **options)
+        return PairAttention(*sizes, **options, dtype=_dtype(config))
     return VariantAttention(*sizes, **options, **config.variant)
+
+
+def _dtype(config: TableConfig) -> torch.dtype:
+    return getattr(torch, config.table_type)

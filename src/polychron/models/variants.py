@@ -8,7 +8,7 @@ from typing import Any
 from polychron.errors import InputError
 from polychron.models.config import TableConfig
 
-VARIANT_OPTIONS = ("hash", "reading", "gradient", "n_bins", "anchors", "max_delay")
+VARIANT_OPTIONS = ("hash", "reading", "gradient", "n_bins", "anchors", "max_delay", "table_type")
 _COMPARISONS = ("n_comparisons", "readout_n_comparisons")
 
 
@@ -17,7 +17,7 @@ def with_variant(config: TableConfig, **options: Any) -> TableConfig:
 
     Args:
         config: of any kind of model.
-        options: hash, reading, gradient, n_bins, anchors, and of a delay model max_delay.
+        options: hash, reading, gradient, n_bins, anchors, table_type, and of a delay model max_delay.
 
     Raises:
         InputError: an unknown value, values that do not go together, or an option that the model does not have.

@@ -6,8 +6,8 @@ Exact: the gradients of all positions that read a row are summed first (position
     row-wise Adagrad     a_j <- a_j + mean_k(G_jk^2) ;   S_j <- S_j - rate * G_j / (sqrt(a_j) + epsilon)
     online SGD           for each position in order: S_j <- S_j - rate * v   (later positions see earlier updates)
 
-Tables of bfloat16 change in float32 and are then rounded stochastically, to the number below or above by chance, such that
-the mean is exact: a step smaller than half a unit in the last place is not lost.
+Tables of bfloat16 change in float32 and are then rounded stochastically, to the number below or above by chance, such
+that the mean is exact: a step smaller than half a unit in the last place is not lost.
 """
 
 # I table, J row, K output

@@ -229,7 +229,9 @@ def read_settings(folder: Path) -> Settings:
     name = get(weights, "file", str, "weights.file")
     if not re.fullmatch(WEIGHTS_PATTERN, name):
         raise InputError(f"{path} is damaged: weights.file is no name of weights")
-    precision, latency_bits, logit_bits = "float32", 0, 0
+    precision, latency_bits, logit_bits = model.get("table_type", "float32"), 0, 0
+    if precision not in ("float32", "bfloat16"):
+        raise InputError(f"{path} is damaged: model.table_type must be float32 or bfloat16")
     quantization = fields.get("quantization")
     if quantization is not None:
         precision = get(quantization, "precision", str, "quantization.precision")

@@ -329,7 +329,7 @@ class Checkpoint:
                 "exported; training needs the folder that it was made from"
             )
         require_memory(
-            4 * self.config.n_parameters(),
+            self.config.number_bytes * self.config.n_parameters(),
             f"the weights in {self.directory}",
             "close other programs or use a smaller model",
         )
@@ -453,7 +453,7 @@ def _require_plausible(folder: Path, record: Record, config: Any, vocabulary: Vo
         )
     # Every parameter is stored, so a model cannot be larger than its file: what follows takes no more memory
     # than somebody took the trouble to send.
-    size = {None: 4, "bfloat16": 2, "int8": 1}[record.quantization and record.quantization.precision]
+    size = {None: config.number_bytes, "bfloat16": 2, "int8": 1}[record.quantization and record.quantization.precision]
     if size * config.n_parameters() > n_bytes:
         raise InputError(
             f"{folder / CONFIG_NAME} is damaged: it describes a model of {config.n_parameters():,} "

@@ -191,7 +191,7 @@ def open_classifier(directory: str | Path) -> ClassifierCheckpoint:
     if n_bytes != record.weights.bytes:
         raise InputError(f"{path} is damaged: it has {n_bytes:,} bytes and should have {record.weights.bytes:,}")
     config = deep_config_from_dict(record.model)
-    if 4 * config.n_parameters() > n_bytes or config.n_classes != len(record.data.class_names):
+    if config.number_bytes * config.n_parameters() > n_bytes or config.n_classes != len(record.data.class_names):
         raise InputError(
             f"{folder / 'config.json'} is damaged: a model of {config.n_parameters():,} parameters and "
             f"{config.n_classes} classes does not belong to {path.name} and {len(record.data.class_names)} class names"
@@ -235,7 +235,8 @@ class ClassifierRun:
             InputError: the model does not fit into memory.
         """
         config = deep_config_from_dict(record.model)
-        require_memory(4 * config.n_parameters(), "the tables of the classifier", "take a smaller --preset")
+        n_bytes = config.number_bytes * config.n_parameters()
+        require_memory(n_bytes, "the tables of the classifier", "take a smaller --preset")
         model = DeepClassifier(config, seed=record.training.seed)
         return cls._of(record, model, labelled, writer, intervals)
 

@@ -383,7 +383,9 @@ def require_room(config: Any, preset: str) -> None:
     """Raise InputError if a model's parameters do not fit into memory."""
     n_parameters = config.n_parameters()
     require_memory(
-        4 * n_parameters, f"the {n_parameters:,} parameters of {config.kind} {preset}", "take a smaller --preset"
+        config.number_bytes * n_parameters,
+        f"the {n_parameters:,} parameters of {config.kind} {preset}",
+        "take a smaller --preset",
     )
 
 
