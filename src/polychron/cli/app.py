@@ -384,6 +384,48 @@ def export(
         run_export(directory, out=out, temperature=temperature, json=json)
 
 
+@app.command()
+def serve(
+    directory: Directory,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets every machine that reaches this one in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    streams: Annotated[int, typer.Option(min=1, max=4096, help="Texts written at the same time.")] = 8,
+    max_bytes: Annotated[int, typer.Option(min=1, max=2**40, help="Bytes that a request may ask for.")] = 1_000_000,
+    max_prompt: Annotated[int, typer.Option(min=1, max=2**28, help="Bytes of a prompt.")] = 65_536,
+    seconds: Annotated[float, typer.Option(help="Time that a request may take.")] = 60.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Texts that compute at once. [default: the machine's cores]")
+    ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Write a line a request to standard error.")] = False,
+    json: Json = False,
+) -> None:
+    """Answer HTTP requests with texts: POST /generate, GET /info, GET /health.
+
+    Example: `polychron serve runs/book --port 8000`
+
+    Then: `curl --json '{"prompt": "It was a ", "bytes": 1000}' localhost:8000/generate`
+
+    Ctrl-C or SIGTERM ends it; open texts end with an error.
+    """
+    from polychron.cli.serve import run_serve
+
+    with quiet_when_nobody_reads():
+        run_serve(
+            directory,
+            host=host,
+            port=port,
+            streams=streams,
+            max_bytes=max_bytes,
+            max_prompt=max_prompt,
+            seconds=seconds,
+            threads=threads,
+            log=log,
+            json=json,
+        )
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run a command line, as `polychron.cli.main` does, by way of typer."""
 
