@@ -50,6 +50,7 @@ class ExportKind(str, Enum):
     """Values of ``export --to``."""
 
     c = "c"
+    hf = "hf"
 
 
 class Precision(str, Enum):
@@ -367,17 +368,29 @@ def quantize(
 @app.command()
 def export(
     directory: Directory,
-    out: Annotated[Path, typer.Option(help="Path of the files, without their suffix.", show_default=False)],
-    to: Annotated[ExportKind, typer.Option(help="What to write: two files of C99.")] = ExportKind.c,
+    out: Annotated[
+        Path, typer.Option(help="What to write: a path without suffix for C, a folder for hf.", show_default=False)
+    ],
+    to: Annotated[
+        ExportKind, typer.Option(help="What to write: two files of C99, or a folder for Hugging Face's libraries.")
+    ] = ExportKind.c,
     temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
     json: Json = False,
 ) -> None:
-    """Write a model as C that neither multiplies nor divides, for any machine with a compiler.
+    """Write a model as C that neither multiplies nor divides, or for another library.
 
     Example: `polychron export runs/book --to c --out book/model`
 
-    A model in float32 becomes int8 on the way; `polychron quantize` says what that costs.
+    A model in float32 becomes int8 C; `polychron quantize` says what that costs.
+
+    `polychron export runs/book --to hf --out book-hf`: then `AutoModelForCausalLM.from_pretrained("book-hf")`.
     """
+    if to is ExportKind.hf:
+        from polychron.cli.export_formats import run_export_hf
+
+        with quiet_when_nobody_reads():
+            run_export_hf(directory, out=out, json=json)
+        return
     from polychron.cli.export import run_export
 
     with quiet_when_nobody_reads():
