@@ -51,6 +51,7 @@ class ExportKind(str, Enum):
 
     c = "c"
     hf = "hf"
+    onnx = "onnx"
 
 
 class Precision(str, Enum):
@@ -369,10 +370,11 @@ def quantize(
 def export(
     directory: Directory,
     out: Annotated[
-        Path, typer.Option(help="What to write: a path without suffix for C, a folder for hf.", show_default=False)
+        Path, typer.Option(help="Path: without suffix for c, a folder for hf, a file for onnx.", show_default=False)
     ],
     to: Annotated[
-        ExportKind, typer.Option(help="What to write: two files of C99, or a folder for Hugging Face's libraries.")
+        ExportKind,
+        typer.Option(help="What to write: two files of C99, a folder for Hugging Face's libraries, or an ONNX file."),
     ] = ExportKind.c,
     temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
     json: Json = False,
@@ -384,12 +386,14 @@ def export(
     A model in float32 becomes int8 C; `polychron quantize` says what that costs.
 
     `polychron export runs/book --to hf --out book-hf`: then `AutoModelForCausalLM.from_pretrained("book-hf")`.
+
+    `polychron export runs/book --to onnx --out book.onnx`: tokens in, logits of every position out.
     """
-    if to is ExportKind.hf:
-        from polychron.cli.export_formats import run_export_hf
+    if to is not ExportKind.c:
+        from polychron.cli.export_formats import run_export_hf, run_export_onnx
 
         with quiet_when_nobody_reads():
-            run_export_hf(directory, out=out, json=json)
+            (run_export_hf if to is ExportKind.hf else run_export_onnx)(directory, out=out, json=json)
         return
     from polychron.cli.export import run_export
 

@@ -25,6 +25,21 @@ def run_export_hf(directory: Path, *, out: Path, json: bool) -> None:
     print(f"{done.folder}: {format_bytes(done.n_bytes)}, for {done.loads_with}.from_pretrained", flush=True)
 
 
+def run_export_onnx(directory: Path, *, out: Path, json: bool) -> None:
+    """Write an ONNX file and say what goes in and comes out."""
+    try:
+        from polychron.export.onnx_model import export_onnx
+    except ModuleNotFoundError as error:
+        raise _missing(error, "onnx", "onnx") from None
+    from polychron.export.network import read_network
+
+    done = export_onnx(read_network(directory), out)
+    if json:
+        print_json({"file": str(done.file), "bytes": done.n_bytes, "input": done.inputs, "output": done.outputs})
+        return
+    print(f"{done.file}: {format_bytes(done.n_bytes)}, {done.inputs} -> {done.outputs}", flush=True)
+
+
 def _missing(error: ModuleNotFoundError, kind: str, extra: str) -> InputError | ModuleNotFoundError:
     package = (error.name or "").partition(".")[0]
     if package == "polychron":
