@@ -224,6 +224,9 @@ def test_what_cannot_be_is_refused():
         PolychronForCausalLM(PolychronConfig(config, byte_values=list(b"ab")))
     with pytest.raises(InputError, match="kind of model must be one of"):
         PolychronForCausalLM(PolychronConfig({"kind": "perceptron"}, byte_values=list(b"ab")))
+    huge = {**config, "n_tables": 1 << 10, "n_comparisons": 24}
+    with pytest.raises(InputError, match="GB of memory"):
+        PolychronForCausalLM(PolychronConfig(huge, byte_values=list(BYTE_VALUES[:27])))
     model = wrapped("delay")
     tokens = torch.zeros(2, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match="a text of padding alone"):

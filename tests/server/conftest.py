@@ -123,5 +123,11 @@ def serving(folder: Path) -> Iterator[ServerMaker]:
 
 @pytest.fixture(scope="module")
 def server(serving: ServerMaker) -> Server:
-    """One with small limits, for tests that do not end it."""
-    return serving("--streams", 3, "--max-bytes", 10**9, "--max-prompt", 2000, "--seconds", 1.5)
+    """For three texts at once and prompts of 2000 bytes."""
+    return serving("--streams", 3, "--max-bytes", 10**9, "--max-prompt", 2000, "--seconds", 600)
+
+
+@pytest.fixture(scope="module")
+def hasty(serving: ServerMaker) -> Server:
+    """One that gives a request a second."""
+    return serving("--max-bytes", 10**9, "--seconds", 1)

@@ -19,6 +19,7 @@ from polychron import models
 from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
 from polychron.hub.state_cache import StateCache
+from polychron.limits import require_memory
 
 
 class PolychronConfig(PretrainedConfig):
@@ -75,7 +76,7 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         config: of the network.
 
     Raises:
-        InputError: an impossible network, or one of another vocabulary.
+        InputError: an impossible network, one of another vocabulary, or too little memory.
 
     Example:
         >>> network = models.DelayConfig(vocabulary_size=3, n_tables=2, n_comparisons=2).to_dict()
@@ -96,6 +97,7 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
             raise InputError(
                 f"the network has {network.vocabulary_size} token ids and byte_values make {config.vocabulary.size}"
             )
+        require_memory(4 * network.n_parameters(), "the tables", "close other programs or use a smaller model")
         # Not on the "meta" device that from_pretrained sets: anchors, delays and tables are drawn and laid out here.
         with torch.device("cpu"):
             self.model = models.build(network, seed=config.seed)
