@@ -181,6 +181,17 @@ def test_a_body_that_is_larger_than_it_says_or_never_comes_is_refused(server: Se
     assert b" 400 " in raw(server.port, "Content-Length: -5")
 
 
+def test_connections_that_ask_for_nothing_are_closed(hasty: Server):
+    silent = [socket.create_connection(("127.0.0.1", hasty.port), timeout=20) for _ in range(3)]
+    silent[1].sendall(b"GET /health HTT")
+    silent[2].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /health HTT")  # the second one never ends
+    answers = []
+    for client in silent:
+        with client, client.makefile("rb") as file:
+            answers.append(file.read().count(b"HTTP/1.1 200"))
+    assert answers == [0, 0, 1]
+
+
 def test_time_is_limited_in_each_format(hasty: Server):
     began = time.monotonic()
     refused = hasty.generate(bytes=ENDLESS)
@@ -251,6 +262,7 @@ def test_a_signal_ends_open_texts_and_the_process(number: int, serving: ServerMa
     kept = server.connect()  # idle, kept alive
     kept.request("GET", "/health")
     kept.getresponse().read()
+    silent = socket.create_connection(("127.0.0.1", server.port))
     server.process.send_signal(number)
     assert b'event: error\ndata: {"error": "the server is stopping"}' in streams[0].read()
     with pytest.raises(http.client.IncompleteRead):
@@ -259,6 +271,7 @@ def test_a_signal_ends_open_texts_and_the_process(number: int, serving: ServerMa
     assert (answer[0].status, answer[0].json) == (503, {"error": "the server is stopping"})
     assert server.process.wait(timeout=20) == 0
     assert server.process.stderr.read() == ""
+    silent.close()
     with pytest.raises(ConnectionRefusedError):
         server.ask("GET", "/health")
 

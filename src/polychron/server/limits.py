@@ -48,5 +48,5 @@ class Limits:
 
     @property
     def body_seconds(self) -> float:
-        """Time for a body to arrive."""
+        """Time for a body to arrive; a connection on which no request comes is closed after twice that."""
         return min(self.seconds, _SECONDS_FOR_A_BODY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import logging
 import socket
@@ -13,6 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from polychron.errors import InputError
+from polychron.server.connection import PatientProtocol
 
 _SECONDS_TO_END = 3  # for requests that are open when the server is asked to stop
 _BACKLOG = 128
@@ -74,7 +76,7 @@ def run(
         access_log=log,
         lifespan="off",
         ws="none",
-        http="h11",
+        http=functools.partial(PatientProtocol, seconds=writer.limits.body_seconds),
         loop="asyncio",
         server_header=False,
         proxy_headers=False,
