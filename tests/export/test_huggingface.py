@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,7 @@ from ..cli.conftest import Command, polychron, text, trained  # noqa: F401 - fix
 from ..cli.test_classify import classifier, images  # noqa: F401
 from ..runtime.conftest import MODELS, random_model, save_model
 from ..runtime.test_quantized import quantized
+from ..training.test_checkpoint import files_limited_to
 
 
 @pytest.fixture
@@ -79,17 +77,6 @@ def test_bad_input_is_one_clear_line(polychron: Command, saved: Path, tmp_path: 
         assert refused.err.count("\n") == 1
         assert message in refused.err
     assert (tmp_path / "file").read_text() == "mine"
-
-
-@contextmanager
-def files_limited_to(n_bytes: int) -> Iterator[None]:
-    """As a full disk: writing beyond ``n_bytes`` of a file fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("n_bytes", [0, 100, 10_000])

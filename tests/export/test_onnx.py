@@ -28,7 +28,7 @@ from ..cli.conftest import Command, polychron, text, trained  # noqa: F401 - fix
 from ..runtime.conftest import MODELS, NoOptimizer, random_model, random_text, save_model
 from ..runtime.test_quantized import quantized, streamed_units
 from ..runtime.test_runtime import streamed_logits
-from .test_huggingface import files_limited_to
+from ..training.test_checkpoint import files_limited_to
 
 NETWORKS = {
     **MODELS,

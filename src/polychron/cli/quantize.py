@@ -12,6 +12,7 @@ from polychron.errors import InputError
 from polychron.limits import format_bytes
 from polychron.quantization import quantize
 from polychron.runtime import Model, load
+from polychron.runtime.model import read_settings
 from polychron.runtime.text_stream import score_progressively
 from polychron.training.checkpoint import CheckpointWriter, QuantizationRecord, Record, open_checkpoint
 
@@ -25,6 +26,7 @@ def run_quantize(directory: Path, *, to: str, out: Path | None, text: Path | Non
     """
     checkpoint = open_checkpoint(directory)
     checkpoint.load_model()  # checks every tensor
+    read_settings(directory)  # refuses what the runtime does not run, before anything is written
     data, source = _text(checkpoint.record, text)
     quantized = quantize(checkpoint.load_tensors(), to)
     target = out if out is not None else directory.with_name(f"{directory.name}-{to}")
