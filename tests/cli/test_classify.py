@@ -4,12 +4,15 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 
 from polychron.cli import main
-from polychron.training.classify import open_classifier
+from polychron.training import CheckpointWriter, checkpoint
+from polychron.training.checkpoint import PositionRecord
+from polychron.training.classify import ClassifierRecord, open_classifier
 
 from ..data.test_examples import write_idx_folder
 from .conftest import Command
@@ -58,6 +61,27 @@ def test_a_checkpoint_scores_what_the_training_said(polychron: Command, classifi
     assert score == same
     assert score["test_accuracy"] > 0.9
     assert "accuracy " in polychron("classify", classifier).out
+
+
+def test_weights_superseded_while_they_are_opened_are_read_anew(classifier: Path, tmp_path: Path, monkeypatch):
+    folder = Path(shutil.copytree(classifier, tmp_path / "run"))
+    record = open_classifier(folder).record
+    later = record.model_copy(update={"position": PositionRecord(step=61)})
+    read, n_reads = checkpoint.read_config, 0
+
+    def read_then_supersede(folder: Path, task: str) -> Any:
+        nonlocal n_reads
+        n_reads += 1
+        result = read(folder, task)
+        if n_reads == 1:
+            with monkeypatch.context() as patched, CheckpointWriter(folder, resume=True, kind=ClassifierRecord) as run:
+                patched.setattr(checkpoint, "read_config", read)
+                run.save(later, safetensors.torch.load_file(classifier / record.weights.file))
+        return result
+
+    monkeypatch.setattr(checkpoint, "read_config", read_then_supersede)
+    assert open_classifier(folder).record.position.step == 61
+    assert {path.name for path in folder.iterdir()} == {"config.json", "weights-61.safetensors"}
 
 
 class SignalAfter(list):
@@ -126,7 +150,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, classifier: Path, image
         (["train-classifier", images, "--out", classifier], "already has a checkpoint"),
         (["train-classifier", "digits", "--resume", "--out", classifier], "not what the classifier was trained on"),
         (["classify", classifier, "digits"], "wants 20 inputs"),
-        (["classify", damaged], "is damaged"),
+        (["classify", damaged], "is truncated"),
         (["classify", trained], "holds a language model, and a classifier is asked for"),
         (["generate", classifier, "x"], "holds a classifier, and a language model is asked for"),
     ]:

@@ -50,6 +50,8 @@ class ExportKind(str, Enum):
     """Values of ``export --to``."""
 
     c = "c"
+    hf = "hf"
+    onnx = "onnx"
 
 
 class Precision(str, Enum):
@@ -463,21 +465,78 @@ def quantize(
 @app.command()
 def export(
     directory: Directory,
-    out: Annotated[Path, typer.Option(help="Path of the files, without their suffix.", show_default=False)],
-    to: Annotated[ExportKind, typer.Option(help="What to write: two files of C99.")] = ExportKind.c,
+    out: Annotated[
+        Path, typer.Option(help="Path: without suffix for c, a folder for hf, a file for onnx.", show_default=False)
+    ],
+    to: Annotated[
+        ExportKind,
+        typer.Option(help="What to write: two files of C99, a folder for Hugging Face's libraries, or an ONNX file."),
+    ] = ExportKind.c,
     temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
     json: Json = False,
 ) -> None:
-    """Write a model as C that neither multiplies nor divides, for any machine with a compiler.
+    """Write a model as C that neither multiplies nor divides, or for another library.
 
     Example: `polychron export runs/book --to c --out book/model`
 
-    A model in float32 becomes int8 on the way; `polychron quantize` says what that costs.
+    A model in float32 becomes int8 C; `polychron quantize` says what that costs.
+
+    `polychron export runs/book --to hf --out book-hf`: then `AutoModelForCausalLM.from_pretrained("book-hf")`.
+
+    `polychron export runs/book --to onnx --out book.onnx`: tokens in, logits of every position out.
     """
+    if to is not ExportKind.c:
+        from polychron.cli.export_formats import run_export_hf, run_export_onnx
+
+        with quiet_when_nobody_reads():
+            (run_export_hf if to is ExportKind.hf else run_export_onnx)(directory, out=out, json=json)
+        return
     from polychron.cli.export import run_export
 
     with quiet_when_nobody_reads():
         run_export(directory, out=out, temperature=temperature, json=json)
+
+
+@app.command()
+def serve(
+    directory: Directory,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets every machine that reaches this one in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    streams: Annotated[int, typer.Option(min=1, max=4096, help="Texts written at the same time.")] = 8,
+    max_bytes: Annotated[int, typer.Option(min=1, max=2**40, help="Bytes that a request may ask for.")] = 1_000_000,
+    max_prompt: Annotated[int, typer.Option(min=1, max=2**28, help="Bytes of a prompt.")] = 65_536,
+    seconds: Annotated[float, typer.Option(help="Time that a request may take.")] = 60.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Texts that compute at once. [default: the machine's cores]")
+    ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Write a line a request to standard error.")] = False,
+    json: Json = False,
+) -> None:
+    """Answer HTTP requests with texts: POST /generate, GET /info, GET /health.
+
+    Example: `polychron serve runs/book --port 8000`
+
+    Then: `curl --json '{"prompt": "It was a ", "bytes": 1000}' localhost:8000/generate`
+
+    Ctrl-C or SIGTERM ends it; open texts end with an error.
+    """
+    from polychron.cli.serve import run_serve
+
+    with quiet_when_nobody_reads():
+        run_serve(
+            directory,
+            host=host,
+            port=port,
+            streams=streams,
+            max_bytes=max_bytes,
+            max_prompt=max_prompt,
+            seconds=seconds,
+            threads=threads,
+            log=log,
+            json=json,
+        )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -27,6 +27,7 @@ def run_quantize(directory: Path, *, to: str, out: Path | None, text: Path | Non
     checkpoint = open_checkpoint(directory)
     read_settings(directory)  # refuses what the runtime could not run
     checkpoint.load_model()  # checks every tensor
+    read_settings(directory)  # refuses what the runtime does not run, before anything is written
     data, source = _text(checkpoint.record, text)
     quantized = quantize(checkpoint.load_tensors(), to)
     target = out if out is not None else directory.with_name(f"{directory.name}-{to}")

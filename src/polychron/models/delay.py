@@ -132,15 +132,17 @@ class DelayLM(LanguageModel):
         return [None] * (self.config.n_layers + 1)
 
     @torch.no_grad()
-    def advance(self, tokens: Tensor, state: list[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
-        """Logits after the last token; the state holds each layer's last max_delay latencies."""
-        z = self.embedding(tokens[None])
+    def extend(
+        self, tokens: Tensor, state: list[Tensor | None], *, last: bool = False
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Logits of further tokens; the state holds each layer's last max_delay latencies."""
+        z = self.embedding(tokens)
         kept = []
         for layer, history in zip(self.layers, state, strict=False):
             kept.append(_last(history, z, layer.max_delay))
             z = layer(z, history)
         kept.append(_last(state[-1], z, self.readout.max_delay))
-        return self.readout(z, state[-1])[0, -1], kept
+        return self.readout(z, state[-1])[:, -1 if last else 0 :], kept
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:

@@ -63,12 +63,21 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def start(self) -> object:
-        """The state before the first token, for :meth:`advance`."""
+        """The state before the first token, for :meth:`extend` and :meth:`advance`."""
+        raise NotImplementedError
+
+    def extend(self, tokens: Tensor, state: object, *, last: bool = False) -> tuple[Tensor, object]:
+        """Logits (B, T, K) after each of the tokens (B, T), T >= 1, which follow those that made ``state``; new state.
+
+        The state does not grow with the text. With ``last`` only the last position's logits, (B, 1, K). Nothing is
+        differentiated.
+        """
         raise NotImplementedError
 
     def advance(self, tokens: Tensor, state: object) -> tuple[Tensor, object]:
-        """Logits (K,) after the last of the tokens (T,), T >= 1, which follow those that made ``state``; new state."""
-        raise NotImplementedError
+        """The same for one text: logits (K,) after the last of the tokens (T,); new state."""
+        logits, state = self.extend(tokens[None], state, last=True)
+        return logits[0, 0], state
 
     def score(self, tokens: Tensor) -> Tensor:
         """Nats of tokens[1:], each predicted with as much context as the model can use: (N,) int64 to (N - 1,)."""

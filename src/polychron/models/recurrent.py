@@ -134,10 +134,10 @@ class RecurrentLM(LanguageModel):
         return None
 
     @torch.no_grad()
-    def advance(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits after the last token; the state is the last latency vector (1, n_neurons)."""
-        h = self.recurrent(self.embedding(tokens[None]), state)
-        return self.readout(h[:, -1:].contiguous())[0, 0], h[:, -1].clone()
+    def extend(self, tokens: Tensor, state: Tensor | None, *, last: bool = False) -> tuple[Tensor, Tensor]:
+        """Logits of further tokens; the state is the last latency vector (B, n_neurons)."""
+        h = self.recurrent(self.embedding(tokens), state)
+        return self.readout(h[:, -1 if last else 0 :].contiguous()), h[:, -1].clone()
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:

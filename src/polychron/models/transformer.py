@@ -177,14 +177,16 @@ class TransformerLM(LanguageModel):
         return [None] * self.config.n_layers
 
     @torch.no_grad()
-    def advance(self, tokens: Tensor, state: list[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
-        """Logits after the last token; the state holds each layer's last keys, as rows or (of a variant) latencies."""
-        z = self.embedding(tokens[None])
+    def extend(
+        self, tokens: Tensor, state: list[Tensor | None], *, last: bool = False
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Logits of further tokens; the state is each layer's last keys: rows, or latencies of a variant."""
+        z = self.embedding(tokens)
         kept = []
         for layer, past in zip(self.layers, state, strict=True):
             z, keys = layer.extend(z, past)
             kept.append(keys)
-        return self.readout(z[:, -1:])[0, 0], kept
+        return self.readout(z[:, -1 if last else 0 :].contiguous()), kept
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -405,15 +405,40 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
             damaged, or of sizes that cannot be.
     """
     folder = Path(directory)
+
+    def config_of(record: Record) -> Any:
+        config = models.config_from_dict(record.model)
+        n_ids = Vocabulary(bytes(record.vocabulary)).size
+        if config.vocabulary_size != n_ids:
+            raise InputError(
+                f"{folder / CONFIG_NAME} is damaged: the model's vocabulary_size is {config.vocabulary_size} "
+                f"and the vocabulary has {n_ids} ids"
+            )
+        return config
+
+    record, config, weights = open_weights(folder, Record, config_of)
+    return Checkpoint(folder, record, config, Vocabulary(bytes(record.vocabulary)), weights)
+
+
+def open_weights(folder: Path, kind: type, config_of: Callable[[Any], Any]) -> tuple[Any, Any, TensorFile]:
+    """A checkpoint's record, its model's configuration and its open weights, that belong together.
+
+    Args:
+        folder: of the checkpoint.
+        kind: what ``config.json`` is read as.
+        config_of: from the record, the model's configuration; raises InputError where they contradict each other.
+
+    Raises:
+        InputError: as `open_checkpoint`.
+    """
     for _ in range(_ATTEMPTS):
-        record = read_record(folder)
+        record = read_record(folder, kind)
         path = folder / record.weights.file
         try:
             n_bytes = path.stat().st_size
-            config = models.config_from_dict(record.model)
-            vocabulary = Vocabulary(bytes(record.vocabulary))
-            _require_plausible(folder, record, config, vocabulary, n_bytes)
-            return Checkpoint(folder, record, config, vocabulary, TensorFile(path))
+            config = config_of(record)
+            _require_plausible(folder, record, config, n_bytes)
+            return record, config, TensorFile(path)
         except FileNotFoundError:
             time.sleep(0.01)
         except OSError as error:
@@ -440,17 +465,12 @@ def read_record(folder: Path, kind: type = Record) -> Any:
     return record
 
 
-def _require_plausible(folder: Path, record: Record, config: Any, vocabulary: Vocabulary, n_bytes: int) -> None:
+def _require_plausible(folder: Path, record: Any, config: Any, n_bytes: int) -> None:
     """What can be known to be wrong from ``config.json`` and the size of the weights file alone."""
     path = folder / record.weights.file
     if n_bytes != record.weights.bytes:
         problem = "truncated" if n_bytes < record.weights.bytes else "damaged"
         raise InputError(f"{path} is {problem}: it has {n_bytes:,} bytes and should have {record.weights.bytes:,}")
-    if config.vocabulary_size != vocabulary.size:
-        raise InputError(
-            f"{folder / CONFIG_NAME} is damaged: the model's vocabulary_size is {config.vocabulary_size} "
-            f"and the vocabulary has {vocabulary.size} ids"
-        )
     # Every parameter is stored, so a model cannot be larger than its file: what follows takes no more memory
     # than somebody took the trouble to send.
     size = {None: config.number_bytes, "bfloat16": 2, "int8": 1}[record.quantization and record.quantization.precision]

@@ -19,8 +19,8 @@ from polychron.data.batches import Batches, brightness
 from polychron.data.examples import LabelledSet
 from polychron.errors import InputError
 from polychron.limits import require_memory
-from polychron.models.deep import DeepClassifier, deep_config_from_dict
-from polychron.storage import TensorFile
+from polychron.models.deep import DeepClassifier, DeepConfig, deep_config_from_dict
+from polychron.storage import CONFIG_NAME
 from polychron.training.checkpoint import (
     BudgetedSection,
     Checkpoint,
@@ -29,7 +29,7 @@ from polychron.training.checkpoint import (
     Section,
     WeightsRecord,
     checkpoint_tensors,
-    read_record,
+    open_weights,
 )
 from polychron.training.loop import CheckpointReport, Interrupted, StepReport, train_steps
 
@@ -178,29 +178,24 @@ class ClassifierCheckpoint(Checkpoint):
 def open_classifier(directory: str | Path) -> ClassifierCheckpoint:
     """Read what a classifier's checkpoint says about itself and check it; no memory for the weights is taken yet.
 
+    A run may be writing to the folder meanwhile, as with `polychron.training.open_checkpoint`.
+
     Raises:
         InputError: no such folder, no classifier in it, damaged, or of sizes that cannot be.
     """
     folder = Path(directory)
-    record = read_record(folder, ClassifierRecord)
-    path = folder / record.weights.file
-    try:
-        n_bytes = path.stat().st_size
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    if n_bytes != record.weights.bytes:
-        raise InputError(f"{path} is damaged: it has {n_bytes:,} bytes and should have {record.weights.bytes:,}")
-    config = deep_config_from_dict(record.model)
-    if config.number_bytes * config.n_parameters() > n_bytes or config.n_classes != len(record.data.class_names):
-        raise InputError(
-            f"{folder / 'config.json'} is damaged: a model of {config.n_parameters():,} parameters and "
-            f"{config.n_classes} classes does not belong to {path.name} and {len(record.data.class_names)} class names"
-        )
-    try:
-        record.training.budget, record.training.schedule  # noqa: B018 - they check themselves
-    except InputError as error:
-        raise InputError(f"{folder / 'config.json'} is damaged: training: {error}") from None
-    return ClassifierCheckpoint(folder, record, config, None, TensorFile(path))
+
+    def config_of(record: ClassifierRecord) -> DeepConfig:
+        config = deep_config_from_dict(record.model)
+        if config.n_classes != len(record.data.class_names):
+            raise InputError(
+                f"{folder / CONFIG_NAME} is damaged: the model has {config.n_classes} classes and "
+                f"{len(record.data.class_names)} have names"
+            )
+        return config
+
+    record, config, weights = open_weights(folder, ClassifierRecord, config_of)
+    return ClassifierCheckpoint(folder, record, config, None, weights)
 
 
 @dataclass
