@@ -369,19 +369,24 @@ def export(
     directory: Directory,
     out: Annotated[Path, typer.Option(help="Path of the files, without their suffix.", show_default=False)],
     to: Annotated[ExportKind, typer.Option(help="What to write: two files of C99.")] = ExportKind.c,
+    tables: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Tables into a file that C is given a pointer to.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
     json: Json = False,
 ) -> None:
-    """Write a model as C that neither multiplies nor divides, for any machine with a compiler.
+    """Write a language model or a classifier as C that neither multiplies nor divides, for any machine with a compiler.
 
     Example: `polychron export runs/book --to c --out book/model`
 
-    A model in float32 becomes int8 on the way; `polychron quantize` says what that costs.
+    Example: `polychron export runs/digits-deep-tiny-1 --to c --out digits --tables digits.tables`
+
+    A model in float32 becomes int8 on the way; `polychron quantize` says what that costs, and a classifier's export.
     """
     from polychron.cli.export import run_export
 
     with quiet_when_nobody_reads():
-        run_export(directory, out=out, temperature=temperature, json=json)
+        run_export(directory, out=out, tables=tables, temperature=temperature, json=json)
 
 
 def main(arguments: Sequence[str]) -> int:

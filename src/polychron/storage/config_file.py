@@ -21,10 +21,10 @@ _MAXIMUM_BYTES = 2**20
 LANGUAGE_MODEL = "language model"
 
 
-def read_config(directory: str | os.PathLike[str], task: str = LANGUAGE_MODEL) -> tuple[dict[str, Any], bytes]:
+def read_config(directory: str | os.PathLike[str], task: str | None = LANGUAGE_MODEL) -> tuple[dict[str, Any], bytes]:
     """The fields of a folder's ``config.json``, and its text; what the fields hold is not checked yet.
 
-    ``task`` is what the checkpoint must be of; a file that names none holds a language model.
+    ``task`` is what the checkpoint must be of, None: anything; a file that names none holds a language model.
 
     Raises:
         InputError: no such folder, no checkpoint in it, not readable, another program's or another task's, or written
@@ -58,7 +58,7 @@ def read_config(directory: str | os.PathLike[str], task: str = LANGUAGE_MODEL) -
             f"{path} has format version {version} and this polychron reads up to {VERSION}: upgrade polychron"
         )
     found = fields.get("task", LANGUAGE_MODEL)
-    if found != task:
+    if task is not None and found != task:
         raise InputError(f"{folder} holds a {found!s:.40}, and a {task} is asked for")
     return fields, text
 
