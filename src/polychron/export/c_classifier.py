@@ -60,8 +60,7 @@ class ClassifierText(ModelText):
         return len(self.layers) > 1
 
     def _members(self) -> list[Member]:
-        widest = max(n_words(layer.rows.shape[2]) for layer in self.layers)
-        members = [Member("int16_t", "latencies", self.n_neurons), Member("uint32_t", "sums", 2 * widest)]
+        members = [Member("int16_t", "latencies", self.n_neurons), self.rows_member]
         if self.needs_keep:
             members.append(Member("uint32_t", "latency", 4 * n_words(self.n_neurons)))
         return [*members, Member("uint32_t", "logit", 4 * n_words(len(self.model.class_names)))]
@@ -90,7 +89,7 @@ class ClassifierText(ModelText):
                 n_logits = 4 * n_words(len(self.model.class_names))
                 lines.append(f"for (k = 0; k < {n_logits}; ++k) state->logit[k] = 0;")
             totals = "state->logit" if is_readout else "state->latency"
-            lines.append(f"layer_{at}({self.argument}(const unsigned char *)state->latencies, state->sums, {totals});")
+            lines.append(f"layer_{at}({self.argument}(const unsigned char *)state->latencies, state->rows, {totals});")
         return "\n".join(f"  {line}" for line in lines)
 
 

@@ -86,10 +86,9 @@ class LanguageModelText(ModelText):
             members.append(Member("int16_t", "latencies", n))
         if any(layer.code is not None for layer in self.layers):
             members += [Member("uint32_t", "position"), Member("uint32_t", "n_read")]
-        widest = max(n_words(layer.rows.shape[2]) for layer in self.layers)
         return [
             *members,
-            Member("uint32_t", "sums", 2 * widest),
+            self.rows_member,
             Member("uint32_t", "latency", 4 * n_words(n)),
             Member("uint32_t", "logit", 4 * n_words(self.n_tokens)),
             Member("uint32_t", "random", 4),
@@ -111,7 +110,7 @@ class LanguageModelText(ModelText):
                 lines.append(f"for (k = 0; k < {4 * n_words(self.n_tokens)}; ++k) state->logit[k] = 0;")
             attention = "" if layer.code is None else f"state->position, state->n_read, state->keys_{at}, "
             totals = "state->logit" if is_readout else "state->latency"
-            lines.append(f"layer_{at}({self.argument}{latencies}, {attention}state->sums, {totals});")
+            lines.append(f"layer_{at}({self.argument}{latencies}, {attention}state->rows, {totals});")
             if kept:
                 lines.append(f"state->at_{at} = state->at_{at} == {kept} ? 0 : state->at_{at} + {n};")
         if any(layer.code is not None for layer in self.layers):

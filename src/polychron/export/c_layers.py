@@ -33,10 +33,10 @@ def key_bits(layer: IntegerLayer) -> int:
     return 0 if layer.code is None else (layer.code.shape[1] - 1).bit_length()
 
 
-def add_layer(arrays: Arrays, at: int, layer: IntegerLayer, n_neurons: int, tables: str) -> str:
+def add_layer(arrays: Arrays, at: int, layer: IntegerLayer, n_neurons: int, tables: str, row_type: str) -> str:
     """Adds a layer's arrays; returns its function ``layer_<at>``.
 
-    Tables of one shift come one after another, whose rows are summed before they are shifted.
+    Tables of one shift stand side by side: their rows are summed before they are shifted.
 
     Args:
         arrays: of the source.
@@ -44,6 +44,7 @@ def add_layer(arrays: Arrays, at: int, layer: IntegerLayer, n_neurons: int, tabl
         layer: its numbers.
         n_neurons: latencies that it compares.
         tables: the first parameter of functions that use arrays: empty where those are constants.
+        row_type: of the numbers of rows.
     """
     order = np.argsort(layer.shifts, kind="stable")
     rows = layer.rows[order]
@@ -63,21 +64,26 @@ def add_layer(arrays: Arrays, at: int, layer: IntegerLayer, n_neurons: int, tabl
         "N_TABLES": n_tables,
         "N_ROWS": n_rows,
         "N_COLUMNS": n_columns,
-        "N_WORDS": words.shape[2],
         "N_COMPARISONS": layer.anchors.shape[1],
         "N_PLACES": 2 * _power_of_two(layer.anchors.shape[1]),
-        "BLOCKS": "".join(
-            f"  const FLASH uint32_t *block_{b} = rows_{at}{f' + {n_tables * n_rows * end}' if end else ''};\n"
-            for b, end in enumerate(ends[:-1])
-        ),
-        "NEXT": "".join(f"    block_{b} += {n_rows << bits};\n" for b, bits in enumerate(blocks)),
+        "ROW_TYPE": row_type,
     }
-    adds = [
-        f"    add(block_{b} + ((size_t)row << {bits}), sums{f' + {2 * end}' if end else ''}, {1 << bits});\n"
-        for b, (bits, end) in enumerate(zip(blocks, ends[:-1], strict=True))
-    ]
-    if layer.code is None or layer.key_anchors is None:
-        return fill("layer.c.in", ADD="".join(adds), **values)
+    is_attention = layer.code is not None and layer.key_anchors is not None
+    adds, words_before = [], 0
+    for bits in blocks:
+        table_bits = n_rows.bit_length() - 1 + bits
+        place = (
+            f"rows_{at}{f' + {n_tables * n_rows * words_before}' if words_before else ''} + ((size_t)i << {table_bits})"
+        )
+        step = 0 if is_attention else 1 << table_bits
+        rows_at = "rows" if is_attention else "rows + i"
+        adds.append(
+            f"add_rows({place}, {bits}, {step}, {rows_at}, n, shift, "
+            f"totals{f' + {4 * words_before}' if words_before else ''});\n"
+        )
+        words_before += 1 << bits
+    if not is_attention:
+        return fill("layer.c.in", ADD="".join(f"    {line}" for line in adds), **values)
     kept = key_bits(layer)
     codes = np.zeros((n_tables, 1 << kept), dtype=np.int64)
     codes[:, : layer.code.shape[1]] = layer.code
@@ -86,7 +92,7 @@ def add_layer(arrays: Arrays, at: int, layer: IntegerLayer, n_neurons: int, tabl
     n_key = layer.key_anchors.shape[1]
     return fill(
         "attention.c.in",
-        ADD="".join("  " + line for line in adds),
+        ADD="".join(f"      {line}" for line in adds),
         WINDOW=layer.code.shape[1] - 1,
         QUERY_SHIFT=n_key + layer.n_code,
         N_CODE=layer.n_code,
@@ -96,6 +102,16 @@ def add_layer(arrays: Arrays, at: int, layer: IntegerLayer, n_neurons: int, tabl
         MASK=(1 << kept) - 1,
         **values,
     )
+
+
+def row_type(layers: tuple[IntegerLayer, ...]) -> str:
+    """The type of the numbers of rows."""
+    return "uint16_t" if all(layer.rows.shape[1] <= 1 << 16 for layer in layers) else "uint32_t"
+
+
+def n_rows_at_once(layer: IntegerLayer) -> int:
+    """How many numbers of rows a layer keeps."""
+    return len(layer.rows) if layer.code is None else min(257, layer.code.shape[1])
 
 
 def comparisons(layers: tuple[IntegerLayer, ...]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polychron.export.c_arrays import HEADER_WORDS, MAGIC, VERSION, Arrays, fill
-from polychron.export.c_layers import add_layer, comparisons, longest_delay
+from polychron.export.c_layers import add_layer, comparisons, longest_delay, n_rows_at_once, row_type
 from polychron.export.integer_model import IntegerLayer
 
 _MAXIMUM_SHIFT = 15
@@ -49,6 +49,7 @@ class ModelText:
         self.n_neurons = n_neurons
         self.arrays = Arrays(in_file)
         self.checks: list[str] = []
+        self.row_type = row_type(layers)
 
     def add(self, c_type: str, name: str, values: np.ndarray, wrong: str | None = None) -> None:
         """An array, and in C what must not be said of its number k."""
@@ -64,7 +65,7 @@ class ModelText:
         tables = "const unsigned char *tables, " if self.arrays.in_file else ""
         functions = []
         for at, layer in enumerate(self.layers):
-            functions.append(add_layer(self.arrays, at, layer, self.n_neurons, tables))
+            functions.append(add_layer(self.arrays, at, layer, self.n_neurons, tables, self.row_type))
             n_bytes = 2 * self.n_neurons * (longest_delay(layer) + 1)
             for name, wrong in (
                 ("shifts", f"shifts_{at}[k] > {_MAXIMUM_SHIFT}"),
@@ -79,10 +80,20 @@ class ModelText:
     def tables_code(self, functions: str) -> str:
         """Arrays, then what all layers need, then the layers."""
         return (
-            fill("tables.c.in", ARRAYS="\n".join(self.arrays.text), COMPARISONS=comparisons(self.layers))
+            fill(
+                "tables.c.in",
+                ARRAYS="\n".join(self.arrays.text),
+                COMPARISONS=comparisons(self.layers),
+                ROW_TYPE=self.row_type,
+            )
             + (fill("keep.c.in", N_NEURONS=self.n_neurons) if self.needs_keep else "")
             + functions
         )
+
+    @property
+    def rows_member(self) -> Member:
+        """Where a layer's comparisons leave the rows to read."""
+        return Member(self.row_type, "rows", max(map(n_rows_at_once, self.layers)))
 
     @property
     def needs_keep(self) -> bool:
