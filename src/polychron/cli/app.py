@@ -472,6 +472,9 @@ def export(
         ExportKind,
         typer.Option(help="What to write: two files of C99, a folder for Hugging Face's libraries, or an ONNX file."),
     ] = ExportKind.c,
+    tables: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of c: tables into a file that C is given a pointer to.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
     json: Json = False,
 ) -> None:
@@ -479,13 +482,19 @@ def export(
 
     Example: `polychron export runs/book --to c --out book/model`
 
-    A model in float32 becomes int8 C; `polychron quantize` says what that costs.
+    Example: `polychron export runs/digits-deep-tiny-1 --to c --out digits --tables digits.tables`
+
+    A model in float32 becomes int8 C; `polychron quantize` says what that costs, and a classifier's export.
 
     `polychron export runs/book --to hf --out book-hf`: then `AutoModelForCausalLM.from_pretrained("book-hf")`.
 
     `polychron export runs/book --to onnx --out book.onnx`: tokens in, logits of every position out.
     """
     if to is not ExportKind.c:
+        if tables is not None:
+            from polychron.errors import InputError
+
+            raise InputError(f"--tables is an option of --to c; the export is {to.value}")
         from polychron.cli.export_formats import run_export_hf, run_export_onnx
 
         with quiet_when_nobody_reads():
@@ -494,7 +503,7 @@ def export(
     from polychron.cli.export import run_export
 
     with quiet_when_nobody_reads():
-        run_export(directory, out=out, temperature=temperature, json=json)
+        run_export(directory, out=out, tables=tables, temperature=temperature, json=json)
 
 
 @app.command()

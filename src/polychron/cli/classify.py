@@ -16,6 +16,7 @@ from polychron.cli.console import StatusLine, duration, make_console, print_json
 from polychron.cli.signals import signals_noted
 from polychron.data.examples import LabelledSet, load_labelled
 from polychron.errors import InputError
+from polychron.export.integer_classifier import IntegerClassifier, accuracy
 from polychron.models.deep import DeepConfig, classifier_preset, deep_config_from_dict
 from polychron.models.variants import with_variant
 from polychron.training.checkpoint import CheckpointWriter
@@ -106,6 +107,22 @@ def run_classify(directory: Path, data: str | None, *, threads: int | None, json
     say(console, f"{labelled.source}: {score.n_examples:,} test examples")
     for line in score_lines(score, names):
         say(console, line)
+
+
+def score_integers(directory: Path, integers: IntegerClassifier) -> dict[str, Any]:
+    """Accuracy on the recorded test part, of the float model and of its int8 one; or why it was not measured."""
+    checkpoint = open_classifier(directory)
+    try:
+        labelled = _recorded_set(checkpoint.record, None)
+    except InputError as error:
+        return {"not_measured": str(error)}
+    n_classes = len(checkpoint.record.data.class_names)
+    before = score_classifier(checkpoint.load_model(), labelled.test_inputs, labelled.test_labels, n_classes)
+    return {
+        "test_examples": before.n_examples,
+        "test_accuracy_before": before.accuracy,
+        "test_accuracy": accuracy(integers, labelled.test_inputs, labelled.test_labels),
+    }
 
 
 def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRecord:

@@ -59,6 +59,13 @@ CONFIGS: dict[str, type[ModelConfig]] = {
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "delay": {
+        # In int8 with its program less than 256 KB, what a small microcontroller has.
+        "micro": Preset(
+            {"n_tables": 16, "n_comparisons": 8, "readout_n_tables": 8, "readout_n_comparisons": 7},
+            TrainingDefaults(
+                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, bytes_per_second=1_000_000
+            ),
+        ),
         "tiny": Preset(
             {"n_tables": 32, "n_comparisons": 8, "readout_n_comparisons": 8},
             TrainingDefaults(
