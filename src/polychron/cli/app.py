@@ -343,6 +343,41 @@ def cost(
 
 
 @app.command()
+def inspect(
+    directory: Directory,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="A file or folder; for a classifier, what train-classifier takes. Without it: what was held out.",
+        ),
+    ] = None,
+    n_bytes: Annotated[
+        int, typer.Option("--bytes", min=2, max=2**24, help="Read so much of the text, or so many examples at most.")
+    ] = 65536,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write a report with pictures, one file.")
+    ] = None,
+    spikes: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What the report draws as spikes. [default: the text's beginning]"),
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Show how a model's tables are used: rows read, entropy, near ties, comparisons that tell nothing.
+
+    Example: `polychron inspect runs/book --html book.html --spikes "It was a truth"`
+
+    Reads models in float32, int8 and bfloat16, and classifiers.
+    """
+    from polychron.cli.inspect import run_inspect
+
+    with quiet_when_nobody_reads():
+        run_inspect(directory, data, n_inputs=n_bytes, page=page, spikes=spikes, threads=threads, json=json)
+
+
+@app.command()
 def quantize(
     directory: Directory,
     to: Annotated[Precision, typer.Option(help="What a table's numbers become.")] = Precision.int8,

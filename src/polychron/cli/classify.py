@@ -19,6 +19,7 @@ from polychron.errors import InputError
 from polychron.models.deep import DeepConfig, classifier_preset
 from polychron.training.checkpoint import CheckpointWriter
 from polychron.training.classify import (
+    ClassifierCheckpoint,
     ClassifierEvent,
     ClassifierFinished,
     ClassifierRecord,
@@ -86,15 +87,7 @@ def run_classify(directory: Path, data: str | None, *, threads: int | None, json
         torch.set_num_threads(threads)
     checkpoint = open_classifier(directory)
     record = checkpoint.record
-    if data is None:
-        labelled = _recorded_set(record, None)
-    else:
-        labelled = load_labelled(data)
-        if labelled.n_inputs != checkpoint.config.n_pixels or labelled.test_labels.max() >= checkpoint.config.n_classes:
-            raise InputError(
-                f"{labelled.source}: the classifier wants {checkpoint.config.n_pixels} inputs and up to "
-                f"{checkpoint.config.n_classes} classes; got {labelled.n_inputs} and {len(labelled.class_names)}"
-            )
+    labelled = load_test_set(checkpoint, data)
     names = tuple(record.data.class_names)
     score = score_classifier(checkpoint.load_model(), labelled.test_inputs, labelled.test_labels, len(names))
     if json:
@@ -104,6 +97,23 @@ def run_classify(directory: Path, data: str | None, *, threads: int | None, json
     say(console, f"{labelled.source}: {score.n_examples:,} test examples")
     for line in score_lines(score, names):
         say(console, line)
+
+
+def load_test_set(checkpoint: ClassifierCheckpoint, data: str | None) -> LabelledSet:
+    """What a classifier learnt from, or other data that it can read.
+
+    Raises:
+        InputError: it is not there, has changed, or is of another size.
+    """
+    if data is None:
+        return _recorded_set(checkpoint.record, None)
+    labelled = load_labelled(data)
+    if labelled.n_inputs != checkpoint.config.n_pixels or labelled.test_labels.max() >= checkpoint.config.n_classes:
+        raise InputError(
+            f"{labelled.source}: the classifier wants {checkpoint.config.n_pixels} inputs and up to "
+            f"{checkpoint.config.n_classes} classes; got {labelled.n_inputs} and {len(labelled.class_names)}"
+        )
+    return labelled
 
 
 def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRecord:
