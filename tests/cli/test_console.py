@@ -23,6 +23,8 @@ FACTS = {
     "drop": 0.1,
     "batch": 32,
     "length": 128,
+    "from": None,
+    "only": None,
     "seed": 0,
     "threads": 2,
     "step": 0,

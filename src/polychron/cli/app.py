@@ -75,6 +75,13 @@ class Element(str, Enum):
     int8 = "int8"
 
 
+class Part(str, Enum):
+    """Values of ``--only``."""
+
+    added = "added"
+    readout = "readout"
+
+
 class UpdateKind(str, Enum):
     """Values of ``--update``."""
 
@@ -132,6 +139,19 @@ def train(
         typer.Option(help="What is kept for validation: every nth block, or the text's end. [default: blocks]"),
     ] = None,
     holdout_fraction: Annotated[float | None, typer.Option(help="How much of it. [default: 0.1]")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Begin with the trained model in this folder, which is left alone."),
+    ] = None,
+    add_tables: Annotated[
+        int | None, typer.Option(min=1, max=2**15, help="With --from: so many tables more for every layer.")
+    ] = None,
+    add_comparisons: Annotated[
+        int | None, typer.Option(min=1, max=16, help="With --from: so many comparisons more for every table.")
+    ] = None,
+    only: Annotated[
+        Part | None, typer.Option(help="With --from: train the added tables, or the readout, and keep the rest.")
+    ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.01, help="Training time between two checkpoints.")] = 30.0,
     out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
     resume: Annotated[
@@ -148,6 +168,9 @@ def train(
     Example: `polychron train book.txt --minutes 5 --out runs/book`
 
     Ctrl-C saves and stops; `polychron train --resume --out runs/book` goes on.
+
+    Fine-tuning: `polychron train other.txt --from runs/book --add-tables 16 --only added` teaches a copy of a trained
+    model another text, in new tables beside the old ones.
     """
     from polychron.cli.train import Settings, run_train
 
@@ -165,6 +188,10 @@ def train(
         update=_value(update),
         holdout=_value(holdout),
         holdout_fraction=holdout_fraction,
+        start=None if start is None else str(start),
+        add_tables=add_tables,
+        add_comparisons=add_comparisons,
+        only=_value(only),
     )
     with quiet_when_nobody_reads():
         code = run_train(

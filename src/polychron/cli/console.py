@@ -109,6 +109,9 @@ class TerminalView:
             f"{facts['optimizer']}, rate {facts['rate']:g}, {facts['batch']} windows of {facts['length']} "
             f"bytes a step, {left_out}seed {facts['seed']}, {facts['threads']} threads",
         )
+        if facts["from"]:
+            only = {"added": ", the added tables only", "readout": ", the readout only", None: ""}[facts["only"]]
+            self._say("from", f"{facts['from']}{only}")
         if facts["step"]:
             self._say("resumed", f"at step {facts['step']:,}, after {duration(facts['train_seconds'])} of training")
         self._logged_seconds = facts["train_seconds"]

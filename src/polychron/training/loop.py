@@ -20,6 +20,7 @@ from polychron import models, optim
 from polychron.data import Vocabulary, Windows, hold_out
 from polychron.errors import InputError
 from polychron.limits import require_memory
+from polychron.training.begin_from import train_only_part
 from polychron.training.checkpoint import (
     CheckpointWriter,
     MetricsRecord,
@@ -225,15 +226,26 @@ class Run:
     validation_seconds: float = 10.0
 
     @classmethod
-    def begin(cls, record: Record, data: np.ndarray, writer: CheckpointWriter, **intervals: float) -> Run:
+    def begin(
+        cls,
+        record: Record,
+        data: np.ndarray,
+        writer: CheckpointWriter,
+        model: torch.nn.Module | None = None,
+        **intervals: float,
+    ) -> Run:
         """A new run: its settings, the whole text (N,) uint8, and a writer that was opened for a new run.
+
+        ``model`` is what to begin with, of the configuration in the record; None: one that has learnt nothing.
 
         Raises:
             InputError: the model does not fit into memory, or no window into the text.
         """
-        config = models.config_from_dict(record.model)
-        require_room(config, record.preset)
-        return cls._of(record, models.build(config, seed=record.training.seed), data, writer, intervals)
+        if model is None:
+            config = models.config_from_dict(record.model)
+            require_room(config, record.preset)
+            model = models.build(config, seed=record.training.seed)
+        return cls._of(record, model, data, writer, intervals)
 
     @classmethod
     def resume(cls, data: np.ndarray, writer: CheckpointWriter, **intervals: float) -> Run:
@@ -261,15 +273,16 @@ class Run:
         training = record.training
         vocabulary = Vocabulary(bytes(record.vocabulary))
         holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
+        optimizer = optim.attach(
+            model,
+            "online_sgd" if training.update == "online" else training.optimizer,
+            visit_cap=training.visit_cap,
+            drop=training.drop,
+        )
         return cls(
             model=model,
             windows=windows_of(record, data),
-            optimizer=optim.attach(
-                model,
-                "online_sgd" if training.update == "online" else training.optimizer,
-                visit_cap=training.visit_cap,
-                drop=training.drop,
-            ),
+            optimizer=train_only_part(optimizer, model, record),
             vocabulary=vocabulary,
             held_out=vocabulary.encode(holdout.held_out_of(data)),
             writer=writer,
