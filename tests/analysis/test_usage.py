@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from polychron.analysis.usage import U_EDGES, LayerUsage, explained_by, lost_by_merging
+from polychron.analysis.usage import U_EDGES, LayerUsage, explained_by
 
 
 def make_usage(visits, **fields) -> LayerUsage:
@@ -59,20 +59,6 @@ def test_near_ties_are_counted_up_to_their_threshold():
     usage = make_usage([[1, 1]], u_counts=counts, n_ties=1)
     assert [usage.near_ties(threshold) for threshold in (0.01, 0.1, 1.0)] == pytest.approx([2 / 6, 4 / 6, 5 / 6])
     assert usage.summary()["ties"] == pytest.approx(1 / 6)
-
-
-def test_what_merging_loses_is_the_change_of_the_output():
-    rng = np.random.default_rng(1)
-    rows, visits = rng.normal(size=(8, 3)), rng.integers(0, 4, 8)
-    for r in range(3):
-        change = 0.0
-        for j in range(8):
-            other = j ^ (1 << r)
-            n = visits[j] + visits[other]
-            if visits[j]:
-                merged = (visits[j] * rows[j] + visits[other] * rows[other]) / n
-                change += visits[j] * np.square(merged - rows[j]).sum()
-        assert lost_by_merging(visits, rows)[r] == pytest.approx(change)
 
 
 def test_comparisons_explain_nothing_where_halves_agree_and_all_where_they_alone_differ():

@@ -25,6 +25,7 @@ FACTS = {
     "length": 128,
     "from": None,
     "only": None,
+    "rewire": None,
     "seed": 0,
     "threads": 2,
     "step": 0,

@@ -89,6 +89,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, text: Pa
         (["--only", "readout"], "--only needs --from"),
         (["--from", trained, "--only", "added"], "give that, too"),
         (["--from", trained, "--model", "delay"], "--model and --from exclude each other"),
+        (["--from", trained, "--only", "readout", "--rewire", 5], "--rewire and --only exclude each other"),
         (["--from", "nowhere"], "nowhere does not exist"),
         (["--from", "small"], "quantised to int8"),
         (["--from", trained, "--only", "readout", "--update", "online"], "--only goes with --update batch"),

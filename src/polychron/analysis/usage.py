@@ -14,6 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
+from polychron.nn.rewiring import lost_by_merging
+
 # A comparison that falls one way less often than this is nearly constant; one that explains less of its rows' variance
 # tells nothing; two whose bits agree (or disagree) more than this tell the same.
 CONSTANT_SHARE = 0.01
@@ -169,40 +171,11 @@ class LayerUsage:
         }
 
 
-def lost_by_merging(visits: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    r"""What would change if a comparison were taken away, each pair of rows that it tells apart merged to their mean.
-
-    .. math:: d_r = \sum_{j < \bar j^r} \frac{n_j n_{\bar j}}{n_j + n_{\bar j}} \lVert S_j - S_{\bar j} \rVert^2
-
-    the sum of squared changes of the table's output over all readings, with means weighted by readings. It is 0 for a
-    comparison that always falls the same way, and for one whose halves hold the same.
-
-    Args:
-        visits: (J,) readings of each row.
-        rows: (J, K).
-
-    Returns:
-        (R,) float64, J = 2^R.
-
-    Example:
-        >>> lost_by_merging(np.array([1, 1, 2, 2]), np.array([[0.0], [0.0], [1.0], [1.0]])).tolist()
-        [0.0, 1.3333333333333333]
-    """
-    n_bits = len(visits).bit_length() - 1
-    lost = np.zeros(n_bits)
-    for r in range(n_bits):
-        read = np.flatnonzero(visits)
-        low = read[(read >> r & 1 == 0) & (visits[read ^ (1 << r)] > 0)]
-        high = low | 1 << r
-        weight = visits[low] * visits[high] / (visits[low] + visits[high])
-        change = rows[low] - rows[high]
-        lost[r] = weight @ np.einsum("jk,jk->j", change, change, dtype=np.float64)
-    return lost
-
-
 def explained_by(visits: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    r"""The part of its rows' variance that each comparison explains beside the others: :func:`lost_by_merging` over
-    :math:`\sum_j n_j \lVert S_j - \bar S \rVert^2`, in [0, 1]; 0 where all rows read are the same.
+    r"""The part of its rows' variance that each comparison explains beside the others, in [0, 1].
+
+    :func:`polychron.nn.rewiring.lost_by_merging` over :math:`\sum_j n_j \lVert S_j - \bar S \rVert^2`; 0 where all rows
+    read are the same.
 
     Example:
         >>> explained_by(np.array([1, 1, 2, 2]), np.array([[0.0], [0.0], [1.0], [1.0]])).tolist()

@@ -152,6 +152,14 @@ def train(
     only: Annotated[
         Part | None, typer.Option(help="With --from: train the added tables, or the readout, and keep the rest.")
     ] = None,
+    rewire: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**31 - 1,
+            help="Every so many steps, replace the comparisons that tell least. [default: never]",
+        ),
+    ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.01, help="Training time between two checkpoints.")] = 30.0,
     out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
     resume: Annotated[
@@ -192,6 +200,7 @@ def train(
         add_tables=add_tables,
         add_comparisons=add_comparisons,
         only=_value(only),
+        rewire=rewire,
     )
     with quiet_when_nobody_reads():
         code = run_train(

@@ -59,6 +59,7 @@ class Settings:
     add_tables: int | None = None
     add_comparisons: int | None = None
     only: str | None = None
+    rewire: int | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that were given."""
@@ -122,6 +123,8 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
         raise InputError(f"--rate must be positive and finite; got {settings.rate:g}")
     if settings.drop is not None and not 0 <= settings.drop < 1:
         raise InputError(f"--drop must be at least 0 and below 1; got {settings.drop:g}")
+    if settings.rewire is not None and settings.only is not None:
+        raise InputError("--rewire and --only exclude each other: rows of a replaced comparison are merged")
     if settings.update == "online" and kind != "transformer":
         raise InputError(f"--update online is the transformer's; the model is {kind}: add --model transformer")
     if settings.update == "online" and settings.optimizer == "adagrad":
@@ -169,6 +172,7 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
             only=settings.only,
+            rewire=settings.rewire,
             steps=settings.steps,
             seconds=60 * minutes if settings.steps is None else None,
         ),
@@ -211,7 +215,7 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
         "holdout_fraction": corpus_record.holdout_fraction,
         **{
             name: getattr(training, name)
-            for name in ("steps", "batch", "length", "seed", "rate", "drop", "optimizer", "update", "only")
+            for name in ("steps", "batch", "length", "seed", "rate", "drop", "optimizer", "update", "only", "rewire")
         },
         "start": record.start and record.start.path,
         "add_tables": record.start and record.start.add_tables,
@@ -248,6 +252,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "length": training.length,
         "from": record.start and record.start.path,
         "only": training.only,
+        "rewire": training.rewire,
         "seed": training.seed,
         "threads": torch.get_num_threads(),
         "step": record.position.step,

@@ -118,6 +118,7 @@ class TrainingRecord(BudgetedSection):
     """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None.
 
     ``only`` names what is trained: the tables that a run added to what it began from, or the readout; None: all.
+    ``rewire``: after so many steps each the least telling comparisons are replaced; None: never.
     """
 
     seed: _Count
@@ -130,6 +131,7 @@ class TrainingRecord(BudgetedSection):
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]
     only: Literal["added", "readout"] | None = None
+    rewire: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     steps: Annotated[int, Field(ge=1, lt=2**63)] | None
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 

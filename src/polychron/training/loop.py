@@ -30,6 +30,7 @@ from polychron.training.checkpoint import (
     open_checkpoint,
 )
 from polychron.training.evaluate import Score, score, score_progressively, spread_sample
+from polychron.training.rewiring import Rewiring
 from polychron.training.schedule import Budget, Schedule
 
 # The training loss that is shown is a mean over about so many steps: one batch alone says little.
@@ -131,6 +132,7 @@ def train_steps(
     seconds: float = 0.0,
     report_seconds: float = 0.5,
     should_stop: Callable[[], bool] = lambda: False,
+    after_step: Callable[[int, float], object] = lambda step, progress: None,
 ) -> Iterator[StepReport]:
     """Train until the budget is used up or ``should_stop()``; report now and then, and after the last step.
 
@@ -149,6 +151,7 @@ def train_steps(
         seconds: spent training before.
         report_seconds: at least so much training lies between two reports.
         should_stop: asked before every step.
+        after_step: called with the steps done and the progress; may change the model.
 
     Raises:
         InputError: the loss is no longer finite. No report follows the step that diverged.
@@ -177,6 +180,7 @@ def train_steps(
         step += 1
         seconds = time.perf_counter() - began
         progress = budget.progress(step, seconds)
+        after_step(step, progress)
         if seconds - reported_seconds >= report_seconds or progress == 1 or should_stop():
             yield StepReport(
                 step=step,
@@ -347,6 +351,7 @@ class Run:
             seconds=start.seconds,
             report_seconds=min(_REPORT_SECONDS, self.checkpoint_seconds),
             should_stop=should_stop,
+            **self._plasticity(),
         ):
             self._note(
                 position=PositionRecord(step=report.step, seconds=report.seconds),
@@ -371,6 +376,10 @@ class Run:
                     outcome = CheckpointReport(report.step, self.writer.directory, problem=str(error))
                 save_after = max(self.checkpoint_seconds, (time.perf_counter() - began) / _SAVING_PART)
                 yield outcome
+
+    def _plasticity(self) -> dict[str, Any]:
+        every = self.record.training.rewire
+        return {} if every is None else {"after_step": Rewiring(self.model, self.windows, every)}
 
     def _note(self, **fields: Any) -> None:
         self.record = self.record.model_copy(update=fields)
