@@ -294,6 +294,9 @@ def train_classifier(
         Augmentation | None, typer.Option(help="How images are moved about. [default: what suits the data]")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Count in one pass instead (random ferns): a readout, no gradients.")
+    ] = False,
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
     resume: Annotated[
@@ -318,6 +321,7 @@ def train_classifier(
         "optimizer": _value(optimizer),
         "augment": _value(augment),
         "seed": seed,
+        "counts": counts or None,
     }
     with quiet_when_nobody_reads():
         raise typer.Exit(run_train_classifier(data, settings, out=out, resume=resume, threads=threads, json=json))

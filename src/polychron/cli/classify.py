@@ -47,7 +47,8 @@ def run_train_classifier(
 ) -> int:
     """Train and return the exit code: 0, or 128 + the signal that stopped the run.
 
-    ``settings`` holds preset, minutes, steps, batch, rate, seed, optimizer, augment; None where nothing was given.
+    ``settings`` holds preset, minutes, steps, batch, rate, seed, optimizer, augment, counts; None where nothing was
+    given.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -126,9 +127,16 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
             raise InputError(f"--{name} must be positive and finite; got {value:g}")
     name = settings["preset"] or ("small" if len(labelled.train_labels) >= 20_000 else "tiny")
     preset = classifier_preset(name)
-    config = DeepConfig(
-        n_pixels=labelled.n_inputs, n_classes=len(labelled.class_names), width=labelled.width, **preset.fields
-    )
+    fields = {"n_pixels": labelled.n_inputs, "n_classes": len(labelled.class_names), "width": labelled.width}
+    fields |= preset.fields
+    counts = bool(settings["counts"])
+    if counts:
+        for option in ("minutes", "steps", "batch", "rate", "optimizer", "augment"):
+            if settings[option] is not None:
+                raise InputError(f"--counts reads every example once and has no --{option}: leave it out")
+        settings = {**settings, "steps": 1, "batch": len(labelled.train_labels), "augment": "none"}
+        fields["n_layers"] = 0
+    config = DeepConfig(**fields)
     augment = settings["augment"]
     if augment is None:
         augment = ("shift+mirror" if labelled.mirrors else "shift") if labelled.height else "none"
@@ -151,6 +159,7 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
             warmup_steps=preset.warmup_steps,
             optimizer=settings["optimizer"] or "sgd",
             augment=augment,
+            counts=counts,
             steps=settings["steps"],
             seconds=None if settings["steps"] is not None else 60 * minutes,
         ),
@@ -233,6 +242,9 @@ class _View:
             f"deep {record.preset}: {config.n_neurons} neurons, residual layers: {config.n_layers}, "
             f"{config.n_parameters():,} parameters",
         )
+        if training.counts:
+            self._say("counting", f"every example once, seed {training.seed}, {torch.get_num_threads()} threads")
+            return
         self._say(
             "training",
             f"{training.optimizer}, rate {training.rate:g}, {training.batch} examples a step, augment "
