@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 
@@ -160,3 +161,24 @@ def test_bad_input_is_one_clear_line(polychron: Command, classifier: Path, image
         assert refused.err.startswith("error: ")
         assert refused.err.count("\n") == 1
         assert message in refused.err
+
+
+def test_counting_reads_every_example_once_and_makes_a_classifier_like_any_other(polychron: Command):
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 256, (600, 9))
+    lines = [",".join(map(str, [*one, int(one[0] > one[1])])) for one in inputs.tolist()]
+    Path("set.csv").write_text("\n".join(lines) + "\n")
+    done = polychron("train-classifier", "set.csv", "--counts", "--out", "run", "--json")
+    result = done.objects[-1]
+    assert result["train_examples"] == 480
+    assert result["test_accuracy"] > 0.85
+    (again,) = polychron("classify", "run", "--json").objects
+    assert again["test_correct"] == result["test_correct"]
+    assert "every example once" in polychron("train-classifier", "set.csv", "--counts", "--out", "other").out
+    assert polychron("train-classifier", "--resume", "--out", "run", "--json").objects[-1]["steps"] == 1
+
+
+def test_counting_has_no_rate(polychron: Command):
+    Path("set.csv").write_text("1,2,0\n3,4,1\n" * 9)
+    refused = polychron("train-classifier", "set.csv", "--counts", "--rate", 0.1)
+    assert (refused.code, "--counts reads every example once and has no --rate" in refused.err) == (2, True)

@@ -257,3 +257,11 @@ def test_a_drop_that_leaves_nothing_is_refused(polychron: Command, text: Path, d
     done = polychron("train", text, "--drop", drop)
     assert done.code == 2
     assert "--drop must be at least 0 and below 1" in done.err
+
+
+def test_rewiring_is_one_option_and_is_recorded(polychron: Command, text: Path):
+    done = polychron("train", text, *SMALL_RUN, "--steps", 4, "--rewire", 2, "--out", "run", "--json")
+    assert done.objects[0]["rewire"] == 2
+    assert open_checkpoint("run").record.training.rewire == 2
+    refused = polychron("train", "--resume", "--out", "run", "--rewire", 3)
+    assert (refused.code, "--rewire 3 contradicts" in refused.err) == (2, True)

@@ -77,6 +77,13 @@ class Element(str, Enum):
     int8 = "int8"
 
 
+class Part(str, Enum):
+    """Values of ``--only``."""
+
+    added = "added"
+    readout = "readout"
+
+
 class UpdateKind(str, Enum):
     """Values of ``--update``."""
 
@@ -207,6 +214,27 @@ def train(
         typer.Option(help="What is kept for validation: every nth block, or the text's end. [default: blocks]"),
     ] = None,
     holdout_fraction: Annotated[float | None, typer.Option(help="How much of it. [default: 0.1]")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Begin with the trained model in this folder, which is left alone."),
+    ] = None,
+    add_tables: Annotated[
+        int | None, typer.Option(min=1, max=2**15, help="With --from: so many tables more for every layer.")
+    ] = None,
+    add_comparisons: Annotated[
+        int | None, typer.Option(min=1, max=16, help="With --from: so many comparisons more for every table.")
+    ] = None,
+    only: Annotated[
+        Part | None, typer.Option(help="With --from: train the added tables, or the readout, and keep the rest.")
+    ] = None,
+    rewire: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**31 - 1,
+            help="Every so many steps, replace the comparisons that tell least. [default: never]",
+        ),
+    ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.01, help="Training time between two checkpoints.")] = 30.0,
     out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
     resume: Annotated[
@@ -225,6 +253,9 @@ def train(
     A variant: `polychron train book.txt --hash bins --preset tiny`; all but the defaults run in PyTorch, slower.
 
     Ctrl-C saves and stops; `polychron train --resume --out runs/book` goes on.
+
+    Fine-tuning: `polychron train other.txt --from runs/book --add-tables 16 --only added` teaches a copy of a trained
+    model another text, in new tables beside the old ones.
     """
     from polychron.cli.train import Settings, run_train
 
@@ -249,6 +280,11 @@ def train(
         tables=_value(tables),
         holdout=_value(holdout),
         holdout_fraction=holdout_fraction,
+        start=None if start is None else str(start),
+        add_tables=add_tables,
+        add_comparisons=add_comparisons,
+        only=_value(only),
+        rewire=rewire,
     )
     with quiet_when_nobody_reads():
         code = run_train(
@@ -349,6 +385,9 @@ def train_classifier(
         Augmentation | None, typer.Option(help="How images are moved about. [default: what suits the data]")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Count in one pass instead (random ferns): a readout, no gradients.")
+    ] = False,
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
     resume: Annotated[
@@ -380,6 +419,7 @@ def train_classifier(
         "anchors": _value(anchors),
         "augment": _value(augment),
         "seed": seed,
+        "counts": counts or None,
     }
     with quiet_when_nobody_reads():
         raise typer.Exit(run_train_classifier(data, settings, out=out, resume=resume, threads=threads, json=json))
@@ -438,6 +478,41 @@ def cost(
             plot=plot,
             json=json,
         )
+
+
+@app.command()
+def inspect(
+    directory: Directory,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="A file or folder; for a classifier, what train-classifier takes. Without it: what was held out.",
+        ),
+    ] = None,
+    n_bytes: Annotated[
+        int, typer.Option("--bytes", min=2, max=2**24, help="Read so much of the text, or so many examples at most.")
+    ] = 65536,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write a report with pictures, one file.")
+    ] = None,
+    spikes: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What the report draws as spikes. [default: the text's beginning]"),
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Show how a model's tables are used: rows read, entropy, near ties, comparisons that tell nothing.
+
+    Example: `polychron inspect runs/book --html book.html --spikes "It was a truth"`
+
+    Reads models in float32, int8 and bfloat16, and classifiers.
+    """
+    from polychron.cli.inspect import run_inspect
+
+    with quiet_when_nobody_reads():
+        run_inspect(directory, data, n_inputs=n_bytes, page=page, spikes=spikes, threads=threads, json=json)
 
 
 @app.command()

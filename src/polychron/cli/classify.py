@@ -21,6 +21,7 @@ from polychron.models.deep import DeepConfig, classifier_preset, deep_config_fro
 from polychron.models.variants import with_variant
 from polychron.training.checkpoint import CheckpointWriter
 from polychron.training.classify import (
+    ClassifierCheckpoint,
     ClassifierEvent,
     ClassifierFinished,
     ClassifierRecord,
@@ -48,8 +49,8 @@ def run_train_classifier(
 ) -> int:
     """Train and return the exit code: 0, or 128 + the signal that stopped the run.
 
-    ``settings`` holds preset, minutes, steps, batch, rate, seed, optimizer, augment, and the variant's hash, reading,
-    gradient, bins, anchors; None where nothing was given.
+    ``settings`` holds preset, minutes, steps, batch, rate, seed, optimizer, augment, counts, and the variant's hash,
+    reading, gradient, bins, anchors; None where nothing was given.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -89,15 +90,7 @@ def run_classify(directory: Path, data: str | None, *, threads: int | None, json
         torch.set_num_threads(threads)
     checkpoint = open_classifier(directory)
     record = checkpoint.record
-    if data is None:
-        labelled = _recorded_set(record, None)
-    else:
-        labelled = load_labelled(data)
-        if labelled.n_inputs != checkpoint.config.n_pixels or labelled.test_labels.max() >= checkpoint.config.n_classes:
-            raise InputError(
-                f"{labelled.source}: the classifier wants {checkpoint.config.n_pixels} inputs and up to "
-                f"{checkpoint.config.n_classes} classes; got {labelled.n_inputs} and {len(labelled.class_names)}"
-            )
+    labelled = load_test_set(checkpoint, data)
     names = tuple(record.data.class_names)
     score = score_classifier(checkpoint.load_model(), labelled.test_inputs, labelled.test_labels, len(names))
     if json:
@@ -125,6 +118,23 @@ def score_integers(directory: Path, integers: IntegerClassifier) -> dict[str, An
     }
 
 
+def load_test_set(checkpoint: ClassifierCheckpoint, data: str | None) -> LabelledSet:
+    """What a classifier learnt from, or other data that it can read.
+
+    Raises:
+        InputError: it is not there, has changed, or is of another size.
+    """
+    if data is None:
+        return _recorded_set(checkpoint.record, None)
+    labelled = load_labelled(data)
+    if labelled.n_inputs != checkpoint.config.n_pixels or labelled.test_labels.max() >= checkpoint.config.n_classes:
+        raise InputError(
+            f"{labelled.source}: the classifier wants {checkpoint.config.n_pixels} inputs and up to "
+            f"{checkpoint.config.n_classes} classes; got {labelled.n_inputs} and {len(labelled.class_names)}"
+        )
+    return labelled
+
+
 def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRecord:
     """The record of a run that has not begun: what was given, and defaults for the rest."""
     if settings["minutes"] is not None and settings["steps"] is not None:
@@ -135,13 +145,21 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
             raise InputError(f"--{name} must be positive and finite; got {value:g}")
     name = settings["preset"] or ("small" if len(labelled.train_labels) >= 20_000 else "tiny")
     preset = classifier_preset(name)
-    config = DeepConfig(
-        n_pixels=labelled.n_inputs, n_classes=len(labelled.class_names), width=labelled.width, **preset.fields
-    )
+    fields = {"n_pixels": labelled.n_inputs, "n_classes": len(labelled.class_names), "width": labelled.width}
+    fields |= preset.fields
+    counts = bool(settings["counts"])
+    if counts:
+        for option in ("minutes", "steps", "batch", "rate", "optimizer", "augment"):
+            if settings[option] is not None:
+                raise InputError(f"--counts reads every example once and has no --{option}: leave it out")
+        settings = {**settings, "steps": 1, "batch": len(labelled.train_labels), "augment": "none"}
+        fields["n_layers"] = 0
     config = with_variant(
-        config, hash=settings["hash"], reading=settings["reading"], gradient=settings["gradient"],
+        DeepConfig(**fields), hash=settings["hash"], reading=settings["reading"], gradient=settings["gradient"],
         n_bins=settings["bins"], anchors=settings["anchors"],
     )  # fmt: skip
+    if counts and not config.is_native:
+        raise InputError("--counts fills the paper's readout: leave --hash, --reading and --gradient out")
     augment = settings["augment"]
     if augment is None:
         augment = ("shift+mirror" if labelled.mirrors else "shift") if labelled.height else "none"
@@ -164,6 +182,7 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
             warmup_steps=preset.warmup_steps,
             optimizer=settings["optimizer"] or "sgd",
             augment=augment,
+            counts=counts,
             steps=settings["steps"],
             seconds=None if settings["steps"] is not None else 60 * minutes,
         ),
@@ -250,6 +269,9 @@ class _View:
             f"deep {record.preset}: {config.n_neurons} neurons, residual layers: {config.n_layers}, "
             f"{config.n_parameters():,} parameters" + variant_words(config.hash, config.reading, config.gradient),
         )
+        if training.counts:
+            self._say("counting", f"every example once, seed {training.seed}, {torch.get_num_threads()} threads")
+            return
         self._say(
             "training",
             f"{training.optimizer}, rate {training.rate:g}, {training.batch} examples a step, augment "

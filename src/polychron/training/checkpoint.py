@@ -105,8 +105,21 @@ class BudgetedSection(Section):
         return Schedule(peak=self.rate, warmup_steps=self.warmup_steps)
 
 
+class StartRecord(Section):
+    """The checkpoint that a run began from, and what its model was given: tables a layer, comparisons a table."""
+
+    path: Annotated[str, Field(max_length=8192)]
+    step: _Count
+    add_tables: Annotated[int, Field(ge=0, lt=2**16)] = 0
+    add_comparisons: Annotated[int, Field(ge=0, lt=2**16)] = 0
+
+
 class TrainingRecord(BudgetedSection):
-    """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None."""
+    """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None.
+
+    ``only`` names what is trained: the tables that a run added to what it began from, or the readout; None: all.
+    ``rewire``: after so many steps each the least telling comparisons are replaced; None: never.
+    """
 
     seed: _Count
     batch: Annotated[int, Field(ge=1, lt=2**31)]
@@ -117,6 +130,8 @@ class TrainingRecord(BudgetedSection):
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]
+    only: Literal["added", "readout"] | None = None
+    rewire: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     steps: Annotated[int, Field(ge=1, lt=2**63)] | None
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 
@@ -157,7 +172,10 @@ class QuantizationRecord(Section):
 
 
 class Record(Section):
-    """All of a language model's ``config.json``; ``quantization`` is None for one as it was trained, in float32."""
+    """All of a language model's ``config.json``.
+
+    ``quantization`` is None for a model as it was trained, in float32; ``start`` for one that was trained from nothing.
+    """
 
     TASK: ClassVar[str] = LANGUAGE_MODEL
     format: Literal["polychron"] = FORMAT
@@ -170,7 +188,14 @@ class Record(Section):
     position: PositionRecord = PositionRecord()
     metrics: MetricsRecord = MetricsRecord()
     quantization: QuantizationRecord | None = None
+    start: StartRecord | None = None
     weights: WeightsRecord | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _only_what_is_there(self) -> Record:
+        if self.training.only == "added" and not (self.start and self.start.add_tables):
+            raise ValueError("training only added tables needs a start with add_tables")
+        return self
 
 
 class CheckpointWriter:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from polychron.training.checkpoint import (
     checkpoint_tensors,
     open_weights,
 )
+from polychron.training.counting import count_classifier
 from polychron.training.loop import CheckpointReport, Interrupted, StepReport, train_steps
 
 _SCORED_AT_ONCE = 1000
@@ -51,7 +53,10 @@ class DataRecord(Section):
 
 
 class ClassifierTrainingRecord(BudgetedSection):
-    """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None."""
+    """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None.
+
+    ``counts``: the readout is counted in one pass, the run's only step, and nothing is learnt by gradients.
+    """
 
     seed: _Count
     batch: Annotated[int, Field(ge=1, lt=2**31)]
@@ -59,6 +64,7 @@ class ClassifierTrainingRecord(BudgetedSection):
     warmup_steps: _Count
     optimizer: Literal["sgd", "adagrad"]
     augment: Literal["none", "shift", "shift+mirror"]
+    counts: bool = False
     steps: Annotated[int, Field(ge=1, lt=2**63)] | None
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 
@@ -265,6 +271,33 @@ class ClassifierRun:
         if self.record.position.step == 0:
             yield self._save()
         training, position = self.record.training, self.record.position
+        if training.counts:
+            if position.step == 0:
+                self._count()
+        else:
+            yield from self._train(should_stop)
+        yield self._save()
+        position = self.record.position
+        if training.budget.progress(position.step, position.seconds) < 1 or should_stop():
+            yield Interrupted(position.step)
+            return
+        labelled = self.labelled
+        score = score_classifier(self.model, labelled.test_inputs, labelled.test_labels, len(labelled.class_names))
+        measured = {"test_nats": score.nats, "test_correct": score.n_correct}
+        self._note(metrics=self.record.metrics.model_copy(update=measured))
+        yield self._save()
+        yield ClassifierFinished(position.step, position.seconds, position.step * training.batch, score)
+
+    def _count(self) -> None:
+        """The pass of a run that counts."""
+        began = time.perf_counter()
+        _, nats = count_classifier(self.model, self.labelled, self.record.training.seed)
+        seconds = time.perf_counter() - began
+        self._note(position=PositionRecord(step=1, seconds=seconds), metrics=ClassifierMetrics(train_nats=nats))
+
+    def _train(self, should_stop: Callable[[], bool]) -> Iterator[ClassifierEvent]:
+        """The steps of a run, with checkpoints."""
+        training, position = self.record.training, self.record.position
         saved = position.seconds
         for report in train_steps(
             self.model, self.batches, self.optimizer, training.schedule, training.budget,
@@ -278,17 +311,6 @@ class ClassifierRun:
             if report.seconds - saved >= self.checkpoint_seconds and report.progress < 1:
                 saved = report.seconds
                 yield self._save()
-        yield self._save()
-        position = self.record.position
-        if training.budget.progress(position.step, position.seconds) < 1 or should_stop():
-            yield Interrupted(position.step)
-            return
-        labelled = self.labelled
-        score = score_classifier(self.model, labelled.test_inputs, labelled.test_labels, len(labelled.class_names))
-        measured = {"test_nats": score.nats, "test_correct": score.n_correct}
-        self._note(metrics=self.record.metrics.model_copy(update=measured))
-        yield self._save()
-        yield ClassifierFinished(position.step, position.seconds, position.step * training.batch, score)
 
     def _note(self, **fields: Any) -> None:
         self.record = self.record.model_copy(update=fields)
