@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from polychron.errors import InputError
-from tests.benchmarks.conftest import TINY
-from twins.training import Settings
-from twins.tuning import DROPOUT, Tuning, tune
+from polychron.twins.training import Settings
+from polychron.twins.tuning import DROPOUT, Tuning, tune
+from tests.twins.conftest import TINY
 
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch):
-    monkeypatch.setattr("twins.tuning.TIMED_SECONDS", 0.03)
+    monkeypatch.setattr("polychron.twins.tuning.TIMED_SECONDS", 0.03)
 
 
 def test_the_best_rate_lies_between_two_that_were_tried(split):

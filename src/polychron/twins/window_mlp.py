@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness import cost
-from harness.cost import Cost
 from polychron.data import Windows
-from twins.twin import Batches, Twin
+from polychron.twins import cost
+from polychron.twins.cost import Cost
+from polychron.twins.twin import Batches, Twin
 
 SCORED_AT_ONCE = 1 << 13  # positions
 

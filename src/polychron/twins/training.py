@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.split import Split
 from polychron.errors import InputError
 from polychron.training.evaluate import spread_sample
-from twins.twin import Batches, Recipe, Twin
+from polychron.twins.split import Split
+from polychron.twins.twin import Batches, Recipe, Twin
 
 WARM_UP = 0.05  # of the budget
 BETAS = (0.9, 0.99)

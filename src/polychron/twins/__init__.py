@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from twins.gru import GRU
-from twins.transformer import Transformer, TransformerSize
-from twins.twin import Recipe, Twin
-from twins.window_mlp import WindowMLP
+from polychron.twins.gru import GRU
+from polychron.twins.transformer import Transformer, TransformerSize
+from polychron.twins.twin import Recipe, Twin
+from polychron.twins.window_mlp import WindowMLP
 
 __all__ = ["RECIPES", "Recipe", "Twin"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, replace
 
-from harness.split import Split
 from polychron.errors import InputError
-from twins.training import Settings, one_step, prepare, train
-from twins.twin import Recipe
+from polychron.twins.split import Split
+from polychron.twins.training import Settings, one_step, prepare, train
+from polychron.twins.twin import Recipe
 
 RATE_STEP = 2.0
 MOST_RATES = 6

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.cost import FLOAT
 from polychron.errors import InputError
-from twins import RECIPES
-from twins.gru import Streams
-from twins.training import Settings, nats_per_byte, one_step, prepare, schedule, train
-from twins.window_mlp import WindowBatches
+from polychron.twins import RECIPES
+from polychron.twins.cost import FLOAT
+from polychron.twins.gru import Streams
+from polychron.twins.training import Settings, nats_per_byte, one_step, prepare, schedule, train
+from polychron.twins.window_mlp import WindowBatches
 
 
 def unigram_entropy(tokens: np.ndarray) -> float:
@@ -33,7 +33,7 @@ def test_each_twin_learns_more_than_letter_frequencies(recipe, split):
 
 
 def test_a_timed_run_counts_what_it_did(recipe, split, monkeypatch):
-    monkeypatch.setattr("twins.training.LOOKS", (0.05, 0.1, 0.15))
+    monkeypatch.setattr("polychron.twins.training.LOOKS", (0.05, 0.1, 0.15))
     trained = train(recipe, Settings(1e-2), split, seconds=0.2, seed=1)
     batches = recipe.build(split.vocabulary.size, 0.0).batches(split.training, recipe.batch, seed=1)
     assert trained.trained_bytes == trained.steps * batches.bytes_per_batch

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from harness.results import Result
-from harness.split import Split
-from twins.training import Settings, train
-from twins.twin import Recipe
+from polychron.twins.split import Split
+from polychron.twins.training import Settings, train
+from polychron.twins.twin import Recipe
 
 # AdamW's, per parameter and step: decay, two running means and their corrections, root, quotient, clipping.
 OPTIMIZER_OPERATIONS = 15

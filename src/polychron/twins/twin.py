@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from harness.cost import Cost
+from polychron.twins.cost import Cost
 
 
 class Batches(Protocol):

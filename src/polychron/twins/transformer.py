@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness import cost
-from harness.cost import Cost
 from polychron.data import Windows
-from twins.scoring import mean_context, score_by_windows
-from twins.twin import Batches, Twin
+from polychron.twins import cost
+from polychron.twins.cost import Cost
+from polychron.twins.scoring import mean_context, score_by_windows
+from polychron.twins.twin import Batches, Twin
 
 FEED_FORWARD = 4  # hidden width of a block's perceptron, in widths
 MIXED_BYTES = 4  # earlier bytes that the convolution adds to a byte's embedding

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.benchmarks.conftest import TINY
-from twins.scoring import mean_context, score_by_windows
+from polychron.twins.scoring import mean_context, score_by_windows
+from tests.twins.conftest import TINY
 
 
 @given(n=st.integers(1, 70), window=st.integers(1, 20))
@@ -63,9 +63,9 @@ def slow_nats(name: str, twin, tokens: torch.Tensor) -> list[float]:
 @pytest.mark.parametrize("n_tokens", [2, 9, 13, 14, 40, 51])
 @pytest.mark.parametrize("name", TINY)
 def test_scores_are_those_of_one_byte_at_a_time(monkeypatch, name: str, n_tokens: int):
-    monkeypatch.setattr("twins.gru.SCORED_AT_ONCE", 17)
-    monkeypatch.setattr("twins.window_mlp.SCORED_AT_ONCE", 17)
-    monkeypatch.setattr("twins.scoring.POSITIONS_AT_ONCE", 30)
+    monkeypatch.setattr("polychron.twins.gru.SCORED_AT_ONCE", 17)
+    monkeypatch.setattr("polychron.twins.window_mlp.SCORED_AT_ONCE", 17)
+    monkeypatch.setattr("polychron.twins.scoring.POSITIONS_AT_ONCE", 30)
     torch.manual_seed(1)
     twin = TINY[name].build(11, 0.5).eval()
     tokens = torch.randint(11, (n_tokens,))
