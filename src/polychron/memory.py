@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polychron.ops import table_pages
 from polychron.ops.dispatch import native
 from polychron.ops.row_layout import row_stride
 
@@ -14,7 +15,7 @@ def zero_tables(n_tables: int, n_rows: int, n_outputs: int) -> Tensor:
 
     Rows are padded in memory (:func:`polychron.ops.row_layout.row_stride`), not in shape: the tensor need not be
     contiguous. All of it is touched at once: a run does not stop for pages later, and memory that is not there is
-    missed now. Without the extension this is ``torch.zeros``.
+    missed now. :func:`polychron.kernel_info` says which pages it got. Without the extension this is ``torch.zeros``.
 
     Raises:
         MemoryError: the system has no room for it.
@@ -26,4 +27,6 @@ def zero_tables(n_tables: int, n_rows: int, n_outputs: int) -> Tensor:
     if native is None:
         return torch.zeros(n_tables, n_rows, n_outputs)
     shape = [n_tables, n_rows, row_stride(n_outputs)]
-    return torch.from_numpy(native.allocate_tables(shape, torch.get_num_threads()))[..., :n_outputs]
+    memory = native.allocate_tables(shape, torch.get_num_threads())
+    table_pages.remember(memory)
+    return torch.from_numpy(memory)[..., :n_outputs]

@@ -86,14 +86,18 @@ class LookupTables(RowLayer):
         kept = self._draw_kept()
         if kept is not None:
             return self._read_some(x, history, kept)
+        held = self._buffers  # attributes that a module holds this way take a search each
         return lookup(
-            x, self.synaptic_vectors, self.anchors, self.delays, history=history, residual=self.residual,
-            **self._options(),
+            x, self.synaptic_vectors, held["anchors"], held["delays"], history=history,
+            residual=self.residual, gradient=self.gradient, update=self.update,
         )  # fmt: skip
 
     def _draw_kept(self) -> Tensor | None:
         """The tables of this training step, where its update drops some."""
-        return self.update.draw_kept(self.n_tables) if self.training and self.update is not None else None
+        update = self.update
+        if update is None or not update.drop or not self.training:
+            return None
+        return update.draw_kept(self.n_tables)
 
     def _read_some(self, x: Tensor, history: Tensor | None, kept: Tensor) -> Tensor:
         r"""[x +] n_tables / m times the sum over the m kept tables: table by table, so that each updates in place.
