@@ -8,6 +8,7 @@
 #include "chain_binding.hpp"
 #include "dispatch.hpp"
 #include "lookup.hpp"
+#include "lookup_layer_binding.hpp"
 #include "memory.hpp"
 #include "pair_lookup.hpp"
 #include "probe_binding.hpp"
@@ -313,6 +314,7 @@ nb::object py_allocate_tables(const std::vector<size_t>& shape, int n_threads, b
 NB_MODULE(_native, m) {
   m.doc() = "Native kernels of polychron. Private: use polychron.ops.";
   bind_chain(m);
+  bind_lookup_layer(m);
   bind_probe(m);
   m.def("available_kernels", &available_kernels);
   m.def("use_kernels", &use_kernels, nb::arg("name"));

@@ -9,6 +9,7 @@ namespace {
 
 // One pass of at most 11 bits: its 2,048 counters stay in the first-level cache.
 constexpr int kDigitBits = 11;
+constexpr int64_t kFew = 24;  // readings that are sorted by insertion: the counters of a pass take longer
 
 template <class T> void at_least(std::vector<T>& v, int64_t size) {
   if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size));
@@ -38,14 +39,24 @@ RowGroups RowSorter::sort(const int32_t* row, int64_t n_readings, int64_t n_rows
   const int n_passes = (bits + kDigitBits - 1) / kDigitBits;
   const int digit = (bits + n_passes - 1) / n_passes;
   const int32_t* from = nullptr;
-  for (int pass = 0; pass < n_passes; ++pass) {
+  if (n_readings <= kFew) {
+    for (int32_t m = 0; m < static_cast<int32_t>(n_readings); ++m) {
+      int32_t k = m;
+      for (; k > 0 && row[order_[static_cast<size_t>(k - 1)]] > row[m]; --k) {
+        order_[static_cast<size_t>(k)] = order_[static_cast<size_t>(k - 1)];
+      }
+      order_[static_cast<size_t>(k)] = m;
+    }
+    from = order_.data();
+  }
+  for (int pass = 0; pass < n_passes && n_readings > kFew; ++pass) {
     int32_t* to = pass % 2 == 0 ? order_.data() : spare_.data();
     counting_pass(row, n_readings, pass * digit, (uint32_t{1} << digit) - 1, from, to);
     from = to;
   }
 
   int64_t n_groups = 0;
-  if (n_passes == 1) {  // counts_ holds where each row's readings end; an empty group is overwritten by the next
+  if (n_passes == 1 && n_readings > kFew) {  // counts_: where each row's readings end; the next overwrites an empty group
     int32_t begin = 0;
     for (int32_t j = 0; j < static_cast<int32_t>(counts_.size()) && begin < n_readings; ++j) {
       const int32_t end = counts_[static_cast<size_t>(j)];

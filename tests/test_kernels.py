@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import polychron
 from polychron.memory import zero_tables
-from polychron.ops import available_kernels, dispatch, lookup, use_kernel
+from polychron.ops import available_kernels, dispatch, lookup, table_pages, use_kernel
 
 
 def test_kernel_info_names_what_runs():
@@ -69,6 +70,55 @@ def test_tables_are_zero_aligned_and_writable(shape):
 
 def test_large_tables_start_on_a_huge_page():
     assert zero_tables(1, 1 << 16, 16).data_ptr() % (1 << 21) == 0
+
+
+def test_kernel_info_counts_the_memory_of_large_tables_and_forgets_it():
+    before = polychron.kernel_info()["table_bytes"]
+    tables = [zero_tables(2, 1 << 15, 16), zero_tables(1, 1 << 16, 16), zero_tables(1, 8, 16)]
+    info = polychron.kernel_info()
+    assert info["table_bytes"] - before == 8 << 20
+    if info["huge_page_bytes"] is not None:
+        assert 0 <= info["huge_page_bytes"] <= info["table_bytes"]
+    del tables
+    assert polychron.kernel_info()["table_bytes"] == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="only Linux tells about pages")
+def test_the_bytes_on_huge_pages_are_those_of_the_system():
+    text = """
+7f0000000000-7f0000800000 rw-p 00000000 00:00 0
+Size:               8192 kB
+AnonHugePages:      8192 kB
+7f0001000000-7f0001400000 rw-p 00000000 00:00 0   [heap]
+AnonHugePages:      2048 kB
+7f0002000000-7f0002400000 rw-p 00000000 00:00 0
+AnonHugePages:      4096 kB
+VmFlags: rd wr mr
+"""
+    blocks = {0x7F0000000000: 4 << 20, 0x7F0001000000: 4 << 20}
+    assert table_pages._huge_bytes(text, blocks) == (4 << 20) + (2 << 20)
+    assert table_pages._huge_bytes(Path("/proc/self/smaps").read_text(), {}) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux lists what is mapped")
+def test_a_step_brings_no_second_openmp_runtime():
+    """Two runtimes would each keep a thread for every core, spinning for work. Ours are plain threads."""
+    code = """
+import re, torch
+from pathlib import Path
+def runtimes():
+    names = (line.split()[-1].rpartition("/")[2] for line in Path("/proc/self/maps").read_text().splitlines())
+    return {name for name in names if re.match(r"lib(g|i|)omp", name)}
+torch.set_num_threads(2)
+(torch.randn(500, 500) @ torch.randn(500, 500)).sum()
+alone = runtimes()
+from polychron.nn import LookupTables
+from polychron.ops import RowUpdate
+layer = LookupTables(16, 16, 64, 6, gradient="fused", update=RowUpdate("sgd"))
+layer(torch.randn(2000, 16, requires_grad=True)).sum().backward()
+assert runtimes() == alone and len(alone) <= 1, (alone, runtimes())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_a_forked_child_computes_too():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polychron.ops import table_pages
 from polychron.ops.dispatch import native
 from polychron.ops.row_layout import row_stride
 
@@ -14,7 +15,7 @@ def zero_tables(n_tables: int, n_rows: int, n_outputs: int, dtype: torch.dtype =
 
     Rows are padded in memory (:func:`polychron.ops.row_layout.row_stride`), not in shape: the tensor need not be
     contiguous. All of it is touched at once: a run does not stop for pages later, and memory that is not there is
-    missed now. Without the extension this is ``torch.zeros``.
+    missed now. :func:`polychron.kernel_info` says which pages it got. Without the extension this is ``torch.zeros``.
 
     Raises:
         MemoryError: the system has no room for it.
@@ -27,4 +28,5 @@ def zero_tables(n_tables: int, n_rows: int, n_outputs: int, dtype: torch.dtype =
         return torch.zeros(n_tables, n_rows, n_outputs, dtype=dtype)
     shape = [n_tables, n_rows, row_stride(n_outputs, dtype.itemsize)]
     memory = native.allocate_tables(shape, torch.get_num_threads(), bfloat16=dtype == torch.bfloat16)
+    table_pages.remember(memory)
     return torch.from_numpy(memory).view(dtype)[..., :n_outputs]

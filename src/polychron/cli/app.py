@@ -623,6 +623,20 @@ def serve(
         )
 
 
+@app.command()
+def info(json: Json = False) -> None:
+    """Say what computes here: kernels, threads, and whether tables get huge pages.
+
+    Example: `polychron info`
+
+    Another set of kernels is forced by the environment: `POLYCHRON_KERNEL=scalar polychron info`.
+    """
+    from polychron.cli.info import run_info
+
+    with quiet_when_nobody_reads():
+        run_info(json=json)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run a command line, as `polychron.cli.main` does, by way of typer."""
 

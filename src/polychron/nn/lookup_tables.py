@@ -90,9 +90,10 @@ class LookupTables(RowLayer):
         kept = self.draw_step()
         if kept is not None:
             return self._read_some(x, history, kept)
+        held = self._buffers  # attributes that a module holds this way take a search each
         return lookup(
-            x, self.synaptic_vectors, self.anchors, self.delays, history=history, residual=self.residual,
-            **self._options(),
+            x, self.synaptic_vectors, held["anchors"], held["delays"], history=history,
+            residual=self.residual, gradient=self.gradient, update=self.update,
         )  # fmt: skip
 
     def _read_some(self, x: Tensor, history: Tensor | None, kept: Tensor) -> Tensor:

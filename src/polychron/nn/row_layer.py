@@ -56,11 +56,12 @@ class RowLayer(nn.Module):
 
     def draw_step(self) -> torch.Tensor | None:
         """What chance decides of a training step: the tables that take part (None: all), and how rows are rounded."""
-        if not self.training or self.update is None:
+        update = self.update
+        if update is None or not self.training:
             return None
-        kept = self.update.draw_kept(self.n_tables) if self.drops_tables else None
-        if self.synaptic_vectors.dtype == torch.bfloat16:
-            self.update.draw_seed()
+        kept = update.draw_kept(self.n_tables) if update.drop and self.drops_tables else None
+        if self.synaptic_vectors.dtype is torch.bfloat16:
+            update.draw_seed()
         return kept
 
     def _options(self) -> dict[str, object]:

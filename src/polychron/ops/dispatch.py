@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import torch
+
+from polychron.ops import table_pages
 
 try:
     from polychron import _native
@@ -24,7 +25,6 @@ except ImportError as error:  # the package works without its extension, only sl
     _missing = str(error)
 
 REFERENCE = "reference"
-_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 _forced_reference = False
 _warned = False
@@ -118,20 +118,25 @@ def run_uncompiled(function: Callable, *arguments: object) -> torch.Tensor:
 
 
 def kernel_info() -> dict[str, object]:
-    """What runs on this machine: kernel, kernels that could be forced, threads, and whether huge pages are granted.
+    """What runs on this machine, and which memory the tables got.
+
+    Returns:
+        ``kernel``: the arithmetic of float32 CPU tensors. ``available``: those that could be forced. ``threads``.
+        ``huge_pages``: the system's setting: ``always``, ``madvise``, ``never`` or ``unknown``. ``table_bytes``: of
+        tables that huge pages were asked for (those of 2 MiB and more, as layers allocate them). ``huge_page_bytes``:
+        how many of these lie on huge pages now; None where the system does not tell.
 
     Example:
         >>> sorted(kernel_info())
-        ['available', 'huge_pages', 'kernel', 'threads']
+        ['available', 'huge_page_bytes', 'huge_pages', 'kernel', 'table_bytes', 'threads']
     """
-    pages = "unknown"
-    if _HUGE_PAGES.is_file():
-        pages = _HUGE_PAGES.read_text().partition("[")[2].partition("]")[0]
     return {
         "kernel": current_kernel(),
         "available": available_kernels(),
         "threads": torch.get_num_threads(),
-        "huge_pages": pages,
+        "huge_pages": table_pages.setting(),
+        "table_bytes": table_pages.asked_bytes(),
+        "huge_page_bytes": table_pages.huge_bytes(),
     }
 
 

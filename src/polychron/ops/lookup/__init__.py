@@ -6,6 +6,7 @@ from torch import Tensor
 
 from polychron.ops import checks
 from polychron.ops.dispatch import run_uncompiled
+from polychron.ops.lookup import direct
 from polychron.ops.lookup.operators import FusedLookup, lookup_operator
 from polychron.ops.row_update import RowUpdate
 
@@ -64,6 +65,9 @@ def lookup(
         >>> lookup(x, tables, anchors)   # bits 1, 0: row 1
         tensor([[2., 3.]])
     """
+    reader = direct.find_reader(x, tables, anchors, delays, history, residual, gradient, update)
+    if reader is not None:
+        return direct.read(reader, x, tables, residual, gradient, update)
     flat = x.dim() == 2
     if flat:
         if delays is not None or history is not None:
@@ -77,6 +81,8 @@ def lookup(
     if residual and tables.shape[2] != x.shape[2]:
         raise ValueError(f"residual needs n_outputs == n = {x.shape[2]}; got tables with {tables.shape[2]} outputs")
     checks.check_gradient(gradient, update, tables)
+    if history is None and direct.can_go_direct(x, tables):
+        direct.remember(anchors, delays, x.shape[2])
     if gradient == "fused":
         y = run_uncompiled(FusedLookup.apply, x, tables, anchors, delays, history, residual, update)
     else:

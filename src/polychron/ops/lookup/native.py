@@ -20,20 +20,28 @@ from polychron.ops.row_update import RowUpdate
 
 def view(tensor: Tensor | None) -> np.ndarray | None:
     """The same memory as the extension takes it; a copy only where the tensor is not contiguous."""
-    return None if tensor is None else tensor.detach().contiguous().numpy()
+    if tensor is None:
+        return None
+    if not tensor.is_contiguous():
+        tensor = tensor.contiguous()
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
 def writable(tensor: Tensor | None) -> np.ndarray | None:
     """The same memory, for the extension to write to; the tensor must be contiguous."""
-    return None if tensor is None else tensor.detach().numpy()
+    if tensor is None:
+        return None
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
 def rows_view(rows: Tensor) -> np.ndarray:
     """The memory of rows (., ., K) as the extension takes it: they may be padded, if evenly; otherwise a copy."""
-    rows = rows.detach()
-    if rows.dtype == torch.bfloat16:  # numpy has no such type: the extension takes its 16 bits
-        rows = rows.view(torch.int16)
-    return (rows if has_even_rows(rows) else rows.contiguous()).numpy()
+    if not has_even_rows(rows):
+        rows = rows.contiguous()
+    if rows.requires_grad:
+        rows = rows.detach()
+    # numpy has no bfloat16: the extension takes its 16 bits.
+    return (rows.view(torch.int16) if rows.dtype == torch.bfloat16 else rows).numpy()
 
 
 def address(x: Tensor, anchors: Tensor, delays: Tensor | None, history: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,13 +61,13 @@ def gather(tables: Tensor, row: Tensor, residual: Tensor | None) -> Tensor:
     return torch.from_numpy(y)
 
 
-def _backward(
+def backward_of(
     tables: Tensor,
-    anchors: Tensor,
-    delays: Tensor | None,
-    row: Tensor,
-    pair: Tensor,
-    u: Tensor,
+    anchors: np.ndarray,
+    delays: np.ndarray | None,
+    row: np.ndarray,
+    pair: np.ndarray,
+    u: np.ndarray,
     v: Tensor,
     n_inputs: int,
     residual: bool,
@@ -67,12 +75,19 @@ def _backward(
     kind: str,
     update: RowUpdate | None = None,
     dense: Tensor | None = None,
-):
+) -> tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
+    """dL/dx, and for kind "sparse" the rows read and their gradients; the others write to ``dense`` or ``tables``."""
     dx = np.empty((*v.shape[:2], n_inputs), dtype=np.float32) if need_dx else None
     sparse = native.lookup_backward(
-        rows_view(tables), view(anchors), view(delays), view(row), view(pair), view(u), rows_view(v), n_inputs,
-        residual, dx, kind, *update_numbers(update), writable(dense), torch.get_num_threads(),
+        rows_view(tables), anchors, delays, row, pair, u, rows_view(v), n_inputs, residual, dx, kind,
+        *update_numbers(update), writable(dense), torch.get_num_threads(),
     )  # fmt: skip
+    return dx, sparse
+
+
+def _backward(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, kind, update=None, dense=None):
+    addresses = (view(anchors), view(delays), view(row), view(pair), view(u))
+    dx, sparse = backward_of(tables, *addresses, v, n_inputs, residual, need_dx, kind, update, dense)
     return torch.from_numpy(dx) if need_dx else torch.empty(0), sparse
 
 

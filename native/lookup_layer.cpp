@@ -1,0 +1,62 @@
+#include "lookup_layer.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "contract.hpp"
+#include "threads.hpp"
+
+namespace polychron {
+namespace {
+
+constexpr int64_t kLanes = 16;
+constexpr int64_t kLargestTask = 1024;
+constexpr int64_t kFloatsWorthWaking = 1 << 15;  // a sleeping thread wakes in the time that so many are added in
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Worker {
+  Buffer<float> scratch;
+  Buffer<int32_t> row;
+};
+
+}  // namespace
+
+void read_layer(const Hasher& hasher, const Latencies& given, const Tables& tables, int64_t n_tables,
+                const float* residual, float* y, const Addresses& keep, int n_threads) {
+  const int64_t n_flat = given.n_sequences * given.n_positions, K = tables.n_outputs, n = given.n_inputs;
+  if (n_flat == 0) return;
+  const Latencies in = hasher.max_delay() == 0 ? one_sequence(given) : given;
+  if (n_flat * n_tables * std::max(K, kLanes) < kFloatsWorthWaking) n_threads = 1;
+  const int64_t chunk =
+      std::clamp(divide_up(divide_up(n_flat, int64_t{n_threads} * 4), kLanes) * kLanes, kLanes, kLargestTask);
+  const int64_t n_tasks = divide_up(n_flat, chunk);
+
+  // Delays reach back into other tasks' positions of a sequence: then rows stand where the whole batch's would.
+  const bool own_rows = !keep.row && hasher.max_delay() == 0;
+  Buffer<int32_t> all_rows(own_rows || keep.row ? 0 : n_tables * n_flat);
+  const Addresses all = keep.row ? keep : Addresses{all_rows.get(), nullptr, nullptr, n_flat};
+  std::vector<Worker> workers;
+  for (int64_t w = 0; w < std::min<int64_t>(n_threads, n_tasks); ++w) {
+    workers.push_back({Buffer<float>(hasher.scratch_floats()), Buffer<int32_t>(own_rows ? n_tables * chunk : 0)});
+    std::fill_n(workers.back().scratch.get(), hasher.scratch_floats(), 0.0f);
+  }
+  parallel_for(n_threads, n_tasks, [&](int64_t task, int w) {
+    const int64_t begin = task * chunk, end = std::min(n_flat, begin + chunk), count = end - begin;
+    Worker& worker = workers[static_cast<size_t>(w)];
+    if (own_rows) {
+      hasher.positions({in.x + begin * n, 1, count, n, nullptr, 0}, 0, count,
+                       {worker.row.get(), nullptr, nullptr, chunk}, worker.scratch.get());
+      kernels().gather_sum({tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, worker.row.get(),
+                            chunk, residual ? residual + begin * K : nullptr, y + begin * K, K},
+                           0, count);
+    } else {
+      hasher.positions(in, begin, end, all, worker.scratch.get());
+      kernels().gather_sum({tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, all.row, n_flat,
+                            residual, y, K},
+                           begin, end);
+    }
+  });
+}
+
+}  // namespace polychron
