@@ -42,6 +42,8 @@ def test_a_language_model_becomes_a_folder_for_transformers(polychron: Command, 
     (result,) = polychron("export", trained, "--to", "hf", "--out", tmp_path / "again", "--json").objects
     assert result["bytes"] == sum(path.stat().st_size for path in (tmp_path / "again").iterdir())
     assert AutoModelForCausalLM.from_pretrained(out).config.vocab_size > 20
+    assert list(Path().iterdir()) == []
+    assert polychron("export", trained, "--to", "hf", "--out", ".").code == 0  # an empty folder may be given
 
 
 def test_a_classifier_becomes_a_folder_for_the_hub(polychron: Command, classifier: Path, tmp_path: Path):  # noqa: F811

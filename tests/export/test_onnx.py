@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from polychron import models, runtime
-from polychron.errors import InputError
+from polychron.errors import InputError, UnsupportedModelError
 from polychron.export.network import read_network
 from polychron.export.onnx_model import export_onnx
 from polychron.models.deep import DeepClassifier, DeepConfig
-from polychron.training import CheckpointWriter, open_checkpoint
+from polychron.training import Checkpoint, CheckpointWriter, open_checkpoint
 from polychron.training.checkpoint import checkpoint_tensors
 from polychron.training.classify import ClassifierRecord, ClassifierTrainingRecord, DataRecord
 
@@ -174,6 +174,21 @@ def test_bad_input_is_one_clear_line(polychron: Command, tmp_path: Path):  # noq
         assert refused.err.startswith("error: ")
         assert refused.err.count("\n") == 1
         assert message in refused.err
+
+
+def test_what_a_graph_would_leave_out_is_refused(tmp_path: Path, monkeypatch):
+    saved = save_model(random_model(MODELS["delay"]), tmp_path / "run")
+    load_tensors = Checkpoint.load_tensors
+    with monkeypatch.context() as patched:
+        more = {"model.layers.0.directions": torch.zeros(1)}
+        patched.setattr(Checkpoint, "load_tensors", lambda self: {**load_tensors(self), **more})
+        with pytest.raises(
+            UnsupportedModelError, match=r"addressed by order, and this model has layers\.0\.directions"
+        ):
+            read_network(saved)
+    monkeypatch.setattr("polychron.export.network._PLAIN", {"anchors": "covering"})
+    with pytest.raises(UnsupportedModelError, match="and this model has anchors random"):
+        read_network(saved)
 
 
 def test_what_no_file_holds_is_refused_before_it_is_made(tmp_path: Path, monkeypatch):

@@ -79,10 +79,11 @@ class Server:
     def wait_for_streams(self, n: int) -> None:
         """Until so many are open; fails after ten seconds."""
         for _ in range(1000):
-            if self.ask("GET", "/health").json["streams"] == n:
+            answer = self.ask("GET", "/health")
+            if answer.status == 200 and answer.json["streams"] == n:
                 return
             time.sleep(0.01)
-        raise AssertionError(f"not {n} streams: {self.ask('GET', '/health').json}")
+        raise AssertionError(f"not {n} streams: {answer.body!r}")
 
     def end(self, signal: int) -> tuple[int, str]:
         """Exit code and standard error."""

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -207,8 +208,7 @@ def test_time_is_limited_in_each_format(hasty: Server):
 
 
 def test_a_client_that_reads_nothing_loses_its_place(hasty: Server):
-    response = hasty.open(bytes=ENDLESS, format="bytes")
-    hasty.wait_for_streams(1)
+    response = hasty.open(bytes=ENDLESS, format="bytes")  # its head is here: it has a place
     hasty.wait_for_streams(0)
     response.close()
 
@@ -282,6 +282,29 @@ def test_a_client_that_reads_nothing_does_not_keep_a_server_from_its_end(serving
     time.sleep(0.5)  # until the connection's buffers are full
     assert server.end(signal.SIGTERM) == (0, "")
     response.close()
+
+
+def test_garbage_hurts_nobody(serving: ServerMaker, folder: Path):
+    server = serving("--streams", 1)
+    random = Random(0)
+    head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    whole = head + b'Content-Length: 30\r\n\r\n{"prompt": "abc", "bytes": 10}'
+    for _ in range(150):
+        message = bytearray(whole)
+        for _ in range(random.choice([1, 3, 30])):
+            message[random.randrange(len(message))] = random.randrange(256)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+            client.sendall(message[: random.choice([len(message), random.randrange(len(message))])])
+    server.wait_for_streams(0)
+    upgrade = server.ask("GET", "/health", Connection="Upgrade", Upgrade="websocket")
+    assert upgrade.status == 200
+    many = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(80)]  # 68 are the limit
+    assert server.ask("GET", "/health").status == 503
+    for client in many:
+        client.close()
+    server.wait_for_streams(0)
+    assert server.generate(prompt="a", bytes=50).json["text"].encode() == written(folder, b"a", 50)
+    assert server.end(signal.SIGTERM) == (0, "")
 
 
 def test_a_port_in_use_is_one_clear_line(server: Server, folder: Path):

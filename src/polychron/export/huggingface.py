@@ -80,7 +80,7 @@ def export_hf(directory: str | os.PathLike[str], out: str | os.PathLike[str]) ->
         _write(target, model.save_pretrained)
         loads_with = "polychron.hub.DeepClassifier"
     else:
-        _write(target, lambda folder: _save_language_model(model, folder, target.name))
+        _write(target, lambda folder: _save_language_model(model, folder, target.absolute().name))
         loads_with = "transformers.AutoModelForCausalLM"
     return ExportedFolder(target, sum(path.stat().st_size for path in target.iterdir()), loads_with)
 
@@ -105,6 +105,7 @@ def _save_language_model(trained, folder: Path, name: str) -> None:
 
 def _write(target: Path, save: Callable[[Path], object]) -> None:
     """Write a folder beside its place, then rename it there."""
+    target = target.absolute()  # "." has a name, too
     temporary = target.with_name(f".{target.name}.writing")
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 
 from polychron.data.vocabulary import Vocabulary
+from polychron.errors import UnsupportedModelError
 from polychron.runtime import load
 from polychron.storage.config_file import LANGUAGE_MODEL, read_config
 from polychron.training.checkpoint import open_checkpoint
 from polychron.training.classify import open_classifier
+
+_PLAIN = {"hash": "order", "reading": "hard"}  # of a configuration that names them
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def read_network(directory: str | os.PathLike[str]) -> Network:
 
     Raises:
         InputError: no checkpoint, or a damaged one.
+        UnsupportedModelError: layers that do more than compare, index, read a row and add.
 
     Example:
         >>> read_network("nowhere")
@@ -105,23 +109,37 @@ def read_network(directory: str | os.PathLike[str]) -> Network:
         load(folder)
     arrays = {name.removeprefix("model."): _array(tensor) for name, tensor in checkpoint.load_tensors().items()}
     layers = (*_hidden_layers(arrays), _lookup(arrays, "readout."))
-    if not is_language_model:
-        return Network(
+    if is_language_model:
+        network = Network(
+            checkpoint.config.kind,
+            "float32" if quantization is None else quantization.precision,
+            layers,
+            embedding=arrays.pop("embedding.latencies"),
+            vocabulary=checkpoint.vocabulary,
+            logit_bits=(quantization and quantization.logit_bits) or 0,
+        )
+    else:
+        network = Network(
             "deep",
             "float32",
             layers,
             n_pixels=checkpoint.config.n_pixels,
-            references=arrays["references"],
+            references=arrays.pop("references"),
             class_names=tuple(checkpoint.record.data.class_names),
         )
-    return Network(
-        checkpoint.config.kind,
-        "float32" if quantization is None else quantization.precision,
-        layers,
-        embedding=arrays["embedding.latencies"],
-        vocabulary=checkpoint.vocabulary,
-        logit_bits=(quantization and quantization.logit_bits) or 0,
-    )
+    _require_plain(folder, checkpoint.record.model, arrays)
+    return network
+
+
+def _require_plain(folder: Path, model: dict[str, Any], unread: dict[str, np.ndarray]) -> None:
+    """What would be left out of the sums is refused: another hash or reading, tensors that no layer here has."""
+    other = [f"{name} {model[name]}" for name, usual in _PLAIN.items() if model.get(name, usual) != usual]
+    other += sorted(unread)
+    if other:
+        raise UnsupportedModelError(
+            f"{folder} cannot be exported: a layer there reads one row a table, addressed by order, and this model has "
+            f"{', '.join(other)}"
+        )
 
 
 def _hidden_layers(arrays: dict[str, np.ndarray]) -> list[TableLayer]:
@@ -142,21 +160,21 @@ def _hidden_layers(arrays: dict[str, np.ndarray]) -> list[TableLayer]:
 
 def _lookup(arrays: dict[str, np.ndarray], prefix: str) -> TableLayer:
     return TableLayer(
-        rows=arrays[prefix + "synaptic_vectors"],
-        anchors=arrays[prefix + "anchors"],
-        delays=arrays.get(prefix + "delays"),
-        shifts=arrays.get(prefix + "shifts"),
+        rows=arrays.pop(prefix + "synaptic_vectors"),
+        anchors=arrays.pop(prefix + "anchors"),
+        delays=arrays.pop(prefix + "delays", None),
+        shifts=arrays.pop(prefix + "shifts", None),
     )
 
 
 def _attention(arrays: dict[str, np.ndarray], prefix: str) -> TableLayer:
-    position_code = arrays[prefix + "position_code"]
+    position_code, anchors = arrays.pop(prefix + "position_code"), arrays.pop(prefix + "anchors")
     n_code = position_code.shape[2]
     return TableLayer(
-        rows=arrays[prefix + "synaptic_vectors"],
-        anchors=arrays[prefix + "anchors"],
-        shifts=arrays.get(prefix + "shifts"),
-        key_anchors=arrays.get(prefix + "key_anchors", arrays[prefix + "anchors"]),
+        rows=arrays.pop(prefix + "synaptic_vectors"),
+        anchors=anchors,
+        shifts=arrays.pop(prefix + "shifts", None),
+        key_anchors=arrays.pop(prefix + "key_anchors", anchors),
         code=((position_code > 0).astype(np.int64) << np.arange(n_code)).sum(axis=2),
         n_code=n_code,
     )

@@ -1,6 +1,6 @@
 """What a batch of texts must remember between two calls: the models' own states, which do not grow."""
 
-# B sequence, T position, K vocabulary
+# B sequence, T position, I table, K vocabulary
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polychron.models import LanguageModel, TransformerLM
+from polychron.models import LanguageModel
 
 
 @dataclass
@@ -35,7 +35,6 @@ class StateCache:
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        self._axis = 1 if isinstance(model, TransformerLM) else 0  # of the sequences, in a state's tensors
         self._groups: list[_Group] = []
         self._length = 0
 
@@ -95,7 +94,10 @@ class StateCache:
     def _picked(self, state: Any, at: Tensor) -> Any:
         if isinstance(state, list):
             return [self._picked(part, at) for part in state]
-        return None if state is None else state.index_select(self._axis, at.to(state.device))
+        if state is None:
+            return None
+        axis = 0 if state.is_floating_point() else 1  # latencies (B, ...) or rows (I, B, ...)
+        return state.index_select(axis, at.to(state.device))
 
 
 def _count_bytes(state: Any) -> int:

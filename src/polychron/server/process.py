@@ -109,7 +109,16 @@ class _Server(uvicorn.Server):
         self._writer.stopping = True
 
 
+_EXPECTED = (
+    "ASGI callable returned without completing response",  # a text that ends early
+    "Cancel ",  # a request that outlasts the server
+    "Invalid HTTP request received",
+    "Unsupported upgrade request",
+    "No supported WebSocket library",
+    "Exceeded concurrency limit",
+)
+
+
 def _is_unexpected(record: logging.LogRecord) -> bool:
-    """Responses that end early do so on purpose, and so do requests that outlast a server."""
-    text = record.getMessage()
-    return not text.startswith(("ASGI callable returned without completing response", "Cancel "))
+    """What clients do wrong, and what the server does on purpose, is no news."""
+    return not record.getMessage().startswith(_EXPECTED)
