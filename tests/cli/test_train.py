@@ -180,7 +180,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(polychron: Comman
         ([tmp_path / "short"], "is too short: it has 9 bytes and at least 1,024 are needed"),
         ([tmp_path / "zeros"], "one byte value only (0)"),
         (["/dev/null"], "neither a file nor a folder"),
-        ([text, "--preset", "gigantic"], "must be one of micro, tiny, small, base; got 'gigantic'"),
+        ([text, "--preset", "gigantic"], "must be one of micro, tiny, small, medium, base; got 'gigantic'"),
         ([text, "--model", "oracle"], "--model"),
         ([text, "--length", 10**6], "takes 1000001 bytes in a row"),
         ([text, "--length", 0], "--length"),

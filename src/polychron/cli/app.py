@@ -165,7 +165,10 @@ def train(
         ),
     ] = None,
     model: Annotated[ModelKind | None, typer.Option(help="The network. [default: delay]")] = None,
-    preset: Annotated[str | None, typer.Option(help="Its size; a wrong one is answered with those there are.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Its size; a wrong one is answered with those there are. [default: what suits --minutes]"),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")] = None,
     steps: Annotated[
         int | None,

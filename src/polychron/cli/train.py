@@ -119,7 +119,7 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
     start = _start(settings)
     if start is None:
         kind = settings.model or _DEFAULT_MODEL
-        preset = settings.preset or models.DEFAULT_PRESETS[kind]
+        preset = settings.preset or models.default_preset(kind, _or(settings.minutes, 1.0))
     else:
         kind, preset = start.record.model["kind"], start.record.preset
     if settings.minutes is not None and settings.steps is not None:

@@ -40,6 +40,9 @@ def with_variant(config: TableConfig, **options: Any) -> TableConfig:
         for name in _COMPARISONS:
             if hasattr(config, name):
                 given[name] = _comparisons_for(n_bins, 1 << getattr(config, name))
+    others = {"hash", "reading", "gradient"} & given.keys()
+    if "table_type" not in given and others:  # variants have tables of float32 only
+        given["table_type"] = "float32"
     return dataclasses.replace(config, **given)
 
 
