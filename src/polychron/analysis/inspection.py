@@ -129,7 +129,7 @@ class _Count:
         self.u += np.bincount(np.searchsorted(U_EDGES, size, side="right"), minlength=len(self.u))
 
     def usage(self, name: str, layer: RowLayer, bits: tuple[str, ...], n_equal: int) -> LayerUsage:
-        tables = layer.synaptic_vectors.detach().numpy()
+        tables = layer.synaptic_vectors.detach().float().numpy()
         explained = np.stack([explained_by(*pair) for pair in zip(self.visits, tables, strict=True)])
         return LayerUsage(name, self.visits, bits, explained, n_equal, self.u, self.n_ties)
 
