@@ -237,7 +237,7 @@ def test_an_old_run_that_was_killed_before_its_validation_is_completed(polychron
 
 
 def test_tables_are_left_out_where_the_text_is_read_many_times(polychron: Command, text: Path):
-    """29,520 bytes, 128 a step: 2,200 steps read the training part 10.6 times; twelve times would leave out a twentieth."""
+    """29,520 bytes, 128 a step: 2,200 steps read the training part 10.6 times, twelve would leave out a twentieth."""
 
     def drop(*options: object) -> float:
         folder = Path(f"run-{len(list(Path().iterdir()))}")

@@ -310,6 +310,13 @@ def evaluate(
         Path | None,
         typer.Argument(metavar="TEXT", help="A file or folder. Without it: what was held out from training."),
     ] = None,
+    adapt: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Go on learning from the text, each part after it was scored, at this rate; 0.02 is usual.",
+        ),
+    ] = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -318,11 +325,13 @@ def evaluate(
     Example: `polychron evaluate runs/book other.txt`
 
     Every byte after the first is scored exactly once, with as much context as the model can use.
+
+    Dynamic evaluation: `polychron evaluate runs/book other.txt --adapt 0.02`; the checkpoint stays as it is.
     """
     from polychron.cli.evaluate import run_evaluate
 
     with quiet_when_nobody_reads():
-        run_evaluate(directory, text, threads=threads, json=json)
+        run_evaluate(directory, text, adapt=adapt, threads=threads, json=json)
 
 
 @app.command()
