@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
+from polychron.errors import InputError
 
 app = typer.Typer(
     name="polychron",
@@ -50,6 +51,7 @@ class ExportKind(str, Enum):
     """Values of ``export --to``."""
 
     c = "c"
+    web = "web"
 
 
 class Precision(str, Enum):
@@ -368,11 +370,13 @@ def quantize(
 def export(
     directory: Directory,
     out: Annotated[Path, typer.Option(help="Path of the files, without their suffix.", show_default=False)],
-    to: Annotated[ExportKind, typer.Option(help="What to write: two files of C99.")] = ExportKind.c,
+    to: Annotated[
+        ExportKind, typer.Option(help="What to write: two files of C99, or a page for browsers.")
+    ] = ExportKind.c,
     tables: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Tables into a file that C is given a pointer to.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
+    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later, a page can.")] = 0.8,
     json: Json = False,
 ) -> None:
     """Write a language model or a classifier as C that neither multiplies nor divides, for any machine with a compiler.
@@ -381,11 +385,19 @@ def export(
 
     Example: `polychron export runs/digits-deep-tiny-1 --to c --out digits --tables digits.tables`
 
+    Example: `polychron export runs/book --to web --out book.html`
+
     A model in float32 becomes int8 on the way; `polychron quantize` says what that costs, and a classifier's export.
+    The page runs the C as WebAssembly, from disk, without a server; to make it takes clang and wasm-ld.
     """
-    from polychron.cli.export import run_export
+    from polychron.cli.export import run_export, run_export_web
 
     with quiet_when_nobody_reads():
+        if to is ExportKind.web:
+            if tables is not None:
+                raise InputError("--tables is for C: a page has its tables in it")
+            run_export_web(directory, out=out, temperature=temperature, json=json)
+            return
         run_export(directory, out=out, tables=tables, temperature=temperature, json=json)
 
 
