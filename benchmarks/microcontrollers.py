@@ -7,10 +7,11 @@ The first trains a classifier of tables for a small flash, and perceptrons from 
 has some is as accurate on the test part in int8. The second takes a checkpoint of a language model (``--preset micro``
 fits 256 KB) and trains a perceptron over the last eight bytes; while that has the higher loss, the comparison flatters
 the perceptron. Both are compiled with the same options; the answers of every board are compared with numpy's. Needs
-gcc-arm-none-eabi, gcc-riscv64-unknown-elf, qemu-system-arm and qemu-system-misc (Debian's names); boards whose programs
-are missing are left out, and named.
+gcc-arm-none-eabi, gcc-riscv64-unknown-elf, qemu-system-arm and qemu-system-misc, for AVR gcc-avr, avr-libc and simavr
+(Debian's names); boards whose programs are missing, or whose memory is too small, are left out, and named.
 
-qemu counts instructions, not cycles: a multiplication of a Cortex-M0 that takes 32 cycles counts as one.
+qemu counts instructions, not cycles: a multiplication of a Cortex-M0 that takes 32 cycles counts as one. simavr counts
+cycles.
 """
 
 from __future__ import annotations
@@ -165,9 +166,10 @@ def table(rows: list[dict[str, object]]) -> str:
     ours = {row["board"]: row["instructions"] for row in rows if row["network"] == "tables"}
     for row in sorted(rows, key=lambda row: list(BOARDS).index(row["board"])):
         name = row["network"] if row["network"] == "tables" else f"{row['network']}, {row['work']}"
+        unit = "" if BOARDS[row["board"]].unit == "instructions" else f", {BOARDS[row['board']].unit}"
         lines.append(
-            f"| {row['board']} | {name} | {row['quality']} | {row['instructions']:,.0f} | {row['flash_bytes']:,} | "
-            f"{row['ram_bytes']:,} | {row['stack_bytes']:,} | {row['instructions'] / ours[row['board']]:.1f} |"
+            f"| {row['board']}{unit} | {name} | {row['quality']} | {row['instructions']:,.0f} | "
+            f"{row['flash_bytes']:,} | {row['ram_bytes']:,} | {row['stack_bytes']:,} | {row['instructions'] / ours[row['board']]:.1f} |"
         )
     return "\n".join(lines)
 
@@ -180,7 +182,7 @@ def main() -> None:
     classifier.add_argument("--tables", type=int, default=96)
     classifier.add_argument("--comparisons", type=int, default=5)
     classifier.add_argument("--steps", type=int, default=1500)
-    classifier.add_argument("--examples", type=int, default=100)
+    classifier.add_argument("--examples", type=int, default=40)
     classifier.add_argument("--dense-steps", type=int, default=1500)
     text = commands.add_parser("text")
     text.add_argument("directory", type=Path)
