@@ -118,7 +118,8 @@ def test_int8_is_near_the_float_model():
     inputs = random_inputs(300, 30)
     exact = model(brightness(inputs)).detach().numpy()
     small = quantize_classifier(model, tuple("abcdef"))
-    assert np.abs(small.logits(inputs) * 2.0**-small.logit_bits - exact).max() < 0.05 < exact.std()
+    difference = small.logits(inputs) * 2.0**-small.logit_bits - exact
+    assert difference.std() < 0.03 * exact.std()
 
 
 @pytest.fixture(scope="module")
