@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
+from polychron.errors import InputError
 
 app = typer.Typer(
     name="polychron",
@@ -52,6 +53,7 @@ class ExportKind(str, Enum):
     c = "c"
     hf = "hf"
     onnx = "onnx"
+    web = "web"
 
 
 class Precision(str, Enum):
@@ -553,16 +555,20 @@ def quantize(
 def export(
     directory: Directory,
     out: Annotated[
-        Path, typer.Option(help="Path: without suffix for c, a folder for hf, a file for onnx.", show_default=False)
+        Path,
+        typer.Option(help="Path: without suffix for c, a folder for hf, a file for onnx and web.", show_default=False),
     ],
     to: Annotated[
         ExportKind,
-        typer.Option(help="What to write: two files of C99, a folder for Hugging Face's libraries, or an ONNX file."),
+        typer.Option(
+            help="What to write: two files of C99, a page for browsers, a folder for Hugging Face's libraries, or an "
+            "ONNX file."
+        ),
     ] = ExportKind.c,
     tables: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of c: tables into a file that C is given a pointer to.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
+    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later, a page can.")] = 0.8,
     json: Json = False,
 ) -> None:
     """Write a model as C that neither multiplies nor divides, or for another library.
@@ -571,25 +577,31 @@ def export(
 
     Example: `polychron export runs/digits-deep-tiny-1 --to c --out digits --tables digits.tables`
 
-    A model in float32 becomes int8 C; `polychron quantize` says what that costs, and a classifier's export.
+    Example: `polychron export runs/book --to web --out book.html`
+
+    A model in float32 becomes int8 C; `polychron quantize` says what that costs, and a classifier's export. The page
+    runs the C as WebAssembly, from disk, without a server; to make it takes clang and wasm-ld.
 
     `polychron export runs/book --to hf --out book-hf`: then `AutoModelForCausalLM.from_pretrained("book-hf")`.
 
     `polychron export runs/book --to onnx --out book.onnx`: tokens in, logits of every position out.
     """
-    if to is not ExportKind.c:
-        if tables is not None:
-            from polychron.errors import InputError
+    if tables is not None and to is not ExportKind.c:
+        from polychron.errors import InputError
 
-            raise InputError(f"--tables is an option of --to c; the export is {to.value}")
+        raise InputError(f"--tables is an option of --to c; the export is {to.value}")
+    if to in (ExportKind.hf, ExportKind.onnx):
         from polychron.cli.export_formats import run_export_hf, run_export_onnx
 
         with quiet_when_nobody_reads():
             (run_export_hf if to is ExportKind.hf else run_export_onnx)(directory, out=out, json=json)
         return
-    from polychron.cli.export import run_export
+    from polychron.cli.export import run_export, run_export_web
 
     with quiet_when_nobody_reads():
+        if to is ExportKind.web:
+            run_export_web(directory, out=out, temperature=temperature, json=json)
+            return
         run_export(directory, out=out, tables=tables, temperature=temperature, json=json)
 
 
