@@ -55,11 +55,12 @@ _MOST_DOTS = 3000
 
 @dataclass(frozen=True)
 class Raster:
-    """Latencies to draw: ``latencies`` (T, n) of the positions or examples that ``labels`` name."""
+    """Latencies to draw: ``latencies`` (T, n) of the positions or examples that ``labels`` name, and which neurons."""
 
     title: str
     latencies: np.ndarray
     labels: tuple[str, ...]
+    neurons: tuple[int, ...]
 
 
 def write_report(
@@ -103,11 +104,11 @@ def render_report(title: str, facts: Sequence[str], usages: Sequence[LayerUsage]
         f"less than {TELLING_SHARE:.0%} of the variance of the rows read.</p>"
     ]
     for raster in rasters:
-        drawn = spike_raster(raster.latencies, raster.labels, raster.title)
+        drawn = spike_raster(raster.latencies, raster.labels, raster.neurons, raster.title)
         body.append(
             f'<figure class="wide"><figcaption>{html.escape(raster.title)} <span><i class="key" '
-            'style="background:var(--accent)"></i>before the centre of the window<i class="key" '
-            'style="background:var(--second)"></i>after it</span></figcaption>'
+            'style="background:var(--accent)"></i>in the first half of the window<i class="key" '
+            'style="background:var(--second)"></i>in the second</span></figcaption>'
             f'<div class="scroll">{drawn}</div></figure>'
         )
     for usage in usages:

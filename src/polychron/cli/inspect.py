@@ -51,7 +51,7 @@ def run_inspect(
     usages = inspect_model(model, inputs)
     if page is not None:
         rasters = [
-            Raster(f"Spikes that {name} compares", _some_neurons(x.flatten(0, 1).numpy()), labels)
+            _raster(f"Spikes that {name} compares", x.flatten(0, 1).numpy(), labels)
             for name, x in compared_latencies(model, shown)
         ]
         write_report(page, f"{directory.resolve().name}: how its tables are used", facts, usages, rasters)
@@ -171,7 +171,8 @@ def _classifier(
     return model, brightness(inputs), facts, brightness(inputs[: len(labels)]), labels
 
 
-def _some_neurons(latencies: np.ndarray) -> np.ndarray:
-    """(T, n) with at most so many neurons as a picture has lines for, evenly spread."""
+def _raster(title: str, latencies: np.ndarray, labels: tuple[str, ...]) -> Raster:
+    """Latencies (T, n) of at most so many neurons as a picture has lines for, evenly spread."""
     n = latencies.shape[1]
-    return latencies[:, np.linspace(0, n - 1, min(n, _RASTER_NEURONS)).astype(int)]
+    neurons = np.linspace(0, n - 1, min(n, _RASTER_NEURONS)).astype(int)
+    return Raster(title, latencies[:, neurons], labels, tuple(neurons.tolist()))
