@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from polychron.analysis.drawing import Axes, heat_map, spike_raster
+from polychron.analysis.files import written_beside
 from polychron.analysis.usage import CONSTANT_SHARE, CORRELATED, NEAR_TIES, TELLING_SHARE, U_EDGES, LayerUsage
-from polychron.errors import InputError
 
 _STYLE = """
 :root { color-scheme: light dark; --surface: #fbfbf9; --panel: #ffffff; --ink: #1d1f23; --muted: #6a6f78;
@@ -79,15 +77,8 @@ def write_report(
         InputError: the file cannot be written.
     """
     text = render_report(title, facts, usages, rasters)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
+    with written_beside(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
 
 
 def render_report(title: str, facts: Sequence[str], usages: Sequence[LayerUsage], rasters: Sequence[Raster]) -> str:
