@@ -29,6 +29,7 @@ from polychron.training.classify import open_classifier
 _RASTER_POSITIONS = 48
 _RASTER_NEURONS = 64
 _MOST_EXAMPLES = 10_000
+_STRETCH = 512  # positions that a recurrent network reads from a state of 0
 
 
 def run_inspect(
@@ -119,7 +120,11 @@ def _language_model(
         f"step {record.position.step:,}",
         f"read: {text.size:,} bytes of {source}",
     ]
-    return model, _tokens(vocabulary.encode(text)), facts, _tokens(vocabulary.encode(shown)), _letters(shown)
+    tokens = _tokens(vocabulary.encode(text))
+    if record.model["kind"] == "recurrent" and text.size > _STRETCH:  # it takes position after position
+        tokens = tokens[:, : text.size // _STRETCH * _STRETCH].view(-1, _STRETCH)
+        facts[-1] += f", in stretches of {_STRETCH:,}"
+    return model, tokens, facts, _tokens(vocabulary.encode(shown)), _letters(shown)
 
 
 def _tokens(ids: np.ndarray) -> torch.Tensor:
