@@ -75,6 +75,27 @@ class Element(str, Enum):
     int8 = "int8"
 
 
+class ReproducedItem(str, Enum):
+    """Values of ``reproduce ITEM``."""
+
+    table1 = "table1"
+    table2 = "table2"
+    table3 = "table3"
+    table4 = "table4"
+    fig3 = "fig3"
+    fig13 = "fig13"
+    ablation = "ablation"
+    bpc = "bpc"
+    all = "all"
+
+
+class ScaleKind(str, Enum):
+    """Values of ``--scale``."""
+
+    small = "small"
+    full = "full"
+
+
 class UpdateKind(str, Enum):
     """Values of ``--update``."""
 
@@ -422,6 +443,34 @@ def cost(
             plot=plot,
             json=json,
         )
+
+
+@app.command()
+def reproduce(
+    item: Annotated[ReproducedItem, typer.Argument(metavar="ITEM", help="/".join(x.value for x in ReproducedItem))],
+    text: Annotated[
+        Path | None, typer.Option(help="A file or folder to learn. [default: Python's standard library]")
+    ] = None,
+    scale: Annotated[
+        ScaleKind, typer.Option(help="small: minutes; full: the published sizes, on 20 MB of reading.")
+    ] = ScaleKind.small,
+    n_bytes: Annotated[
+        int | None, typer.Option("--bytes", min=1, help="Bytes to train on in every run. [default: the scale's]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from 0 on.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON, Markdown and picture.")] = Path("reproduction"),
+    json: Json = False,
+) -> None:
+    """Measure or recompute a table or figure of the paper, beside the published one, and judge it.
+
+    Example: `polychron reproduce table4`
+
+    Example: `polychron reproduce fig13 --text book.txt --seeds 3 --out reproduction`
+    """
+    from polychron.cli.reproduce import run_reproduce
+
+    with quiet_when_nobody_reads():
+        run_reproduce(item.value, text=text, scale=scale.value, out=out, n_seeds=seeds, n_bytes=n_bytes, json=json)
 
 
 @app.command()
