@@ -13,6 +13,16 @@ from typing import Annotated
 
 import typer
 
+from polychron.cli.choices import (
+    AnchorKind,
+    Bins,
+    Gradient,
+    Hash,
+    Reading,
+    ReproducedItem,
+    ScaleKind,
+    SensoryAnchorKind,
+)
 from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
 from polychron.errors import InputError
 
@@ -100,55 +110,6 @@ class TableType(str, Enum):
     bfloat16 = "bfloat16"
 
 
-class HashKind(str, Enum):
-    """Values of ``--hash``."""
-
-    order = "order"
-    bins = "bins"
-    zero = "zero"
-    hyperplane = "hyperplane"
-
-
-class ReadingKind(str, Enum):
-    """Values of ``--reading``."""
-
-    hard = "hard"
-    soft = "soft"
-    confidence = "confidence"
-
-
-class GradientKind(str, Enum):
-    """Values of ``--gradient``."""
-
-    nearest = "nearest"
-    all = "all"
-    softmax = "softmax"
-    scalar = "scalar"
-
-
-class AnchorKind(str, Enum):
-    """Values of ``train --anchors``."""
-
-    random = "random"
-    covering = "covering"
-
-
-class SensoryAnchorKind(str, Enum):
-    """Values of ``train-classifier --anchors``."""
-
-    sensory = "sensory"
-    random = "random"
-    covering = "covering"
-
-
-Hash = Annotated[HashKind | None, typer.Option(help="How latencies address rows. [default: order]")]
-Reading = Annotated[ReadingKind | None, typer.Option(help="What of the rows is added. [default: hard]")]
-Gradient = Annotated[
-    GradientKind | None, typer.Option(help="What latencies learn from, of the hard reading. [default: nearest]")
-]
-Bins = Annotated[
-    int | None, typer.Option(min=2, max=65_536, help="Bins of a comparison under --hash bins. [default: 3]")
-]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=1024, help="Threads to compute with. No result depends on it."),
@@ -527,6 +488,34 @@ def inspect(
 
     with quiet_when_nobody_reads():
         run_inspect(directory, data, n_inputs=n_bytes, page=page, spikes=spikes, threads=threads, json=json)
+
+
+@app.command()
+def reproduce(
+    item: Annotated[ReproducedItem, typer.Argument(metavar="ITEM", help="/".join(x.value for x in ReproducedItem))],
+    text: Annotated[
+        Path | None, typer.Option(help="A file or folder to learn. [default: Python's standard library]")
+    ] = None,
+    scale: Annotated[
+        ScaleKind, typer.Option(help="small: minutes; full: the published sizes, on 20 MB of reading.")
+    ] = ScaleKind.small,
+    n_bytes: Annotated[
+        int | None, typer.Option("--bytes", min=1, help="Bytes to train on in every run. [default: the scale's]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from 0 on.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON, Markdown and picture.")] = Path("reproduction"),
+    json: Json = False,
+) -> None:
+    """Measure or recompute a table or figure of the paper, beside the published one, and judge it.
+
+    Example: `polychron reproduce table4`
+
+    Example: `polychron reproduce fig13 --text book.txt --seeds 3 --out reproduction`
+    """
+    from polychron.cli.reproduce import run_reproduce
+
+    with quiet_when_nobody_reads():
+        run_reproduce(item.value, text=text, scale=scale.value, out=out, n_seeds=seeds, n_bytes=n_bytes, json=json)
 
 
 @app.command()
