@@ -4,7 +4,7 @@
 
 *forward*: y alone. *step*: y, the surrogate gradient of the latencies, and SGD on the rows that were read. Ours is the
 module through autograd; eager and FBGEMM are one autograd function with each part in its fastest form for the size;
-the compiled step is one graph, forward and backward, that is given dL/dy beforehand (benchmarks/harness/layer_peers.py).
+the compiled step is one graph, forward and backward, given dL/dy beforehand (benchmarks/harness/layer_peers.py).
 
 Before anything is timed, y, gradient and the tables' change of all are compared after a step. Then they take turns in
 one process (A B C A B C); a figure is the median over the rounds, a ratio that of the medians. A layer whose tables
