@@ -113,7 +113,7 @@ void py_gather(Rows<const float> tables, In<int32_t, 3> row, Maybe<In<float, 3>>
   const int64_t stride = row_stride(tables, "tables");
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
-  check_rows(row.data(), I * B * T, J);
+  check_all_rows(row.data(), I * B * T, J, workers);
   gather({tables.data(), I, J, K, stride, nullptr, row.data(), B * T, data(residual), y.data(), K}, B * T, workers);
 }
 
@@ -163,7 +163,7 @@ void py_readout(Rows<const float> tables, In<int32_t, 3> row, In<int64_t, 2> tar
   const int64_t stride = row_stride(tables, "tables"), error_stride = row_stride(error, "error");
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
-  check_rows(row.data(), I * B * T, J);
+  check_all_rows(row.data(), I * B * T, J, workers);
   readout_cross_entropy({tables.data(), I, J, K, stride, nullptr, row.data(), B * T, nullptr, error.data(), error_stride}, B * T,
                         targets.data(), nats.data(), workers);
 }

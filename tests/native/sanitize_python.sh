@@ -10,7 +10,7 @@ site=$PWD/$build/site
 
 # The extension goes to a folder of its own. Interpreter and paths are those of $python, but for the hook of an
 # editable installation, which would come first: a folder in PYTHONPATH has no hooks.
-"$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --upgrade --target "$site" \
+"$python" -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target "$site" \
   -Cbuild-dir="$build/extension" -Ccmake.define.POLYCHRON_SANITIZE=address,undefined -Cinstall.strip=false .
 interpreter=$("$python" -c 'import sys; print(sys._base_executable)')
 PYTHONPATH=$site:$("$python" -c 'import sys; print(":".join(path for path in sys.path if path))')
