@@ -42,6 +42,9 @@ bench: setup  ## time the kernels
 sanitize:  ## the native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 	tests/native/sanitize.sh
 
+sanitize-python: setup  ## the tests of the Python border on an extension with AddressSanitizer and UndefinedBehaviorSanitizer
+	tests/native/sanitize_python.sh
+
 test-neon:  ## the kernels for 64-bit ARM, in an emulator
 	tests/native/neon.sh
 

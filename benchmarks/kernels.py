@@ -3,11 +3,12 @@
     python benchmarks/kernels.py [--full] [--json FILE] [--png FILE]
 
 *forward*: y alone. *step*: y, the surrogate gradient of the latencies, and SGD on the rows that were read. Ours is the
-module through autograd; the others are written out without autograd and have each part in its fastest form for the
-size (benchmarks/harness/layer_peers.py). Before anything is timed, y, gradient and the tables' change of all are
-compared after a step. Then they take turns in one process (A B C A B C); a figure is the median over the rounds, a
-ratio that of the medians. A layer whose tables take more than --tables-gib, or whose batch reads more than --reads-gib
-of rows in one pass, is left out.
+module through autograd; eager and FBGEMM are one autograd function with each part in its fastest form for the size;
+the compiled step is one graph, forward and backward, given dL/dy beforehand (benchmarks/harness/layer_peers.py).
+
+Before anything is timed, y, gradient and the tables' change of all are compared after a step. Then they take turns in
+one process (A B C A B C); a figure is the median over the rounds, a ratio that of the medians. A layer whose tables
+take more than --tables-gib, or whose batch reads more than --reads-gib of rows in one pass, is left out.
 """
 
 from __future__ import annotations

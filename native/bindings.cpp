@@ -116,7 +116,7 @@ void py_gather(ConstTableArray tables, In<int32_t, 3> row, Maybe<In<float, 3>> r
   const RowType type = row_type(tables);
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
-  check_rows(row.data(), I * B * T, J);
+  check_all_rows(row.data(), I * B * T, J, workers);
   gather({tables.data(), I, J, K, stride, nullptr, row.data(), B * T, data(residual), y.data(), K, type}, B * T, workers);
 }
 
@@ -167,7 +167,7 @@ void py_readout(ConstTableArray tables, In<int32_t, 3> row, In<int64_t, 2> targe
   const RowType type = row_type(tables);
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
-  check_rows(row.data(), I * B * T, J);
+  check_all_rows(row.data(), I * B * T, J, workers);
   readout_cross_entropy({tables.data(), I, J, K, stride, nullptr, row.data(), B * T, nullptr, error.data(), error_stride, type},
                         B * T, targets.data(), nats.data(), workers);
 }

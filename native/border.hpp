@@ -14,6 +14,7 @@
 #include <string>
 
 #include "lookup.hpp"
+#include "threads.hpp"
 
 namespace polychron::border {
 
@@ -114,6 +115,14 @@ template <class A> TableShape checked_tables(const A& tables, int64_t n_tables, 
 
 inline void check_flat(int64_t n_flat) {
   require(n_flat < (int64_t{1} << 31), "at most 2^31 - 1 positions in one call; got " + std::to_string(n_flat));
+}
+
+// check_rows by all threads: on one it takes as long as the gather that follows.
+inline void check_all_rows(const int32_t* row, int64_t n_readings, int64_t n_rows, int n_threads) {
+  constexpr int64_t kPiece = 1 << 15;
+  parallel_for(n_threads, (n_readings + kPiece - 1) / kPiece, [&](int64_t piece, int) {
+    check_rows(row + piece * kPiece, std::min(kPiece, n_readings - piece * kPiece), n_rows);
+  });
 }
 
 }  // namespace polychron::border

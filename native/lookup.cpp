@@ -20,9 +20,10 @@ int64_t positions_per_task(int64_t n_flat, int n_threads) {
   return std::clamp<int64_t>(divide_up(wanted, kLanes) * kLanes, kLanes, 1024);
 }
 
-// Neuron-major copy of max_delay + count positions; what lies before the sequence and its history is 0.
-void transpose(const Latencies& in, int64_t sequence, int64_t t_begin, int64_t count, int64_t max_delay,
-               int64_t stride, float* out) {
+// Neuron-major copy of max_delay + count positions of some neurons; what lies before the sequence and its history is 0.
+void transpose(const Latencies& in, const std::vector<int32_t>& neurons, int64_t sequence, int64_t t_begin,
+               int64_t count, int64_t max_delay, int64_t stride, float* out) {
+  const auto n = static_cast<int64_t>(neurons.size());
   for (int64_t k = 0; k < max_delay + count; ++k) {
     const int64_t t = t_begin - max_delay + k;
     const float* from = nullptr;
@@ -31,7 +32,13 @@ void transpose(const Latencies& in, int64_t sequence, int64_t t_begin, int64_t c
     } else if (in.history && t + in.n_history >= 0) {
       from = in.history + (sequence * in.n_history + in.n_history + t) * in.n_inputs;
     }
-    for (int64_t a = 0; a < in.n_inputs; ++a) out[a * stride + k] = from ? from[a] : 0.0f;
+    if (!from) {
+      for (int64_t q = 0; q < n; ++q) out[q * stride + k] = 0.0f;
+    } else if (n == in.n_inputs) {
+      for (int64_t q = 0; q < n; ++q) out[q * stride + k] = from[q];
+    } else {
+      for (int64_t q = 0; q < n; ++q) out[q * stride + k] = from[neurons[static_cast<size_t>(q)]];
+    }
   }
 }
 
@@ -42,10 +49,17 @@ int32_t Anchors::max_delay() const {
 }
 
 Hasher::Hasher(const Anchors& anchors, int64_t n_inputs)
-    : n_inputs_(n_inputs), n_tables_(anchors.n_tables), n_comparisons_(anchors.n_comparisons),
-      max_delay_(anchors.max_delay()) {
+    : n_tables_(anchors.n_tables), n_comparisons_(anchors.n_comparisons), max_delay_(anchors.max_delay()) {
+  const int64_t n_ends = 2 * n_tables_ * n_comparisons_;
+  std::vector<int32_t> place(static_cast<size_t>(n_inputs), -1);  // of a neuron in the tile; -1: nobody compares it
+  for (int64_t e = 0; e < n_ends; ++e) place[static_cast<size_t>(anchors.anchors[e])] = 0;
+  for (int32_t a = 0; a < static_cast<int32_t>(n_inputs); ++a) {
+    if (place[static_cast<size_t>(a)] < 0) continue;
+    place[static_cast<size_t>(a)] = static_cast<int32_t>(neurons_.size());
+    neurons_.push_back(a);
+  }
   constexpr int64_t kTileFloats = 6 * 1024;
-  const int64_t affordable = kTileFloats / n_inputs - max_delay_ - kLanes;
+  const int64_t affordable = kTileFloats / static_cast<int64_t>(neurons_.size()) - max_delay_ - kLanes;
   tile_ = std::clamp<int64_t>(affordable / kLanes * kLanes, kLanes, 256);
   stride_ = divide_up(max_delay_ + tile_, kLanes) * kLanes + kLanes;
   const int64_t n = n_tables_ * n_comparisons_;
@@ -54,15 +68,16 @@ Hasher::Hasher(const Anchors& anchors, int64_t n_inputs)
   for (int64_t c = 0; c < n; ++c) {
     const int64_t delay_a = anchors.delays ? anchors.delays[2 * c] : 0;
     const int64_t delay_b = anchors.delays ? anchors.delays[2 * c + 1] : 0;
-    offset_a_[static_cast<size_t>(c)] = static_cast<int32_t>(anchors.anchors[2 * c] * stride_ + max_delay_ - delay_a);
-    offset_b_[static_cast<size_t>(c)] =
-        static_cast<int32_t>(anchors.anchors[2 * c + 1] * stride_ + max_delay_ - delay_b);
+    const int64_t a = place[static_cast<size_t>(anchors.anchors[2 * c])];
+    const int64_t b = place[static_cast<size_t>(anchors.anchors[2 * c + 1])];
+    offset_a_[static_cast<size_t>(c)] = static_cast<int32_t>(a * stride_ + max_delay_ - delay_a);
+    offset_b_[static_cast<size_t>(c)] = static_cast<int32_t>(b * stride_ + max_delay_ - delay_b);
   }
 }
 
 void Hasher::tile_of(const Latencies& in, int64_t sequence, int64_t t_begin, int64_t count, const Addresses& out,
                      float* scratch) const {
-  transpose(in, sequence, t_begin, count, max_delay_, stride_, scratch);
+  transpose(in, neurons_, sequence, t_begin, count, max_delay_, stride_, scratch);
   kernels().hash_tile({scratch, offset_a_.data(), offset_b_.data(), n_tables_, n_comparisons_, count,
                        out.row + t_begin, out.pair ? out.pair + t_begin : nullptr, out.pair ? out.u + t_begin : nullptr,
                        out.plane});

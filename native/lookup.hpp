@@ -61,7 +61,7 @@ class Hasher {
 
   int64_t tile() const { return tile_; }
   int64_t max_delay() const { return max_delay_; }
-  int64_t scratch_floats() const { return n_inputs_ * stride_; }
+  int64_t scratch_floats() const { return static_cast<int64_t>(neurons_.size()) * stride_; }
 
   // Positions [t_begin, t_begin + count) of one sequence, count <= tile(); `out` stands at the sequence's first
   // position. The scratch belongs to the caller's thread and must have been 0 once.
@@ -71,7 +71,8 @@ class Hasher {
   void positions(const Latencies&, int64_t begin, int64_t end, const Addresses& out, float* scratch) const;
 
  private:
-  int64_t n_inputs_, n_tables_, n_comparisons_, max_delay_, tile_, stride_;
+  int64_t n_tables_, n_comparisons_, max_delay_, tile_, stride_;
+  std::vector<int32_t> neurons_;  // those that are compared, ascending: a tile holds no others
   std::vector<int32_t> offset_a_, offset_b_;
 };
 

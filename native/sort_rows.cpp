@@ -1,5 +1,6 @@
 #include "sort_rows.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <utility>
@@ -36,7 +37,10 @@ RowGroups RowSorter::sort(const int32_t* row, int64_t n_readings, int64_t n_rows
   at_least(begin_, n_readings + 1);
 
   const int bits = n_rows > 1 ? std::bit_width(static_cast<uint64_t>(n_rows - 1)) : 1;
-  const int n_passes = (bits + kDigitBits - 1) / kDigitBits;
+  // Counting through many more counters than readings would take longer than another pass.
+  const int width = static_cast<int>(std::bit_width(static_cast<uint64_t>(n_readings)));
+  const int most_bits = std::clamp(width + 1, 5, kDigitBits);
+  const int n_passes = (bits + most_bits - 1) / most_bits;
   const int digit = (bits + n_passes - 1) / n_passes;
   const int32_t* from = nullptr;
   if (n_readings <= kFew) {
@@ -56,7 +60,7 @@ RowGroups RowSorter::sort(const int32_t* row, int64_t n_readings, int64_t n_rows
   }
 
   int64_t n_groups = 0;
-  if (n_passes == 1 && n_readings > kFew) {  // counts_: where each row's readings end; the next overwrites an empty group
+  if (n_passes == 1 && n_readings > kFew) {  // counts_: where a row's readings end; the next overwrites an empty group
     int32_t begin = 0;
     for (int32_t j = 0; j < static_cast<int32_t>(counts_.size()) && begin < n_readings; ++j) {
       const int32_t end = counts_[static_cast<size_t>(j)];

@@ -6,8 +6,8 @@ Each contestant holds tables and anchors of its own and gives
     step(x, v)     y and dL/dx (equation 8) for v = dL/dy, and its tables changed by SGD: S_j <- S_j - rate * G_j
 
 :class:`Composed` is what one writes with PyTorch alone. Where PyTorch has several ways to do a part, it has them all,
-and :meth:`Composed.choose` keeps the fastest for a size. Its step is written out: autograd around each operation would
-only add to it, and a sparse gradient that an optimizer reads a second time too.
+and :meth:`Composed.choose` keeps the fastest for a size. It is one autograd function, its backward pass written out:
+autograd around each operation would only add to it, and so would an optimizer that reads the gradient a second time.
 """
 
 # B position, I table, R comparison, J row, K output
@@ -29,7 +29,19 @@ from polychron.ops import RowUpdate
 _AT_A_TIME = 1 << 19
 
 
-class Polychron:
+class _Contestant:
+    """Holds x as a tensor that asks for its gradient, made once."""
+
+    _given = _x = None
+
+    def _leaf(self, x: Tensor) -> Tensor:
+        if x is not self._given:
+            self._given, self._x = x, x.clone().requires_grad_()
+        self._x.grad = None
+        return self._x
+
+
+class Polychron(_Contestant):
     """The layer as a user has it: a module, autograd, the update fused into the backward pass."""
 
     name = "polychron"
@@ -37,7 +49,6 @@ class Polychron:
     def __init__(self, layer: LookupTables, rate: float):
         self.layer = layer
         layer.use_gradient("fused", RowUpdate("sgd", rate=rate))
-        self._given = self._x = None  # x, and the same as a tensor that asks for its gradient
 
     def forward(self, x: Tensor) -> Tensor:
         """Y."""
@@ -46,19 +57,17 @@ class Polychron:
 
     def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Y and dL/dx; the tables change."""
-        if x is not self._given:
-            self._given, self._x = x, x.clone().requires_grad_()
-        self._x.grad = None
-        y = self.layer(self._x)
+        x = self._leaf(x)
+        y = self.layer(x)
         y.backward(v)
-        return y, self._x.grad
+        return y, x.grad
 
     def tables(self) -> Tensor:
         """S (I, J, K)."""
         return self.layer.synaptic_vectors.detach()
 
 
-class Composed:
+class Composed(_Contestant):
     """The layer out of PyTorch's operations: gathered comparisons, ``F.embedding_bag``, its own backward pass."""
 
     name = "eager"
@@ -110,22 +119,33 @@ class Composed:
         return ys[0] if len(ys) == 1 else torch.cat(ys)
 
     def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Y and dL/dx; the tables change. All gains come from the tables as they were."""
-        hash_rows, gain, update = (getattr(self, self.WAYS[part][way]) for part, way in self.chosen.items())
-        vs = v.split(self._chunk())
-        ys, dxs, rows = [], [], []
-        for x_part, v_part in zip(x.split(self._chunk()), vs, strict=True):
-            u, row, pair = hash_rows(x_part, True)
-            ys.append(self._bag(row))
-            g = gain(row, row ^ (1 << pair), v_part)
-            slope = torch.where(u > 0, -0.5, 0.5) / (1 + u.abs()).square() * g
+        """Y and dL/dx; the tables change."""
+        x = self._leaf(x)
+        y = _ComposedLayer.apply(x, self)
+        y.backward(v)
+        return y, x.grad
+
+    def read(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        """Y, and of each part of the batch what :meth:`differentiate` needs."""
+        hash_rows = getattr(self, self.WAYS["hash"][self.chosen["hash"]])
+        kept = []
+        for part in x.split(self._chunk()):
+            u, row, pair = hash_rows(part, True)
+            kept.append((self._bag(row), u, row, pair))
+        return kept[0][0].detach() if len(kept) == 1 else torch.cat([y.detach() for y, *_ in kept]), kept
+
+    def differentiate(self, kept: list[tuple[Tensor, ...]], v: Tensor) -> Tensor:
+        """DL/dx; then the tables change: all gains come from them as they were."""
+        gain, update = (getattr(self, self.WAYS[part][self.chosen[part]]) for part in ("gain", "update"))
+        vs, dxs = v.split(self._chunk()), []
+        for (_, u, row, pair), v_part in zip(kept, vs, strict=True):
+            slope = torch.where(u > 0, -0.5, 0.5) / (1 + u.abs()).square() * gain(row, row ^ (1 << pair), v_part)
             which = pair + self.first_pair
-            dx = torch.zeros_like(x_part)
+            dx = torch.zeros(len(row), self.n)
             dxs.append(dx.scatter_add_(1, self.a[which], slope).scatter_add_(1, self.b[which], -slope))
-            rows.append(row)
-        for row, v_part, y in zip(rows, vs, ys, strict=True):
+        for (y, _, row, _), v_part in zip(kept, vs, strict=True):
             update(row, v_part, y)
-        return (ys[0], dxs[0]) if len(ys) == 1 else (torch.cat(ys), torch.cat(dxs))
+        return dxs[0] if len(dxs) == 1 else torch.cat(dxs)
 
     def tables(self) -> Tensor:
         """S (I, J, K)."""
@@ -208,6 +228,21 @@ class Composed:
         self.weight.add_(gradient, alpha=-self.rate)
 
 
+class _ComposedLayer(torch.autograd.Function):
+    """What makes it a layer: v comes when the layers after it are done."""
+
+    @staticmethod
+    def forward(ctx, x, peer):
+        y, ctx.kept = peer.read(x)
+        ctx.peer = peer
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, v):
+        return ctx.peer.differentiate(ctx.kept, v), None
+
+
 class Compiled(Composed):
     """The same by ``torch.compile``: one graph for the forward pass, one for the step, for one size of batch.
 
@@ -287,6 +322,11 @@ class Fbgemm(Composed):
         (held,) = self.embedding.split_embedding_weights()
         held.copy_(self.weight)
         self.weight = held
+
+    def read(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        """Y, and what was kept: its own graph, whose backward pass is the update."""
+        with torch.enable_grad():
+            return super().read(x.detach())
 
     def _bag(self, row: Tensor) -> Tensor:
         return self.embedding(row.flatten(), torch.arange(0, row.numel() + 1, self.I))

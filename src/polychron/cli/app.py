@@ -24,7 +24,6 @@ from polychron.cli.choices import (
     SensoryAnchorKind,
 )
 from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
-from polychron.errors import InputError
 
 app = typer.Typer(
     name="polychron",

@@ -148,7 +148,7 @@ def _shares(layer: RowLayer, update) -> bool:
     own = layer.update
     return (
         layer.gradient == "fused"
-        and all(p.requires_grad for p in layer.parameters())
+        and all(p.requires_grad for p in layer.__dict__["_parameters"].values())
         and (own.kind, own.epsilon, own.visit_cap) == (update.kind, update.epsilon, update.visit_cap)
         and own.shared_rate is update.shared_rate
     )
