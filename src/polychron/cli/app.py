@@ -149,6 +149,14 @@ def train(
             help="Part of the tables that a step leaves out. [default: 0, and 0.1 where a text is read ten times]"
         ),
     ] = None,
+    calibration: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Bytes of the text that are not trained on and say, at the end, how sure the model should be. "
+            "[default: a fiftieth, 64 KiB at most, of a text that is read six times or more]",
+        ),
+    ] = None,
     optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
     hash: Hash = None,
     reading: Reading = None,
@@ -234,6 +242,7 @@ def train(
         seed=seed,
         rate=rate,
         drop=drop,
+        calibration=calibration,
         optimizer=_value(optimizer),
         update=_value(update),
         hash=_value(hash),
