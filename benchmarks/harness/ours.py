@@ -14,6 +14,8 @@ from harness.results import OURS, Result
 from harness.table_cost import UnknownCostError, reading_cost, training_operations
 from polychron.training import open_checkpoint
 
+ADAPT_RATE = 0.02
+
 
 def run_ours(text: Path, seconds: float, seed: int, threads: int, tell: Callable[[str], None]) -> Result:
     """Train in a process of its own, and read what it prints with ``--json``.
@@ -23,16 +25,11 @@ def run_ours(text: Path, seconds: float, seed: int, threads: int, tell: Callable
     """
     with tempfile.TemporaryDirectory(prefix="polychron-benchmark-") as folder:
         checkpoint = Path(folder, "run")
-        command = [
-            sys.executable, "-m", "polychron", "train", str(text), "--holdout", "tail", "--minutes", repr(seconds / 60),
-            "--seed", str(seed), "--threads", str(threads), "--out", str(checkpoint), "--json",
-        ]  # fmt: skip
-        finished = subprocess.run(command, capture_output=True, text=True, check=False)
-        if finished.returncode != 0:
-            raise RuntimeError(
-                f"{' '.join(command)} ended with {finished.returncode}: {finished.stderr.strip()[-2000:]}"
-            )
-        events = [json.loads(line) for line in finished.stdout.splitlines()]
+        events = _polychron(
+            "train", text, "--holdout", "tail", "--minutes", repr(seconds / 60), "--seed", seed, "--threads", threads,
+            "--out", checkpoint,
+        )  # fmt: skip
+        (adapting,) = _polychron("evaluate", checkpoint, "--adapt", ADAPT_RATE, "--threads", threads)
         model = open_checkpoint(checkpoint).load_model()
     start, result = events[0], events[-1]
     try:
@@ -57,8 +54,18 @@ def run_ours(text: Path, seconds: float, seed: int, threads: int, tell: Callable
         parameters=result["parameters"],
         settings={"config": model.config.to_dict(), **{name: start.get(name) for name in kept}},
         curve=curve_of(events),
+        adapting_nats_per_byte=adapting["nats_per_byte"],
         **costs,
     )
+
+
+def _polychron(*arguments: object) -> list[dict[str, Any]]:
+    """What a command line prints with ``--json``."""
+    command = [sys.executable, "-m", "polychron", *map(str, arguments), "--json"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {finished.returncode}: {finished.stderr.strip()[-2000:]}")
+    return [json.loads(line) for line in finished.stdout.splitlines()]
 
 
 def curve_of(events: Iterable[dict[str, Any]]) -> list[tuple[float, int, float]]:

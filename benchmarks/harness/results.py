@@ -31,6 +31,7 @@ class Result:
         training_operations: per byte trained on.
         settings: what a reader needs to do it again.
         conditions: machine, versions, commit.
+        adapting_nats_per_byte: of the same bytes, if the model goes on learning from each part after it was scored.
         curve: (seconds, trained bytes, nats per byte of a sample of the held-out part) on the way.
     """
 
@@ -47,6 +48,7 @@ class Result:
     training_operations: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
+    adapting_nats_per_byte: float | None = None
     curve: list[tuple[float, int, float]] = field(default_factory=list)
 
     @property

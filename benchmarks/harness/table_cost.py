@@ -57,7 +57,8 @@ def _lookup_cost(layer: LookupTables) -> Cost:
     """n_t n_c comparisons, each set into an index; n_t rows added."""
     comparisons = layer.n_tables * layer.n_comparisons
     added = layer.n_tables * layer.n_outputs
-    n_bytes = comparisons * (2 * FLOAT + 2 * INDEX) + FLOAT * (added + layer.n_outputs)
+    number = layer.synaptic_vectors.element_size()
+    n_bytes = comparisons * (2 * FLOAT + 2 * INDEX) + number * added + FLOAT * layer.n_outputs
     if layer.max_delay:
         n_bytes += comparisons * INDEX + FLOAT * layer.n_inputs  # the delay of a pair; the ring's new latencies
     return Cost(2 * comparisons + added, n_bytes)
@@ -67,5 +68,6 @@ def _attention_cost(layer: PairAttention) -> Cost:
     """Query and key hashed once; then one row for every table and remembered position, its index joined from three."""
     hashes = layer.n_tables * layer.n_comparisons * (1 if layer.key_anchors is None else 2)
     pairs = layer.n_tables * layer.window
-    n_bytes = hashes * (2 * FLOAT + 2 * INDEX) + pairs * (FLOAT * layer.n_outputs + 2 * FLOAT) + FLOAT * layer.n_outputs
+    row = layer.synaptic_vectors.element_size() * layer.n_outputs
+    n_bytes = hashes * (2 * FLOAT + 2 * INDEX) + pairs * (row + 2 * FLOAT) + FLOAT * layer.n_outputs
     return Cost(2 * hashes + pairs * (layer.n_outputs + 2), n_bytes)
