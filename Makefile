@@ -29,11 +29,12 @@ RUN_SANITIZED := import runpy, sys; \
   sys.meta_path[:] = [finder for finder in sys.meta_path if "ScikitBuild" not in type(finder).__name__]; \
   sys.path.insert(0, "build/sanitized"); runpy.run_module("tests.runtime.fuzz", run_name="__main__", alter_sys=True)
 
-fuzz: setup  ## CASES damaged and hostile model files
+fuzz: setup  ## CASES damaged and hostile model files for the runtime, and as many files of tables for the C reader
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target build/sanitized . \
 	  -Cbuild-dir=build/sanitized-cmake -Ccmake.define.CMAKE_CXX_FLAGS="$(SANITIZED)"
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(BIN)/python -c '$(RUN_SANITIZED)' --cases $(CASES)
+	$(BIN)/python -m tests.export.fuzz_tables --cases $(CASES)
 
 bench: setup  ## time the kernels
 	$(BIN)/python benchmarks/kernels.py

@@ -24,12 +24,12 @@ from harness.ours import run_ours
 from harness.plan import Plan, run_name, tuning_name
 from harness.report import markdown
 from harness.results import OURS, Result, ResultFolder, read_results
-from harness.split import Split
+from harness.twin_run import run_twin
 from polychron.errors import InputError
+from polychron.twins import RECIPES
+from polychron.twins.split import Split
+from polychron.twins.tuning import MOST_RATES, Tuning, tune
 from references.run import KNESER_NEY, NAMES, PPMD, run_reference
-from twins import RECIPES
-from twins.run import run_twin
-from twins.tuning import MOST_RATES, Tuning, tune
 
 MODELS = (OURS, *RECIPES, *NAMES)
 

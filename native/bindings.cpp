@@ -50,13 +50,14 @@ nb::object to_python(const SparseRows& sparse, int64_t n_outputs) {
 }
 
 // What the Python side asks to be done with the rows' gradient; `sparse` receives rows for kind "sparse".
-TableUpdate checked_update(const std::string& kind, float rate, float epsilon, float visit_cap,
+TableUpdate checked_update(const std::string& kind, float rate, float epsilon, float visit_cap, uint32_t seed,
                            const Maybe<Out<float, 2>>& state,
                            const Maybe<Out<float, 3>>& dense, const TableShape& shape, SparseRows& sparse) {
   TableUpdate update;
   update.rate = rate;
   update.epsilon = epsilon;
   update.visit_cap = visit_cap;
+  update.seed = seed;
   if (kind == "none") {
     update.kind = TableUpdate::Kind::none;
   } else if (kind == "dense") {
@@ -73,6 +74,7 @@ TableUpdate checked_update(const std::string& kind, float rate, float epsilon, f
   } else if (kind == "sgd") {
     update.kind = TableUpdate::Kind::sgd;
   } else if (kind == "online_sgd") {
+    require(shape.type == RowType::float32, "tables must be float32 for kind online_sgd");
     update.kind = TableUpdate::Kind::online_sgd;
   } else if (kind == "adagrad") {
     require(state.has_value(), "state must be given for an update of kind adagrad");
@@ -102,7 +104,7 @@ void py_hash(In<float, 3> x, Maybe<In<float, 3>> history, In<int32_t, 3> anchors
   hash(latencies, a, {row.data(), pair.data(), u.data(), B * T}, workers);
 }
 
-void py_gather(Rows<const float> tables, In<int32_t, 3> row, Maybe<In<float, 3>> residual, Out<float, 3> y, int n_threads) {
+void py_gather(ConstTableArray tables, In<int32_t, 3> row, Maybe<In<float, 3>> residual, Out<float, 3> y, int n_threads) {
   const auto B = static_cast<int64_t>(row.shape(1)), T = static_cast<int64_t>(row.shape(2)),
              K = static_cast<int64_t>(tables.shape(2)), J = static_cast<int64_t>(tables.shape(1));
   require_shape(tables, "tables", {static_cast<int64_t>(row.shape(0)), J, K});
@@ -111,17 +113,18 @@ void py_gather(Rows<const float> tables, In<int32_t, 3> row, Maybe<In<float, 3>>
   check_flat(B * T);
   const auto I = static_cast<int64_t>(row.shape(0));
   const int64_t stride = row_stride(tables, "tables");
+  const RowType type = row_type(tables);
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
   check_all_rows(row.data(), I * B * T, J, workers);
-  gather({tables.data(), I, J, K, stride, nullptr, row.data(), B * T, data(residual), y.data(), K}, B * T, workers);
+  gather({tables.data(), I, J, K, stride, nullptr, row.data(), B * T, data(residual), y.data(), K, type}, B * T, workers);
 }
 
-nb::object py_lookup_backward(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
+nb::object py_lookup_backward(TableArray tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
                               In<int32_t, 3> row, In<uint8_t, 3> pair, In<float, 3> u, Rows<const float> v,
                               int64_t n_inputs, bool residual, Maybe<Out<float, 3>> dx, const std::string& kind,
-                              float rate, float epsilon, float visit_cap, Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense,
-                              int n_threads) {
+                              float rate, float epsilon, float visit_cap, uint32_t seed, Maybe<Out<float, 2>> state,
+                              Maybe<Out<float, 3>> dense, int n_threads) {
   const auto B = static_cast<int64_t>(v.shape(0)), T = static_cast<int64_t>(v.shape(1)),
              K = static_cast<int64_t>(v.shape(2));
   const Anchors a = checked_anchors(anchors, delays, n_inputs);
@@ -134,18 +137,18 @@ nb::object py_lookup_backward(Rows<float> tables, In<int32_t, 3> anchors, Maybe<
   require(!residual || K == n_inputs, "residual needs as many outputs as inputs");
   check_flat(B * T);
   SparseRows sparse;
-  const TableUpdate update = checked_update(kind, rate, epsilon, visit_cap, state, dense, shape, sparse);
+  const TableUpdate update = checked_update(kind, rate, epsilon, visit_cap, seed, state, dense, shape, sparse);
   const int64_t v_stride = row_stride(v, "v");
   const int workers = threads(n_threads);
   {
     nb::gil_scoped_release release;
-    lookup_backward({tables.data(), shape.n_rows, K, shape.row_stride}, a, {row.data(), pair.data(), u.data()}, v.data(),
+    lookup_backward({tables.data(), shape.n_rows, K, shape.row_stride, shape.type}, a, {row.data(), pair.data(), u.data()}, v.data(),
                     v_stride, B, T, n_inputs, residual ? v.data() : nullptr, v_stride, data(dx), update, workers);
   }
   return update.kind == TableUpdate::Kind::sparse ? to_python(sparse, K) : nb::none();
 }
 
-void py_readout(Rows<const float> tables, In<int32_t, 3> row, In<int64_t, 2> targets, Out<float, 2> nats,
+void py_readout(ConstTableArray tables, In<int32_t, 3> row, In<int64_t, 2> targets, Out<float, 2> nats,
                 Rows<float> error, int n_threads) {
   const auto B = static_cast<int64_t>(row.shape(1)), T = static_cast<int64_t>(row.shape(2)),
              K = static_cast<int64_t>(tables.shape(2)), J = static_cast<int64_t>(tables.shape(1));
@@ -161,11 +164,12 @@ void py_readout(Rows<const float> tables, In<int32_t, 3> row, In<int64_t, 2> tar
   }
   const auto I = static_cast<int64_t>(row.shape(0));
   const int64_t stride = row_stride(tables, "tables"), error_stride = row_stride(error, "error");
+  const RowType type = row_type(tables);
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
   check_all_rows(row.data(), I * B * T, J, workers);
-  readout_cross_entropy({tables.data(), I, J, K, stride, nullptr, row.data(), B * T, nullptr, error.data(), error_stride}, B * T,
-                        targets.data(), nats.data(), workers);
+  readout_cross_entropy({tables.data(), I, J, K, stride, nullptr, row.data(), B * T, nullptr, error.data(), error_stride, type},
+                        B * T, targets.data(), nats.data(), workers);
 }
 
 void py_weigh_error(Rows<const float> error, In<float, 2> weight, Rows<float> out, int n_threads) {
@@ -208,7 +212,7 @@ PairShape checked_pair_shape(int64_t B, int64_t T, int64_t n_inputs, const Table
           n_past};
 }
 
-void py_pair_gather(Rows<float> tables, In<int32_t, 3> query_row, In<int32_t, 3> key_row, In<int32_t, 2> code_row,
+void py_pair_gather(ConstTableArray tables, In<int32_t, 3> query_row, In<int32_t, 3> key_row, In<int32_t, 2> code_row,
                     int64_t n_query, int64_t n_key, int64_t n_code, int64_t window, Out<float, 3> y, int n_threads) {
   const auto I = static_cast<int64_t>(query_row.shape(0)), B = static_cast<int64_t>(query_row.shape(1)),
              T = static_cast<int64_t>(query_row.shape(2)), D = static_cast<int64_t>(code_row.shape(1));
@@ -224,16 +228,20 @@ void py_pair_gather(Rows<float> tables, In<int32_t, 3> query_row, In<int32_t, 3>
   check_rows(code_row.data(), I * D, int64_t{1} << n_code);
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
-  pair_gather(shape, {tables.data(), table_shape.n_rows, table_shape.n_outputs, table_shape.row_stride}, query_row.data(), key_row.data(), code_row.data(), y.data(), workers);
+  // Gathering only reads.
+  pair_gather(shape, {const_cast<void*>(tables.data()), table_shape.n_rows, table_shape.n_outputs, table_shape.row_stride,
+                      table_shape.type},
+              query_row.data(), key_row.data(), code_row.data(), y.data(), workers);
 }
 
-nb::object py_pair_backward(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> key_anchors,
+nb::object py_pair_backward(TableArray tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> key_anchors,
                             In<int32_t, 3> query_row, In<uint8_t, 3> query_pair, In<float, 3> query_u,
                             In<int32_t, 3> key_row, In<uint8_t, 3> key_pair, In<float, 3> key_u,
                             In<int32_t, 2> code_row, In<uint8_t, 2> code_pair, In<float, 2> code_u, In<float, 3> v,
                             int64_t n_inputs, int64_t n_code, int64_t window, bool nearest, bool residual, Maybe<Out<float, 3>> dx,
                             Out<float, 3> dcode, const std::string& kind, float rate, float epsilon,
-                            float visit_cap, Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense, int n_threads) {
+                            float visit_cap, uint32_t seed, Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense,
+                            int n_threads) {
   const auto B = static_cast<int64_t>(v.shape(0)), T = static_cast<int64_t>(v.shape(1)),
              K = static_cast<int64_t>(v.shape(2)), D = static_cast<int64_t>(code_row.shape(1));
   const Anchors query = checked_anchors(anchors, std::nullopt, n_inputs);
@@ -261,11 +269,11 @@ nb::object py_pair_backward(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In
               below(code_pair, std::max<int64_t>(n_code, 1)),
           "pair must lie below the number of comparisons");
   SparseRows sparse;
-  const TableUpdate update = checked_update(kind, rate, epsilon, visit_cap, state, dense, table_shape, sparse);
+  const TableUpdate update = checked_update(kind, rate, epsilon, visit_cap, seed, state, dense, table_shape, sparse);
   const int workers = threads(n_threads);
   {
     nb::gil_scoped_release release;
-    pair_latency_backward(shape, {tables.data(), table_shape.n_rows, K, table_shape.row_stride}, query,
+    pair_latency_backward(shape, {tables.data(), table_shape.n_rows, K, table_shape.row_stride, table_shape.type}, query,
                           key_anchors ? &key : nullptr, {query_row.data(), query_pair.data(), query_u.data()},
                           {key_row.data(), key_pair.data(), key_u.data()},
                           {code_row.data(), code_pair.data(), code_u.data()}, v.data(),
@@ -275,9 +283,9 @@ nb::object py_pair_backward(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In
   return update.kind == TableUpdate::Kind::sparse ? to_python(sparse, K) : nb::none();
 }
 
-nb::object py_allocate_tables(const std::vector<size_t>& shape, int n_threads) {
+nb::object py_allocate_tables(const std::vector<size_t>& shape, int n_threads, bool bfloat16) {
   require(!shape.empty(), "shape must not be empty");
-  size_t bytes = sizeof(float);
+  size_t bytes = static_cast<size_t>(row_number_bytes(bfloat16 ? RowType::bfloat16 : RowType::float32));
   for (const size_t size : shape) {
     require(size == 0 || bytes <= (size_t{1} << 46) / size, "shape asks for more than 64 TiB");
     bytes *= size;
@@ -294,6 +302,10 @@ nb::object py_allocate_tables(const std::vector<size_t>& shape, int n_threads) {
     nb::gil_scoped_release release;
     block->memory = allocate_tables(bytes, workers);
   }
+  if (bfloat16) {
+    return nb::cast(
+        nb::ndarray<nb::numpy, int16_t>(static_cast<int16_t*>(block->memory), shape.size(), shape.data(), owner));
+  }
   return nb::cast(nb::ndarray<nb::numpy, float>(static_cast<float*>(block->memory), shape.size(), shape.data(), owner));
 }
 
@@ -307,7 +319,8 @@ NB_MODULE(_native, m) {
   m.def("available_kernels", &available_kernels);
   m.def("use_kernels", &use_kernels, nb::arg("name"));
   m.def("current_kernels", &current_kernels);
-  m.def("allocate_tables", &py_allocate_tables, nb::arg("shape"), nb::arg("n_threads"));
+  m.def("allocate_tables", &py_allocate_tables, nb::arg("shape"), nb::arg("n_threads"),
+        nb::arg("bfloat16") = false);
 
   m.def("hash", &py_hash, nb::arg("x").noconvert(), nb::arg("history").noconvert().none(),
         nb::arg("anchors").noconvert(), nb::arg("delays").noconvert().none(), nb::arg("row").noconvert(),
@@ -318,7 +331,7 @@ NB_MODULE(_native, m) {
         nb::arg("delays").noconvert().none(), nb::arg("row").noconvert(), nb::arg("pair").noconvert(),
         nb::arg("u").noconvert(), nb::arg("v").noconvert(), nb::arg("n_inputs"), nb::arg("residual"),
         nb::arg("dx").noconvert().none(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"),
-        nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
+        nb::arg("seed"), nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
   m.def("readout_cross_entropy", &py_readout, nb::arg("tables").noconvert(), nb::arg("row").noconvert(),
         nb::arg("targets").noconvert(), nb::arg("nats").noconvert(), nb::arg("error").noconvert(),
         nb::arg("n_threads"));
@@ -336,7 +349,7 @@ NB_MODULE(_native, m) {
         nb::arg("code_pair").noconvert(), nb::arg("code_u").noconvert(), nb::arg("v").noconvert(),
         nb::arg("n_inputs"), nb::arg("n_code"), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"), nb::arg("dx").noconvert().none(),
         nb::arg("dcode").noconvert(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"),
-        nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
+        nb::arg("seed"), nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
 
   bind_runtime(m);
 }

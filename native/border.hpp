@@ -24,6 +24,9 @@ template <class T, int N> using In = nb::ndarray<const T, nb::ndim<N>, nb::c_con
 template <class T, int N> using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 // Rows of K numbers, evenly spaced: (I, J, K) tables or (B, T, K) outputs whose rows may be padded.
 template <class T> using Rows = nb::ndarray<T, nb::ndim<3>, nb::device::cpu>;
+// Tables (I, J, K), rows padded or not: float32, or bfloat16 as int16, since numpy has no bfloat16.
+using TableArray = nb::ndarray<nb::ndim<3>, nb::device::cpu>;
+using ConstTableArray = nb::ndarray<nb::ro, nb::ndim<3>, nb::device::cpu>;
 template <class A> using Maybe = std::optional<A>;
 
 inline constexpr int kMaxThreads = 1024;
@@ -48,7 +51,7 @@ template <class A> void require_shape(const A& array, const char* name, std::ini
   require(equal, std::string(name) + " must have shape (" + want + "); got (" + got + ")");
 }
 
-// How many floats apart the rows of a padded array begin.
+// How many numbers apart the rows of a padded array begin.
 template <class A> int64_t row_stride(const A& rows, const char* name) {
   const auto many = static_cast<int64_t>(rows.shape(0)), each = static_cast<int64_t>(rows.shape(1)),
              K = static_cast<int64_t>(rows.shape(2));
@@ -90,7 +93,16 @@ inline Anchors checked_anchors(const In<int32_t, 3>& anchors, const Maybe<In<int
   return {anchors.data(), data(delays), n_tables, n_comparisons};
 }
 
-struct TableShape { int64_t n_tables, n_rows, n_outputs, row_stride; };
+template <class A> RowType row_type(const A& tables) {
+  if (tables.dtype() == nb::dtype<float>()) return RowType::float32;
+  if (tables.dtype() == nb::dtype<int16_t>()) return RowType::bfloat16;
+  throw nb::type_error("tables must be float32, or int16 that holds bfloat16");
+}
+
+struct TableShape {
+  int64_t n_tables, n_rows, n_outputs, row_stride;
+  RowType type;
+};
 
 template <class A> TableShape checked_tables(const A& tables, int64_t n_tables, int64_t n_bits) {
   const auto n_rows = static_cast<int64_t>(tables.shape(1));
@@ -98,7 +110,7 @@ template <class A> TableShape checked_tables(const A& tables, int64_t n_tables, 
   require(n_bits <= kMaxComparisons, "a row's index has at most 30 bits; got " + std::to_string(n_bits));
   require_shape(tables, "tables", {n_tables, int64_t{1} << n_bits, n_outputs});
   require(n_outputs >= 1, "tables must have at least one output");
-  return {n_tables, n_rows, n_outputs, row_stride(tables, "tables")};
+  return {n_tables, n_rows, n_outputs, row_stride(tables, "tables"), row_type(tables)};
 }
 
 inline void check_flat(int64_t n_flat) {

@@ -103,7 +103,7 @@ void Chain::run_stage(size_t l, const ChainStep& step, float* nats, int64_t begi
   const Tables tables = layer.tables();
   GatherSum sum{tables.data, layer.anchors().n_tables, tables.n_rows,   tables.n_outputs, tables.row_stride,
                 tables.which, layer.row.get(),         n_flat,          nullptr,          nullptr,
-                0};
+                0,          tables.type};
   if (l + 1 == layers_.size()) {
     sum.y = error_.get();
     sum.y_stride = merged_stride(tables.n_outputs);
@@ -215,7 +215,8 @@ const float* Chain::scaled(const float* v, int64_t n_rows, int64_t width, int64_
   return out;
 }
 
-double Chain::train(const ChainStep& step, const TableUpdate& update, const std::vector<ChainSubset>& subsets) {
+double Chain::train(const ChainStep& step, const TableUpdate& update, const std::vector<ChainSubset>& subsets,
+                    const std::vector<uint32_t>& seeds) {
   const int64_t n_flat = step.n_sequences * step.n_positions;
   if (n_flat == 0) return 0.0;
   prepare(step, true);
@@ -231,6 +232,7 @@ double Chain::train(const ChainStep& step, const TableUpdate& update, const std:
     Layer& layer = layers_[l];
     TableUpdate own = update;
     own.state = layer.own.state;
+    if (!seeds.empty()) own.seed = seeds[l];
     float* dx = l > 0 ? gradient_[l % 2].get() : nullptr;
     if (layer.attention) {
       backward_attention(layer, step, v, dx, own);

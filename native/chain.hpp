@@ -54,8 +54,10 @@ class Chain {
 
   // The last one that was added is the readout. The tables change in place as `update` says (its state is each
   // layer's own). Returns the sum of all positions' nats.
-  // `subsets`: one for each layer, or none; attention always takes part in full.
-  double train(const ChainStep&, const TableUpdate& update, const std::vector<ChainSubset>& subsets);
+  // `subsets`: one for each layer, or none; attention always takes part in full. `seeds`: of each layer's rounding of
+  // bfloat16 rows, or none.
+  double train(const ChainStep&, const TableUpdate& update, const std::vector<ChainSubset>& subsets,
+               const std::vector<uint32_t>& seeds = {});
 
   // nats (P): the loss of every position; nothing changes.
   void score(const ChainStep&, float* nats);

@@ -26,12 +26,13 @@ class ChainHandle {
     keep(embedding);
   }
 
-  void add_tables(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays, bool residual,
+  void add_tables(TableArray tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays, bool residual,
                   Maybe<Out<float, 2>> state) {
     const Anchors a = checked_anchors(anchors, delays, n_inputs_);
     const TableShape shape = checked_tables(tables, a.n_tables, a.n_comparisons);
     begin_layer(shape, residual);
-    chain_.add({{tables.data(), shape.n_rows, shape.n_outputs, shape.row_stride}, a, residual, checked(state, shape)},
+    chain_.add({{tables.data(), shape.n_rows, shape.n_outputs, shape.row_stride, shape.type}, a, residual,
+                checked(state, shape)},
                std::nullopt);
     n_outputs_ = shape.n_outputs;
     ends_in_attention_ = false;
@@ -39,7 +40,7 @@ class ChainHandle {
     keep(tables, anchors, delays, state);
   }
 
-  void add_attention(Rows<float> tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> key_anchors, In<float, 3> code,
+  void add_attention(TableArray tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> key_anchors, In<float, 3> code,
                      Out<float, 3> code_gradient, int64_t window, bool nearest, bool residual,
                      Maybe<Out<float, 2>> state) {
     const Anchors query = checked_anchors(anchors, std::nullopt, n_inputs_);
@@ -54,7 +55,8 @@ class ChainHandle {
     const TableShape shape = checked_tables(tables, query.n_tables, query.n_comparisons + n_key + n_code);
     require(shape.n_outputs == n_inputs_, "attention must give as many outputs as the chain has neurons");
     begin_layer(shape, residual);
-    chain_.add({{tables.data(), shape.n_rows, shape.n_outputs, shape.row_stride}, query, residual, checked(state, shape)},
+    chain_.add({{tables.data(), shape.n_rows, shape.n_outputs, shape.row_stride, shape.type}, query, residual,
+                checked(state, shape)},
                ChainAttention{key, code.data(), code_gradient.data(), n_code, D, window,
                               nearest ? PositionGradient::nearest : PositionGradient::additional});
     n_outputs_ = shape.n_outputs;
@@ -65,7 +67,9 @@ class ChainHandle {
   }
 
   double train(In<int64_t, 2> tokens, In<int64_t, 2> targets, const std::string& kind, float rate, float epsilon,
-               float visit_cap, const std::vector<std::optional<In<int32_t, 1>>>& kept, int n_threads) {
+               float visit_cap, const std::vector<uint32_t>& seeds,
+               const std::vector<std::optional<In<int32_t, 1>>>& kept, int n_threads) {
+    require(seeds.empty() || seeds.size() == n_tables_.size(), "seeds must be one for each layer, or none");
     const ChainStep step = checked_step(tokens, targets, n_threads);
     TableUpdate update;
     update.rate = rate;
@@ -74,6 +78,7 @@ class ChainHandle {
     if (kind == "sgd") {
       update.kind = TableUpdate::Kind::sgd;
     } else if (kind == "online_sgd") {
+      require(all_float32_, "tables must be float32 for kind online_sgd");
       update.kind = TableUpdate::Kind::online_sgd;
     } else if (kind == "adagrad") {
       require(all_have_state_, "every layer must have a state for kind adagrad");
@@ -84,7 +89,7 @@ class ChainHandle {
     const std::vector<ChainSubset> subsets = checked_subsets(kept);
     nb::gil_scoped_release release;
     const std::lock_guard<std::mutex> one_at_a_time(mutex_);
-    return chain_.train(step, update, subsets);
+    return chain_.train(step, update, subsets, seeds);
   }
 
   void score(In<int64_t, 2> tokens, In<int64_t, 2> targets, Out<float, 2> nats, int n_threads) {
@@ -104,6 +109,7 @@ class ChainHandle {
             "a layer within the chain must give as many outputs as there are neurons, " + std::to_string(n_inputs_) +
                 "; got " + std::to_string(n_outputs_));
     require(!residual || shape.n_outputs == n_inputs_, "residual needs as many outputs as inputs");
+    all_float32_ = all_float32_ && shape.type == RowType::float32;
   }
 
   float* checked(const Maybe<Out<float, 2>>& state, const TableShape& shape) {
@@ -159,7 +165,7 @@ class ChainHandle {
   struct Window { int64_t window, n_distances; };
 
   int64_t n_tokens_, n_inputs_, n_outputs_ = 0;
-  bool ends_in_attention_ = false, all_have_state_ = true;
+  bool ends_in_attention_ = false, all_have_state_ = true, all_float32_ = true;
   std::vector<Window> shortest_;
   std::vector<int64_t> n_tables_;  // of each layer; 0: attention
   std::vector<std::any> kept_;
@@ -179,7 +185,7 @@ void bind_chain(nb::module_& m) {
            nb::arg("code_gradient").noconvert(), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"),
            nb::arg("state").noconvert().none())
       .def("train", &ChainHandle::train, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(), nb::arg("kind"),
-           nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"), nb::arg("kept"), nb::arg("n_threads"))
+           nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"), nb::arg("seeds"), nb::arg("kept"), nb::arg("n_threads"))
       .def("score", &ChainHandle::score, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(),
            nb::arg("nats").noconvert(), nb::arg("n_threads"));
 }

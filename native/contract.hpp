@@ -5,12 +5,19 @@
 // work into ranges so that no two threads write one place.
 //
 // Legend: B sequence, T position, P = B * T flat position, I table, R comparison, J row, K output. The rows of a table
-// begin `row_stride` floats apart, K or more: padded rows do not straddle cache lines. What pads is never read.
+// begin `row_stride` numbers apart, K or more: padded rows do not straddle cache lines. What pads is never read. A row's
+// numbers are float32 or bfloat16, as `type` says; all arithmetic is float32.
 #pragma once
 
 #include <cstdint>
 
 namespace polychron {
+
+struct Bfloat16 { uint16_t bits; };  // the upper half of a float32
+
+enum class RowType : uint8_t { float32, bfloat16 };
+
+constexpr int64_t row_number_bytes(RowType type) { return type == RowType::float32 ? 4 : 2; }
 
 // Rows of some positions of one sequence, for all tables; pairs and smallest u too, unless null.
 struct HashTile {
@@ -28,7 +35,7 @@ struct HashTile {
 
 // y[p] = residual[p] + sum_i S[i, row[i, p]], tables ascending.
 struct GatherSum {
-  const float* tables;        // (I, J, row_stride)
+  const void* tables;         // (I, J, row_stride)
   int64_t n_tables, n_rows, n_outputs, row_stride;
   const int32_t* which;       // (I) the tables that are read, or null: all, in order
   const int32_t* row;         // (I, plane)
@@ -36,22 +43,24 @@ struct GatherSum {
   const float* residual;      // (P, y_stride) or null
   float* y;                   // (P, y_stride)
   int64_t y_stride;
+  RowType type = RowType::float32;
 };
 
 // y[t] += sum of the listed rows of one table, in the list's order; list t is rows[begin[t] .. begin[t + 1]).
 struct SumRowLists {
-  const float* table;         // (J, row_stride)
+  const void* table;          // (J, row_stride)
   int64_t n_outputs, row_stride;
   const int32_t* rows;
   const int32_t* begin;       // (n_lists + 1)
   int64_t n_lists;
   float* y;                   // (n_lists, K)
+  RowType type = RowType::float32;
 };
 
 // One table's readings, in the order of the sequence: reading m read row[m] and its output's gradient is v[source[m]].
 // A reading has up to two neighbour rows whose gain g = v . (S[flipped] - S[row]) is wanted; -1 stands for none.
 struct Readings {
-  float* table;               // (J, row_stride)
+  void* table;                // (J, row_stride)
   int64_t n_outputs, row_stride;
   int64_t n_readings;
   const int32_t* row;         // (M)
@@ -61,6 +70,7 @@ struct Readings {
   int64_t v_stride;
   const int32_t* flipped[2];  // (M) or null
   float* gain[2];             // (M) or null
+  RowType type = RowType::float32;
 };
 
 // Readings grouped by row: group q is order[begin[q] .. begin[q + 1]), all of row rows[q], m ascending.
@@ -73,9 +83,13 @@ struct RowGroups {
 
 constexpr int64_t kSecondLevelBytes = 1024 * 1024;
 
+// bfloat16 rows are rounded stochastically when they change: up or down by chance, right on average. The chance of each
+// number is a function of the seed, its row and its column; see store_row in kernels.inl.
 struct TableRows {
-  float* table;               // (J, row_stride)
+  void* table;                // (J, row_stride)
   int64_t n_outputs, row_stride;
+  RowType type = RowType::float32;
+  uint32_t seed = 0;          // of this table in this step
 };
 
 inline int64_t merged_stride(int64_t n_outputs) { return (n_outputs + 15) / 16 * 16; }
@@ -88,7 +102,7 @@ struct Kernels {
   // Gains of all readings, and merged[q] = the sum of v over group q, m ascending; rows of `merged` are
   // merged_stride(n_outputs) apart. The table is only read.
   void (*merge_rows)(const Readings&, const RowGroups&, float* merged);
-  // Readings one after another, each gain from the table as earlier readings left it; S[row] -= rate * v.
+  // Readings one after another, each gain from the table as earlier readings left it; S[row] -= rate * v. float32 only.
   void (*online_sgd)(const Readings&, float rate);
   // S[rows[q]] -= rate * min(1, visit_cap / n_q) * merged[q], n_q the readings in group q.
   void (*update_sgd)(const TableRows&, const RowGroups&, const float* merged, float rate, float visit_cap);

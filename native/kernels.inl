@@ -13,7 +13,7 @@ struct Columns { int64_t begin; int tail; };  // first column; lanes of the last
 template <int Blocks> struct Row {
   F32 block[Blocks];
 
-  static inline Row load_from(const float* p, int tail) {
+  template <class Number> static inline Row load_from(const Number* p, int tail) {
     Row r;
     for (int b = 0; b < Blocks - 1; ++b) r.block[b] = load(p + b * kLanes);
     r.block[Blocks - 1] = load_partial(p + (Blocks - 1) * kLanes, tail);
@@ -43,8 +43,18 @@ template <int Blocks> inline F32 difference_products(const Row<Blocks>& v, const
   return sum;
 }
 
-template <int Blocks> inline void prefetch_row(const float* p) {
-  for (int b = 0; b < Blocks; ++b) __builtin_prefetch(p + b * kLanes);
+template <int Blocks, class Number> inline void prefetch_row(const Number* p) {
+  constexpr int per_line = 64 / static_cast<int>(sizeof(Number)) / kLanes;  // blocks of a cache line
+  for (int b = 0; b < Blocks; b += per_line) __builtin_prefetch(p + b * kLanes);
+}
+
+// Calls body.template operator()<Number>() with the type of the rows' numbers.
+template <class Body> inline void for_type(RowType type, const Body& body) {
+  if (type == RowType::float32) {
+    body.template operator()<float>();
+  } else {
+    body.template operator()<Bfloat16>();
+  }
 }
 
 // Calls body.template run<Blocks>(columns) for each chunk of columns.
@@ -160,13 +170,14 @@ constexpr int64_t kGroupBytes = 512 * 1024;
 constexpr int64_t kBlockBytes = 384 * 1024;
 constexpr int64_t kPrefetchAbove = 1024 * 1024;
 
-struct GatherBody {
+template <class Number> struct GatherBody {
   const GatherSum& a;
   int64_t p_begin, p_end;
 
   template <int Blocks> void run(Columns c) const {
     const int64_t table_size = a.n_rows * a.row_stride;
-    const int64_t table_bytes = table_size * static_cast<int64_t>(sizeof(float));
+    const int64_t table_bytes = table_size * static_cast<int64_t>(sizeof(Number));
+    const Number* tables = static_cast<const Number*>(a.tables) + c.begin;
     const bool prefetch = table_bytes * a.n_tables > kPrefetchAbove;
     const int64_t fitting = kGroupBytes / (table_bytes + 1);
     const int64_t group = fitting < 1 ? 1 : fitting;
@@ -188,7 +199,7 @@ struct GatherBody {
           }
           const int64_t next = p + 8 < block_end ? p + 8 : p;
           for (int64_t i = i_begin; i < i_end; ++i) {
-            const float* table = a.tables + (a.which ? a.which[i] : i) * table_size + c.begin;
+            const Number* table = tables + (a.which ? a.which[i] : i) * table_size;
             const int32_t* row = a.row + i * a.plane;
             if (prefetch) prefetch_row<Blocks>(table + int64_t{row[next]} * a.row_stride);
             sum.add(Row<Blocks>::load_from(table + int64_t{row[p]} * a.row_stride, c.tail));
@@ -202,16 +213,16 @@ struct GatherBody {
 };
 
 void gather_sum(const GatherSum& a, int64_t p_begin, int64_t p_end) {
-  for_columns(a.n_outputs, GatherBody{a, p_begin, p_end});
+  for_type(a.type, [&]<class Number>() { for_columns(a.n_outputs, GatherBody<Number>{a, p_begin, p_end}); });
 }
 
 constexpr int64_t kListAhead = 24;  // rows asked for ahead of use; enough to cover a read from main memory
 
-struct ListBody {
+template <class Number> struct ListBody {
   const SumRowLists& a;
 
   template <int Blocks> void run(Columns c) const {
-    const float* table = a.table + c.begin;
+    const Number* table = static_cast<const Number*>(a.table) + c.begin;
     const int64_t end = a.begin[a.n_lists];
     for (int64_t t = 0; t < a.n_lists; ++t) {
       if (a.begin[t] == a.begin[t + 1]) continue;
@@ -226,7 +237,9 @@ struct ListBody {
   }
 };
 
-void sum_row_lists(const SumRowLists& a) { for_columns(a.n_outputs, ListBody{a}); }
+void sum_row_lists(const SumRowLists& a) {
+  for_type(a.type, [&]<class Number>() { for_columns(a.n_outputs, ListBody<Number>{a}); });
+}
 
 // ---- backward: gains of the neighbour rows and the sums of equal rows' gradients --------------------------------
 
@@ -255,13 +268,14 @@ class Gains {
   const bool first_columns_;
 };
 
-template <int Blocks> inline void add_gains(const Readings& a, int64_t m, const Row<Blocks>& v,
-                                            const Row<Blocks>& here, const float* table, Columns c, Gains& gains) {
+template <int Blocks, class Number>
+inline void add_gains(const Readings& a, int64_t m, const Row<Blocks>& v, const Row<Blocks>& here, const Number* table,
+                      Columns c, Gains& gains) {
   for (int f = 0; f < 2; ++f) {
     if (!a.gain[f]) continue;
     const int32_t flipped = a.flipped[f][m];
     if (flipped >= 0) {
-      const float* there = table + int64_t{flipped} * a.row_stride;
+      const Number* there = table + int64_t{flipped} * a.row_stride;
       gains.add(difference_products(v, Row<Blocks>::load_from(there, c.tail), here), a.gain[f] + m);
     } else if (c.begin == 0) {
       a.gain[f][m] = 0.0f;
@@ -271,7 +285,8 @@ template <int Blocks> inline void add_gains(const Readings& a, int64_t m, const 
 
 constexpr int64_t kReadingAhead = 16;
 
-template <int Blocks> inline void prefetch_neighbours(const Readings& a, int64_t m, const float* table) {
+template <int Blocks, class Number>
+inline void prefetch_neighbours(const Readings& a, int64_t m, const Number* table) {
   for (int f = 0; f < 2; ++f) {
     if (a.gain[f] && a.flipped[f][m] >= 0) prefetch_row<Blocks>(table + int64_t{a.flipped[f][m]} * a.row_stride);
   }
@@ -279,13 +294,13 @@ template <int Blocks> inline void prefetch_neighbours(const Readings& a, int64_t
 
 // Rows are asked for ahead only where the table lies outside the cache: within it the processor's own look-ahead
 // reaches far enough, and asking costs more than it brings.
-template <bool with_gains> struct MergeBody {
+template <bool with_gains, class Number> struct MergeBody {
   const Readings& a;
   const RowGroups& groups;
   float* merged;
 
   template <int Blocks> void run(Columns c) const {
-    const float* table = a.table + c.begin;
+    const Number* table = static_cast<const Number*>(a.table) + c.begin;
     const float* v = a.v + c.begin;
     const int64_t stride = merged_stride(a.n_outputs);
     Gains gains(c.begin == 0);
@@ -312,11 +327,13 @@ template <bool with_gains> struct MergeBody {
 };
 
 void merge_rows(const Readings& a, const RowGroups& groups, float* merged) {
-  if (a.gain[0] || a.gain[1]) {
-    for_columns(a.n_outputs, MergeBody<true>{a, groups, merged});
-  } else {
-    for_columns(a.n_outputs, MergeBody<false>{a, groups, merged});
-  }
+  for_type(a.type, [&]<class Number>() {
+    if (a.gain[0] || a.gain[1]) {
+      for_columns(a.n_outputs, MergeBody<true, Number>{a, groups, merged});
+    } else {
+      for_columns(a.n_outputs, MergeBody<false, Number>{a, groups, merged});
+    }
+  });
 }
 
 struct OnlineBody {
@@ -325,7 +342,7 @@ struct OnlineBody {
 
   // Columns do not meet before the gain is summed, so a chunk may run through all readings before the next begins.
   template <int Blocks> void run(Columns c) const {
-    float* table = a.table + c.begin;
+    float* table = static_cast<float*>(a.table) + c.begin;
     const float* v = a.v + c.begin;
     const F32 rate_lanes = set1(rate);
     Gains gains(c.begin == 0);
@@ -349,7 +366,45 @@ void online_sgd(const Readings& a, float rate) { for_columns(a.n_outputs, Online
 
 // ---- updates of rows --------------------------------------------------------------------------------------------
 
-struct SubtractBody {
+// Where a row's chances begin: 32 bits mixed from the table's seed and the row (the multipliers are those of Chris
+// Wellons' "lowbias32").
+inline int32_t mixed(uint32_t seed, int32_t row) {
+  uint32_t h = seed ^ static_cast<uint32_t>(row) * 0x85EBCA77u;
+  h = (h ^ h >> 16) * 0x7FEB352Du;
+  h = (h ^ h >> 15) * 0x846CA68Bu;
+  return static_cast<int32_t>(h ^ h >> 16);
+}
+
+struct ColumnSteps {
+  int32_t step[kLanes];
+  constexpr ColumnSteps() : step() {
+    for (int l = 0; l < kLanes; ++l) step[l] = static_cast<int32_t>(static_cast<uint32_t>(l) * 0x9E3779B9u);
+  }
+};
+constexpr ColumnSteps kColumnSteps;
+
+template <int Blocks> inline void store_row(float* p, const Row<Blocks>& a, Columns c, uint32_t, int32_t) {
+  a.store_to(p, c.tail);
+}
+// Rounds to the upper 16 bits: the lower 16 carry with a chance of as many 65536ths as they count. Column k draws
+// (x ^ x >> 15) >> 16 of x = (y ^ y >> 16) * 0x7FEB352D, y = mixed + k * 0x9E3779B9.
+template <int Blocks>
+inline void store_row(Bfloat16* p, const Row<Blocks>& a, Columns c, uint32_t seed, int32_t row) {
+  const auto start = static_cast<uint32_t>(mixed(seed, row));
+  for (int b = 0; b < Blocks; ++b) {
+    const uint32_t first = static_cast<uint32_t>(c.begin + b * kLanes) * 0x9E3779B9u + start;
+    const I32 y = load_i32(kColumnSteps.step) + set1(static_cast<int32_t>(first));
+    const I32 x = (y ^ shift_right<16>(y)) * set1(int32_t{0x7FEB352D});
+    const I32 rounded = as_i32(a.block[b]) + shift_right<16>(x ^ shift_right<15>(x));
+    if (b < Blocks - 1) {
+      store_upper(p + b * kLanes, rounded);
+    } else {
+      store_upper_partial(p + b * kLanes, rounded, c.tail);
+    }
+  }
+}
+
+template <class Number> struct SubtractBody {
   const TableRows& a;
   const RowGroups& groups;
   const float* merged;
@@ -358,22 +413,25 @@ struct SubtractBody {
 
   template <int Blocks> void run(Columns c) const {
     const int64_t stride = merged_stride(a.n_outputs);
+    Number* table = static_cast<Number*>(a.table) + c.begin;
     for (int64_t q = 0; q < groups.n_groups; ++q) {
       if (q + kReadingAhead < groups.n_groups) {
-        prefetch_row<Blocks>(a.table + int64_t{groups.rows[q + kReadingAhead]} * a.row_stride + c.begin);
+        prefetch_row<Blocks>(table + int64_t{groups.rows[q + kReadingAhead]} * a.row_stride);
       }
-      float* row = a.table + int64_t{groups.rows[q]} * a.row_stride + c.begin;
+      Number* row = table + int64_t{groups.rows[q]} * a.row_stride;
       Row<Blocks> here = Row<Blocks>::load_from(row, c.tail);
       const float n_visits = static_cast<float>(groups.begin[q + 1] - groups.begin[q]);
       const float row_rate = n_visits > visit_cap ? rate * (visit_cap / n_visits) : rate;
       here.subtract_scaled(set1(row_rate), Row<Blocks>::load_from(merged + q * stride + c.begin, c.tail));
-      here.store_to(row, c.tail);
+      store_row(row, here, c, a.seed, groups.rows[q]);
     }
   }
 };
 
 void update_sgd(const TableRows& a, const RowGroups& groups, const float* merged, float rate, float visit_cap) {
-  for_columns(a.n_outputs, SubtractBody{a, groups, merged, rate, visit_cap});
+  for_type(a.type, [&]<class Number>() {
+    for_columns(a.n_outputs, SubtractBody<Number>{a, groups, merged, rate, visit_cap});
+  });
 }
 
 struct SquareBody {
@@ -399,7 +457,9 @@ void update_adagrad(const TableRows& a, const RowGroups& groups, const float* me
     const float row_rate = rate / (__builtin_sqrtf(row_state) + epsilon);
     const int32_t begin[] = {groups.begin[q], groups.begin[q + 1]};
     const RowGroups one{groups.order, begin, groups.rows + q, 1};
-    for_columns(a.n_outputs, SubtractBody{a, one, g, row_rate, __builtin_inff()});
+    for_type(a.type, [&]<class Number>() {
+      for_columns(a.n_outputs, SubtractBody<Number>{a, one, g, row_rate, __builtin_inff()});
+    });
   }
 }
 

@@ -191,7 +191,7 @@ void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAd
   parallel_for(n_threads, anchors.n_tables, [&](int64_t i, int w) {
     const int32_t* row = addresses.row + i * n_flat;
     Readings readings{tables.table(i), tables.n_outputs, tables.row_stride, n_flat, row, nullptr, tables.far(), v,
-                      v_stride, {nullptr, nullptr}, {nullptr, nullptr}};
+                      v_stride, {nullptr, nullptr}, {nullptr, nullptr}, tables.type};
     float* gain = slope.get() + i * n_flat;
     if (dx) {
       const uint8_t* pair = addresses.pair + i * n_flat;

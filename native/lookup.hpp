@@ -1,7 +1,7 @@
 // Drivers of the layer of look-up tables: hash, gather, gradients, updates. They cut work into tasks for the pool.
 //
 // Legend: B sequence, T position, P = B * T flat position, I table, R comparison, J row, K output, D delay.
-// Rows of tables, and of v and y where a stride is given, begin that many floats apart: see contract.hpp.
+// Rows of tables, and of v and y where a stride is given, begin that many numbers apart: see contract.hpp.
 #pragma once
 
 #include <cstdint>
@@ -29,13 +29,15 @@ struct Anchors {
 };
 
 struct Tables {
-  float* data;                // (., J, row_stride)
+  void* data;                 // (., J, row_stride)
   int64_t n_rows, n_outputs, row_stride;
+  RowType type = RowType::float32;
   const int32_t* which = nullptr;  // (I) the tables that are used, ascending; null: the first I
 
   int64_t index(int64_t i) const { return which ? which[i] : i; }
-  float* table(int64_t i) const { return data + index(i) * n_rows * row_stride; }
-  bool far() const { return n_rows * row_stride * static_cast<int64_t>(sizeof(float)) > kSecondLevelBytes; }
+  int64_t table_bytes() const { return n_rows * row_stride * row_number_bytes(type); }
+  void* table(int64_t i) const { return static_cast<char*>(data) + index(i) * table_bytes(); }
+  bool far() const { return table_bytes() > kSecondLevelBytes; }
 };
 
 struct Addresses {            // each (I, plane); pair and u null where not wanted

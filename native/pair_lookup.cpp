@@ -181,7 +181,7 @@ void pair_gather_range(const PairShape& shape, const Tables& tables, const int32
     });
     begin[p_end - p_begin] = m;
     kernels().sum_row_lists({tables.table(i), tables.n_outputs, tables.row_stride, rows, begin, p_end - p_begin,
-                             y + p_begin * shape.n_outputs});
+                             y + p_begin * shape.n_outputs, tables.type});
   }
 }
 
@@ -215,7 +215,7 @@ void pair_backward(const PairShape& shape, const Tables& tables, const ConstAddr
     r.owner.apply(tables.index(i),
                   {tables.table(i), tables.n_outputs, tables.row_stride, n_readings, r.row.get(), r.source.get(),
                    tables.far(), v, tables.n_outputs, {r.flipped.get(), r.flipped_code.get()},
-                   {wants_dx ? r.gain.get() : nullptr, r.gain_code.get()}},
+                   {wants_dx ? r.gain.get() : nullptr, r.gain_code.get()}, tables.type},
                   update);
 
     float* code_gain = r.code_gain.get();

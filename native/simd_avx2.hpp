@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "contract.hpp"
+
 namespace polychron::avx2 {
 
 struct F32 { __m256 lo, hi; };
@@ -19,6 +21,20 @@ inline F32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p 
 inline F32 load_partial(const float* p, int count) {
   return {_mm256_maskload_ps(p, lanes_below(count)), _mm256_maskload_ps(p + 8, lanes_below(count - 8))};
 }
+inline F32 load(const Bfloat16* p) {
+  const auto* halves = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(halves)), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(halves + 1)), 16))};
+}
+inline F32 load_partial(const Bfloat16* p, int count) {  // AVX2 has no masked load of 16 bits
+  Bfloat16 lanes[16] = {};
+  for (int l = 0; l < count; ++l) lanes[l] = p[l];
+  return load(lanes);
+}
+inline I32 load_i32(const int32_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
+}
 inline void store(float* p, F32 a) { _mm256_storeu_ps(p, a.lo); _mm256_storeu_ps(p + 8, a.hi); }
 inline void store_partial(float* p, F32 a, int count) {
   _mm256_maskstore_ps(p, lanes_below(count), a.lo);
@@ -27,6 +43,15 @@ inline void store_partial(float* p, F32 a, int count) {
 inline void store(int32_t* p, I32 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), a.hi);
+}
+inline void store_upper(Bfloat16* p, I32 a) {
+  const __m256i words = _mm256_packus_epi32(_mm256_srli_epi32(a.lo, 16), _mm256_srli_epi32(a.hi, 16));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0b11011000));
+}
+inline void store_upper_partial(Bfloat16* p, I32 a, int count) {
+  Bfloat16 lanes[16];
+  store_upper(lanes, a);
+  for (int l = 0; l < count; ++l) p[l] = lanes[l];
 }
 inline void store_u8(uint8_t* p, I32 a) {
   // Packing works within 128-bit halves: the order is put right before the last step.
@@ -51,6 +76,11 @@ inline F32 abs(F32 a) {
 
 inline I32 operator|(I32 a, I32 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
 inline I32 operator+(I32 a, I32 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline I32 operator^(I32 a, I32 b) { return {_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)}; }
+inline I32 operator*(I32 a, I32 b) { return {_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)}; }
+template <int bits> inline I32 shift_right(I32 a) {
+  return {_mm256_srli_epi32(a.lo, bits), _mm256_srli_epi32(a.hi, bits)};
+}
 template <int bits> inline I32 shift_left(I32 a) {
   return {_mm256_slli_epi32(a.lo, bits), _mm256_slli_epi32(a.hi, bits)};
 }

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "contract.hpp"
+
 namespace polychron::avx512 {
 
 struct F32 { __m512 v; };
@@ -15,9 +17,20 @@ inline __mmask16 lanes_below(int count) { return static_cast<__mmask16>((1u << c
 
 inline F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline F32 load_partial(const float* p, int count) { return {_mm512_maskz_loadu_ps(lanes_below(count), p)}; }
+inline F32 widened(__m256i halves) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+}
+inline F32 load(const Bfloat16* p) { return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline F32 load_partial(const Bfloat16* p, int count) { return widened(_mm256_maskz_loadu_epi16(lanes_below(count), p)); }
+inline I32 load_i32(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void store(float* p, F32 a) { _mm512_storeu_ps(p, a.v); }
 inline void store_partial(float* p, F32 a, int count) { _mm512_mask_storeu_ps(p, lanes_below(count), a.v); }
 inline void store(int32_t* p, I32 a) { _mm512_storeu_si512(p, a.v); }
+inline __m256i upper(I32 a) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(a.v, 16)); }
+inline void store_upper(Bfloat16* p, I32 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), upper(a)); }
+inline void store_upper_partial(Bfloat16* p, I32 a, int count) {
+  _mm256_mask_storeu_epi16(p, lanes_below(count), upper(a));
+}
 inline void store_u8(uint8_t* p, I32 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
@@ -35,6 +48,9 @@ inline F32 abs(F32 a) { return {_mm512_abs_ps(a.v)}; }
 
 inline I32 operator|(I32 a, I32 b) { return {_mm512_or_si512(a.v, b.v)}; }
 inline I32 operator+(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I32 operator^(I32 a, I32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+inline I32 operator*(I32 a, I32 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+template <int bits> inline I32 shift_right(I32 a) { return {_mm512_srli_epi32(a.v, bits)}; }
 template <int bits> inline I32 shift_left(I32 a) { return {_mm512_slli_epi32(a.v, bits)}; }
 inline I32 as_i32(F32 a) { return {_mm512_castps_si512(a.v)}; }
 inline F32 as_f32(I32 a) { return {_mm512_castsi512_ps(a.v)}; }

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "contract.hpp"
+
 namespace polychron::neon {
 
 struct F32 { float32x4_t q[4]; };
@@ -33,11 +35,32 @@ inline F32 load(const float* p) { return each<F32>([p](int k) { return vld1q_f32
 inline F32 load_partial(const float* p, int count) {
   return each<F32>([=](int k) { return load_quarter(p + 4 * k, count - 4 * k); });
 }
+inline F32 load(const Bfloat16* p) {
+  return each<F32>([p](int k) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p) + 4 * k), 16));
+  });
+}
+inline F32 load_partial(const Bfloat16* p, int count) {
+  Bfloat16 lanes[16] = {};
+  for (int l = 0; l < count; ++l) lanes[l] = p[l];
+  return load(lanes);
+}
+inline I32 load_i32(const int32_t* p) { return each<I32>([p](int k) { return vld1q_s32(p + 4 * k); }); }
 inline void store(float* p, F32 a) { for (int k = 0; k < 4; ++k) vst1q_f32(p + 4 * k, a.q[k]); }
 inline void store_partial(float* p, F32 a, int count) {
   for (int k = 0; k < 4; ++k) store_quarter(p + 4 * k, a.q[k], count - 4 * k);
 }
 inline void store(int32_t* p, I32 a) { for (int k = 0; k < 4; ++k) vst1q_s32(p + 4 * k, a.q[k]); }
+inline void store_upper(Bfloat16* p, I32 a) {
+  for (int k = 0; k < 4; ++k) {
+    vst1_u16(reinterpret_cast<uint16_t*>(p) + 4 * k, vshrn_n_u32(vreinterpretq_u32_s32(a.q[k]), 16));
+  }
+}
+inline void store_upper_partial(Bfloat16* p, I32 a, int count) {
+  Bfloat16 lanes[16];
+  store_upper(lanes, a);
+  for (int l = 0; l < count; ++l) p[l] = lanes[l];
+}
 inline void store_u8(uint8_t* p, I32 a) {
   const int16x8_t low = vcombine_s16(vmovn_s32(a.q[0]), vmovn_s32(a.q[1]));
   const int16x8_t high = vcombine_s16(vmovn_s32(a.q[2]), vmovn_s32(a.q[3]));
@@ -60,6 +83,13 @@ inline F32 abs(F32 a) { return each<F32>([&](int k) { return vabsq_f32(a.q[k]); 
 
 inline I32 operator|(I32 a, I32 b) { return each<I32>([&](int k) { return vorrq_s32(a.q[k], b.q[k]); }); }
 inline I32 operator+(I32 a, I32 b) { return each<I32>([&](int k) { return vaddq_s32(a.q[k], b.q[k]); }); }
+inline I32 operator^(I32 a, I32 b) { return each<I32>([&](int k) { return veorq_s32(a.q[k], b.q[k]); }); }
+inline I32 operator*(I32 a, I32 b) { return each<I32>([&](int k) { return vmulq_s32(a.q[k], b.q[k]); }); }
+template <int bits> inline I32 shift_right(I32 a) {
+  return each<I32>([&](int k) {
+    return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a.q[k]), bits));
+  });
+}
 template <int bits> inline I32 shift_left(I32 a) {
   return each<I32>([&](int k) { return vshlq_n_s32(a.q[k], bits); });
 }

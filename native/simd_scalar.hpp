@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "contract.hpp"
+
 namespace polychron::scalar {
 
 struct F32 { float lane[16]; };
@@ -21,9 +23,24 @@ inline F32 load_partial(const float* p, int count) {  // lanes from count on are
   for (int l = 0; l < count; ++l) r.lane[l] = p[l];
   return r;
 }
+inline F32 load_partial(const Bfloat16* p, int count) {
+  F32 r{};
+  for (int l = 0; l < count; ++l) {
+    const uint32_t bits = static_cast<uint32_t>(p[l].bits) << 16;
+    std::memcpy(&r.lane[l], &bits, sizeof bits);
+  }
+  return r;
+}
+inline F32 load(const Bfloat16* p) { return load_partial(p, 16); }
+inline I32 load_i32(const int32_t* p) { I32 r; std::memcpy(r.lane, p, sizeof r.lane); return r; }
 inline void store(float* p, F32 a) { std::memcpy(p, a.lane, sizeof a.lane); }
 inline void store_partial(float* p, F32 a, int count) { for (int l = 0; l < count; ++l) p[l] = a.lane[l]; }
 inline void store(int32_t* p, I32 a) { std::memcpy(p, a.lane, sizeof a.lane); }
+// The upper 16 bits of each lane.
+inline void store_upper_partial(Bfloat16* p, I32 a, int count) {
+  for (int l = 0; l < count; ++l) p[l].bits = static_cast<uint16_t>(static_cast<uint32_t>(a.lane[l]) >> 16);
+}
+inline void store_upper(Bfloat16* p, I32 a) { store_upper_partial(p, a, 16); }
 inline void store_u8(uint8_t* p, I32 a) { POLYCHRON_LANES p[l] = static_cast<uint8_t>(a.lane[l]); }
 
 inline F32 set1(float v) { F32 r; POLYCHRON_LANES r.lane[l] = v; return r; }
@@ -41,6 +58,15 @@ inline F32 abs(F32 a) { POLYCHRON_LANES a.lane[l] = __builtin_fabsf(a.lane[l]); 
 inline I32 operator|(I32 a, I32 b) { POLYCHRON_LANES a.lane[l] |= b.lane[l]; return a; }
 inline I32 operator+(I32 a, I32 b) {
   POLYCHRON_LANES a.lane[l] = static_cast<int32_t>(static_cast<uint32_t>(a.lane[l]) + static_cast<uint32_t>(b.lane[l]));
+  return a;
+}
+inline I32 operator^(I32 a, I32 b) { POLYCHRON_LANES a.lane[l] ^= b.lane[l]; return a; }
+inline I32 operator*(I32 a, I32 b) {  // the lower 32 bits
+  POLYCHRON_LANES a.lane[l] = static_cast<int32_t>(static_cast<uint32_t>(a.lane[l]) * static_cast<uint32_t>(b.lane[l]));
+  return a;
+}
+template <int bits> inline I32 shift_right(I32 a) {  // zeros come in
+  POLYCHRON_LANES a.lane[l] = static_cast<int32_t>(static_cast<uint32_t>(a.lane[l]) >> bits);
   return a;
 }
 template <int bits> inline I32 shift_left(I32 a) {

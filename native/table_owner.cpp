@@ -33,7 +33,8 @@ void TableOwner::apply(int64_t i, const Readings& readings, const TableUpdate& u
 
   const int64_t n_outputs = readings.n_outputs;
   const int64_t stride = merged_stride(n_outputs);
-  const TableRows rows{readings.table, n_outputs, readings.row_stride};
+  const uint32_t seed = update.seed + static_cast<uint32_t>(i) * 0xC2B2AE3Du;
+  const TableRows rows{readings.table, n_outputs, readings.row_stride, readings.type, seed};
   const RowGroups groups = sorter_.sort(readings.row, readings.n_readings, n_rows_);
   float* merged = merged_.get();
   set.merge_rows(readings, groups, merged);

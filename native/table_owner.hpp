@@ -19,6 +19,7 @@ struct TableUpdate {
   float rate = 0.0f;
   float epsilon = 0.0f;
   float visit_cap = 0.0f;     // sgd: a row read more often than this in a step moves as if read this often
+  uint32_t seed = 0;          // of the rounding of bfloat16 rows in this step
   float* state = nullptr;     // adagrad: (I, J)
   float* dense = nullptr;     // dense: (I, J, K), not padded, zero where no row is read
   // sparse: per table, the rows that were read, ascending, and their gradients (n_rows_read, K)

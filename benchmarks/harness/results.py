@@ -26,7 +26,7 @@ class Result:
         seconds: that training took.
         trained_bytes: predicted while training.
         parameters: trained numbers; None for a reference.
-        operations: per byte read, by the rule of `harness.cost`; None where it is not counted.
+        operations: per byte read, by the rule of `polychron.twins.cost`; None where it is not counted.
         bytes_touched: per byte read.
         training_operations: per byte trained on.
         settings: what a reader needs to do it again.

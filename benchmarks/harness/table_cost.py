@@ -1,4 +1,4 @@
-"""What one byte costs a model of look-up tables, by the rule of `harness.cost`."""
+"""What one byte costs a model of look-up tables, by the rule of `polychron.twins.cost`."""
 
 # n_t tables, n_c comparisons of a table, K outputs
 
@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from harness.cost import FLOAT, Cost, embedding, softmax
 from polychron.models import LanguageModel
 from polychron.nn import LookupTables, PairAttention, Readout, RowLayer
+from polychron.twins.cost import FLOAT, Cost, embedding, softmax
 
 INDEX = 2  # bytes of a neuron's number, and of a delay: models have fewer than 65,536 of either
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from harness.results import Result
-from harness.split import Split
+from polychron.twins.split import Split
 from references.kneser_ney import KneserNey
 from references.ppmd import code_held_out
 

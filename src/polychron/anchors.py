@@ -160,6 +160,29 @@ def sensory_anchors(
     return _turn(chosen, rng)
 
 
+def further_anchors(held: Tensor, drawn: Tensor) -> Tensor:
+    """Of each table's ``drawn`` pairs the first n that it does not hold, whichever way round.
+
+    Args:
+        held: (n_tables, R, 2) int32.
+        drawn: (n_tables, R + n, 2) int32 without repetition within a table: at least n of them are not held.
+
+    Returns:
+        (n_tables, n, 2) int32.
+
+    Example:
+        >>> held, drawn = torch.tensor([[[0, 1]]]), torch.tensor([[[1, 0], [2, 1]]])
+        >>> further_anchors(held, drawn).tolist()
+        [[[2, 1]]]
+    """
+    n = drawn.shape[1] - held.shape[1]
+    chosen = []
+    for old, new in zip(held.tolist(), drawn.tolist(), strict=True):
+        known = {frozenset(pair) for pair in old}
+        chosen.append([pair for pair in new if frozenset(pair) not in known][:n])
+    return torch.tensor(chosen, dtype=held.dtype).reshape(len(held), n, 2)
+
+
 def _one_delay_a_pair(delay: np.ndarray) -> Tensor:
     return torch.from_numpy(np.repeat(delay[..., None], 2, axis=-1).astype(np.int32))
 

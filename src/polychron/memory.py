@@ -10,8 +10,8 @@ from polychron.ops.dispatch import native
 from polychron.ops.row_layout import row_stride
 
 
-def zero_tables(n_tables: int, n_rows: int, n_outputs: int) -> Tensor:
-    """Float32 CPU tables of zeros on a 64-byte boundary; from 2 MiB on with transparent huge pages asked for.
+def zero_tables(n_tables: int, n_rows: int, n_outputs: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """CPU tables, float32 or bfloat16, of zeros on a 64-byte boundary; from 2 MiB on huge pages are asked for.
 
     Rows are padded in memory (:func:`polychron.ops.row_layout.row_stride`), not in shape: the tensor need not be
     contiguous. All of it is touched at once: a run does not stop for pages later, and memory that is not there is
@@ -25,8 +25,8 @@ def zero_tables(n_tables: int, n_rows: int, n_outputs: int) -> Tensor:
         tensor(0.)
     """
     if native is None:
-        return torch.zeros(n_tables, n_rows, n_outputs)
-    shape = [n_tables, n_rows, row_stride(n_outputs)]
-    memory = native.allocate_tables(shape, torch.get_num_threads())
+        return torch.zeros(n_tables, n_rows, n_outputs, dtype=dtype)
+    shape = [n_tables, n_rows, row_stride(n_outputs, dtype.itemsize)]
+    memory = native.allocate_tables(shape, torch.get_num_threads(), bfloat16=dtype == torch.bfloat16)
     table_pages.remember(memory)
-    return torch.from_numpy(memory)[..., :n_outputs]
+    return torch.from_numpy(memory).view(dtype)[..., :n_outputs]

@@ -65,7 +65,11 @@ def quantize(tensors: Mapping[str, Tensor], to: str) -> Quantized:
     """
     if to not in TARGETS:
         raise InputError(f"a model is quantised to one of {', '.join(TARGETS)}; got {to!r}")
-    model = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    model = {
+        name: tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        for name, tensor in tensors.items()
+        if name.startswith("model.")
+    }
     for name, tensor in model.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(f"{name} has numbers that are not finite: the training diverged (lower --rate)")
@@ -77,6 +81,41 @@ def quantize(tensors: Mapping[str, Tensor], to: str) -> Quantized:
             }
         )
     return _to_int8(model)
+
+
+def dequantize(tensors: Mapping[str, Tensor], latency_bits: int | None, logit_bits: int | None) -> dict[str, Tensor]:
+    """The float model whose numbers are those of a quantised one: what :func:`quantize` wrote, as float32.
+
+    Every number and every sum of rows is exact, so that rows are those of the integer model as long as no latency
+    saturates at 16 bits.
+
+    Args:
+        tensors: ``model.*`` of a quantised checkpoint.
+        latency_bits: of it; None of a bfloat16 model.
+        logit_bits: of it.
+
+    Example:
+        >>> rows = torch.tensor([[[0.5, -0.25], [1.0, 0.0]]])
+        >>> small = quantize({"model.embedding.latencies": torch.tensor([[0.5, -0.5]]),
+        ...                   "model.readout.synaptic_vectors": rows}, "int8")
+        >>> dequantize(small.tensors, small.latency_bits, small.logit_bits)["model.readout.synaptic_vectors"].tolist()
+        [[[0.5, -0.25], [1.0, 0.0]]]
+    """
+    result = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".shifts"):
+            continue
+        if tensor.dtype == torch.bfloat16:
+            result[name] = tensor.float()
+        elif tensor.dtype == torch.int8:
+            unit = -(logit_bits if name == "model.readout.synaptic_vectors" else latency_bits)
+            shifts = tensors[name.replace("synaptic_vectors", "shifts")].int() + unit
+            result[name] = torch.ldexp(tensor.float(), shifts[:, None, None])
+        elif tensor.dtype == torch.int16:
+            result[name] = torch.ldexp(tensor.float(), torch.tensor(-latency_bits))
+        else:
+            result[name] = tensor
+    return result
 
 
 def _to_int8(model: dict[str, Tensor]) -> Quantized:

@@ -120,3 +120,31 @@ def test_bad_input_is_refused():
     with pytest.raises(InputError, match="element must be one of"):
         model_energy(count_cost(DELAY), "int3")
     assert math.isfinite(model_energy(count_cost(DELAY), "float16").total[0])
+
+
+@pytest.mark.parametrize(
+    ("variant", "synapses", "comparisons", "multiplications", "rows"),
+    [
+        ({}, 4 * 8 * 8 + 2 * 8 * 5, 18, 0, 6),
+        ({"hash": "bins"}, 4 * 27 * 8 + 2 * 27 * 5, 36, 0, 6),
+        ({"hash": "hyperplane"}, 4 * 8 * 8 + 2 * 8 * 5, 18, 18 * 8, 6),
+        ({"reading": "soft"}, 4 * 8 * 8 + 2 * 8 * 5, 18, 2 * (4 * 8 + 2 * 5), 12),
+    ],
+    ids=["order", "bins", "hyperplane", "soft"],
+)
+def test_a_variant_pays_for_what_it_adds(variant, synapses, comparisons, multiplications, rows):
+    config = DelayConfig(vocabulary_size=5, n_neurons=8, n_tables=4, n_comparisons=3, readout_n_tables=2,
+                         readout_n_comparisons=3, **variant)  # fmt: skip
+    cost = count_cost(config)
+    assert cost.synapses == synapses
+    assert (cost.comparisons, cost.multiplications, cost.rows) == (comparisons, multiplications, rows)
+    assert (
+        model_energy(cost).arithmetic >= model_energy(count_cost(dataclasses.replace(config, hash="order"))).arithmetic
+    )
+
+
+def test_bins_of_attention_leave_the_positions_bits_alone():
+    config = TransformerConfig(vocabulary_size=5, n_neurons=8, n_layers=1, n_heads=1, n_tables=2, n_comparisons=2,
+                               n_position_bits=3, ffn=None, hash="bins")  # fmt: skip
+    attention, _readout = count_cost(config).layers
+    assert attention.synapses == 2 * 3**4 * 2**3 * 8

@@ -16,7 +16,7 @@ from tests.benchmarks.conftest import TINY
 def tiny_twins(monkeypatch):
     recipes = {"gru": TINY["gru"], "window-mlp": TINY["window-mlp"]}
     monkeypatch.setattr("language_model.RECIPES", recipes)
-    monkeypatch.setattr("twins.tuning.TIMED_SECONDS", 0.03)
+    monkeypatch.setattr("polychron.twins.tuning.TIMED_SECONDS", 0.03)
 
 
 def test_a_benchmark_from_text_to_pictures_and_on(text_path, tmp_path, capsys):

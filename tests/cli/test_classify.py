@@ -4,12 +4,16 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 
 from polychron.cli import main
-from polychron.training.classify import open_classifier
+from polychron.training import CheckpointWriter, checkpoint
+from polychron.training.checkpoint import PositionRecord
+from polychron.training.classify import ClassifierRecord, open_classifier
 
 from ..data.test_examples import write_idx_folder
 from .conftest import Command
@@ -58,6 +62,27 @@ def test_a_checkpoint_scores_what_the_training_said(polychron: Command, classifi
     assert score == same
     assert score["test_accuracy"] > 0.9
     assert "accuracy " in polychron("classify", classifier).out
+
+
+def test_weights_superseded_while_they_are_opened_are_read_anew(classifier: Path, tmp_path: Path, monkeypatch):
+    folder = Path(shutil.copytree(classifier, tmp_path / "run"))
+    record = open_classifier(folder).record
+    later = record.model_copy(update={"position": PositionRecord(step=61)})
+    read, n_reads = checkpoint.read_config, 0
+
+    def read_then_supersede(folder: Path, task: str) -> Any:
+        nonlocal n_reads
+        n_reads += 1
+        result = read(folder, task)
+        if n_reads == 1:
+            with monkeypatch.context() as patched, CheckpointWriter(folder, resume=True, kind=ClassifierRecord) as run:
+                patched.setattr(checkpoint, "read_config", read)
+                run.save(later, safetensors.torch.load_file(classifier / record.weights.file))
+        return result
+
+    monkeypatch.setattr(checkpoint, "read_config", read_then_supersede)
+    assert open_classifier(folder).record.position.step == 61
+    assert {path.name for path in folder.iterdir()} == {"config.json", "weights-61.safetensors"}
 
 
 class SignalAfter(list):
@@ -126,7 +151,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, classifier: Path, image
         (["train-classifier", images, "--out", classifier], "already has a checkpoint"),
         (["train-classifier", "digits", "--resume", "--out", classifier], "not what the classifier was trained on"),
         (["classify", classifier, "digits"], "wants 20 inputs"),
-        (["classify", damaged], "is damaged"),
+        (["classify", damaged], "is truncated"),
         (["classify", trained], "holds a language model, and a classifier is asked for"),
         (["generate", classifier, "x"], "holds a classifier, and a language model is asked for"),
     ]:
@@ -136,3 +161,24 @@ def test_bad_input_is_one_clear_line(polychron: Command, classifier: Path, image
         assert refused.err.startswith("error: ")
         assert refused.err.count("\n") == 1
         assert message in refused.err
+
+
+def test_counting_reads_every_example_once_and_makes_a_classifier_like_any_other(polychron: Command):
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 256, (600, 9))
+    lines = [",".join(map(str, [*one, int(one[0] > one[1])])) for one in inputs.tolist()]
+    Path("set.csv").write_text("\n".join(lines) + "\n")
+    done = polychron("train-classifier", "set.csv", "--counts", "--out", "run", "--json")
+    result = done.objects[-1]
+    assert result["train_examples"] == 480
+    assert result["test_accuracy"] > 0.85
+    (again,) = polychron("classify", "run", "--json").objects
+    assert again["test_correct"] == result["test_correct"]
+    assert "every example once" in polychron("train-classifier", "set.csv", "--counts", "--out", "other").out
+    assert polychron("train-classifier", "--resume", "--out", "run", "--json").objects[-1]["steps"] == 1
+
+
+def test_counting_has_no_rate(polychron: Command):
+    Path("set.csv").write_text("1,2,0\n3,4,1\n" * 9)
+    refused = polychron("train-classifier", "set.csv", "--counts", "--rate", 0.1)
+    assert (refused.code, "--counts reads every example once and has no --rate" in refused.err) == (2, True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from ..data.test_examples import write_idx_folder
 from .conftest import Command
 
 
@@ -15,13 +16,28 @@ def test_a_trained_model_becomes_a_program(polychron: Command, trained: Path, tm
     assert source.name == "sheep_model.c"
     (tmp_path / "main.c").write_text(
         '#include <stdio.h>\n#include "c/sheep_model.h"\n'
-        "int main(void) { static sheep_model_state s; int n; sheep_model_seed(&s, 1); sheep_model_read(&s, 'I');\n"
+        "int main(void) { static sheep_model_state s; int n; sheep_model_seed(&s, 1);\n  sheep_model_read(&s, 'I');\n"
         "  for (n = 0; n < 300; ++n) { uint8_t b = sheep_model_draw(&s); putchar(b); sheep_model_read(&s, b); }\n"
         "  return 0; }\n"
     )
     program = tmp_path / "program"
     subprocess.run(["gcc", "-std=c99", "-O1", tmp_path / "main.c", source, "-o", program], check=True)
     assert b"sheep" in subprocess.run([program], capture_output=True, check=True).stdout
+
+
+def test_a_classifier_becomes_a_program_and_its_accuracy_is_told(polychron: Command, tmp_path: Path):
+    write_idx_folder(tmp_path / "rows")
+    done = polychron(
+        "train-classifier", tmp_path / "rows", "--preset", "tiny", "--batch", 10, "--steps", 60, "--out", "r"
+    )
+    assert done.code == 0
+    shown = polychron("export", "r", "--out", tmp_path / "rows_model", "--tables", tmp_path / "rows.tables").out
+    assert "rows_model.h and" in shown
+    assert "12 test examples: accuracy " in shown
+    (result,) = polychron("export", "r", "--out", tmp_path / "rows_model", "--json").objects
+    assert result["test_accuracy"] > 0.9
+    (tmp_path / "rows" / "train-labels-idx1-ubyte").unlink()
+    assert "accuracy not measured: " in polychron("export", "r", "--out", tmp_path / "rows_model").out
 
 
 def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path: Path):

@@ -116,7 +116,7 @@ def test_ctrl_c_ends_generation_quietly(polychron: Command, trained: Path):
 def test_every_command_has_help_with_an_example(polychron: Command, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     assert "generate" in polychron().out
-    for command in ("train", "evaluate", "generate", "quantize", "export"):
+    for command in ("train", "evaluate", "generate", "quantize", "export", "serve"):
         done = polychron(command, "--help")
         assert done.code == 0
         assert "\x1b" not in done.out

@@ -43,6 +43,14 @@ def test_where_the_text_is_gone_the_model_is_written_all_the_same(polychron: Com
     assert "sheep" in polychron("generate", tmp_path / "moved-int8", "In field", "--bytes", 200).out
 
 
+def test_what_the_runtime_does_not_run_is_not_written(polychron: Command, text: Path):
+    assert polychron("train", text, "--model", "recurrent", "--steps", 1, "--batch", 4, "--out", "run").code == 0
+    refused = polychron("quantize", "run")
+    assert refused.code == 2
+    assert "the runtime runs delay and transformer models; this one is 'recurrent'" in refused.err
+    assert not Path("run-int8").exists()
+
+
 def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path: Path):
     assert polychron("quantize", trained, "--out", tmp_path / "small").code == 0
     for arguments, message in [

@@ -180,7 +180,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(polychron: Comman
         ([tmp_path / "short"], "is too short: it has 9 bytes and at least 1,024 are needed"),
         ([tmp_path / "zeros"], "one byte value only (0)"),
         (["/dev/null"], "neither a file nor a folder"),
-        ([text, "--preset", "gigantic"], "must be one of tiny, small, base; got 'gigantic'"),
+        ([text, "--preset", "gigantic"], "must be one of micro, tiny, small, medium, base; got 'gigantic'"),
         ([text, "--model", "oracle"], "--model"),
         ([text, "--length", 10**6], "takes 1000001 bytes in a row"),
         ([text, "--length", 0], "--length"),
@@ -257,3 +257,11 @@ def test_a_drop_that_leaves_nothing_is_refused(polychron: Command, text: Path, d
     done = polychron("train", text, "--drop", drop)
     assert done.code == 2
     assert "--drop must be at least 0 and below 1" in done.err
+
+
+def test_rewiring_is_one_option_and_is_recorded(polychron: Command, text: Path):
+    done = polychron("train", text, *SMALL_RUN, "--steps", 4, "--rewire", 2, "--out", "run", "--json")
+    assert done.objects[0]["rewire"] == 2
+    assert open_checkpoint("run").record.training.rewire == 2
+    refused = polychron("train", "--resume", "--out", "run", "--rewire", 3)
+    assert (refused.code, "--rewire 3 contradicts" in refused.err) == (2, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +52,9 @@ def compiled(compiler: str, source: Path, *options: str) -> Path:
     return program
 
 
-def replayed(program: Path, text: bytes, n_tokens: int, n_bytes: int) -> tuple[np.ndarray, bytes, bytes]:
+def replayed(program: Path, text: bytes, n_tokens: int, n_bytes: int, *tables: Path) -> tuple[np.ndarray, bytes, bytes]:
     """Logits, likeliest bytes, and what was written."""
-    done = subprocess.run([program, str(n_bytes)], input=text, capture_output=True, check=True)
+    done = subprocess.run([program, str(n_bytes), *tables], input=text, capture_output=True, check=True)
     size = (4 * n_tokens + 1) * len(text)
     steps = np.frombuffer(done.stdout[:size], dtype=np.uint8).reshape(len(text), -1)
     return np.ascontiguousarray(steps[:, :-1]).view(np.int32), steps[:, -1].tobytes(), done.stdout[size:]
@@ -71,14 +71,18 @@ def sanitizing_compiler(request: pytest.FixtureRequest, tmp_path_factory: pytest
     return request.param
 
 
+@pytest.mark.parametrize("in_file", [False, True], ids=["arrays", "file"])
 @pytest.mark.parametrize("name", MODELS)
-def test_it_says_what_the_runtime_says_bit_for_bit(name: str, sanitizing_compiler: str, saved: Saved, tmp_path: Path):
+def test_it_says_what_the_runtime_says_bit_for_bit(
+    name: str, in_file: bool, sanitizing_compiler: str, saved: Saved, tmp_path: Path
+):
     folder = quantized(saved(name)[1], "int8")
     model = runtime.load(folder)
-    done = export_c(read_integer_model(folder), tmp_path / "out" / "model.c", temperature=0.7)
+    tables = (tmp_path / "model.tables",) if in_file else ()
+    done = export_c(read_integer_model(folder), tmp_path / "out" / "model.c", 0.7, *tables)
     text = random_text(800)
-    program = compiled(sanitizing_compiler, done.source, "-O1", *SANITIZERS)
-    logits, likeliest, written = replayed(program, text, model.vocabulary.size, 800)
+    program = compiled(sanitizing_compiler, done.source, "-O1", *SANITIZERS, *(["-DTABLES"] if in_file else []))
+    logits, likeliest, written = replayed(program, text, model.vocabulary.size, 800, *tables)
     expected = streamed_units(model, text)
     assert np.array_equal(logits, expected)
     assert likeliest == model.vocabulary.decode(expected[:, :-1].argmax(axis=1))
@@ -95,13 +99,16 @@ def functions(disassembly: str) -> Iterator[tuple[str, list[str]]]:
             yield found[1], re.findall(r"^ *[0-9a-f]+:\t(?:[0-9a-f]{2,8} )+ *\t([a-z][\w.]*)", block, re.MULTILINE)
 
 
-def check_functions(disassembly: str, forbidden: re.Pattern[str]) -> None:
+PUBLIC = {"model_read", "model_draw", "model_reset", "model_seed", "model_likeliest", "model_logit"}
+
+
+def check_functions(disassembly: str, forbidden: re.Pattern[str], public: Set[str] = PUBLIC) -> None:
     names = set()
     for name, mnemonics in functions(disassembly):
         names.add(name)
         assert mnemonics, name
         assert [m for m in mnemonics if forbidden.fullmatch(m)] == [], name
-    assert {"model_read", "model_draw", "model_reset", "model_seed", "model_likeliest", "model_logit"} <= names
+    assert public <= names
 
 
 @pytest.mark.parametrize("name", ["two delay layers", "transformer"])

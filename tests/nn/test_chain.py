@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -34,6 +35,8 @@ CONFIGS = {
         **TRANSFORMER, share_anchors=False, position_gradient="nearest", window=4
     ),
     "attention only": models.TransformerConfig(**TRANSFORMER, ffn=None),
+    "delay, bfloat16": dataclasses.replace(DELAY, table_type="bfloat16"),
+    "transformer, bfloat16": models.TransformerConfig(**TRANSFORMER, table_type="bfloat16"),
 }
 
 
@@ -67,6 +70,10 @@ def trained(config, kind, n_threads, *, chained, n_sequences=6, n_steps=4, **opt
     ids=["sgd", "capped", "adagrad", "online"],
 )  # fmt: skip
 def test_a_step_gives_the_bits_of_autograd(config, kind, options):
+    if kind == "online_sgd" and config.table_type == "bfloat16":
+        with pytest.raises(ValueError, match="tables must be float32"):
+            trained(config, kind, 1, chained=True)
+        return
     _, expected, losses = trained(config, kind, 1, chained=False, **options)
     for n_threads, n_sequences in ((1, 6), (2, 6), (3, 6)):
         _, state, chained = trained(config, kind, n_threads, chained=True, n_sequences=n_sequences, **options)

@@ -56,12 +56,12 @@ def random_model(config: models.ModelConfig, seed: int = 0) -> models.LanguageMo
     return model
 
 
-def save_model(model: models.LanguageModel, folder: Path) -> Path:
+def save_model(model: models.LanguageModel, folder: Path, byte_values: bytes = BYTE_VALUES) -> Path:
     """A folder as a run leaves it."""
     record = Record(
         model=model.config.to_dict(),
         preset="none",
-        vocabulary=list(BYTE_VALUES[: model.config.vocabulary_size - 1]),
+        vocabulary=list(byte_values[: model.config.vocabulary_size - 1]),
         corpus=CorpusRecord(
             name="random", path=None, sha256="0" * 64, bytes=1, holdout="tail", holdout_fraction=0.1
         ),

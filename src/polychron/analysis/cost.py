@@ -9,7 +9,7 @@ context as the model can use. Nothing is measured here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polychron.analysis.published import Bandwidth
 from polychron.errors import InputError
@@ -33,6 +33,11 @@ class LayerCost:
         n_hashed: comparisons of latencies a table.
         n_readings: rows read a table: 1, or one for every position attended to.
         from_cache: every reading joins an index that was remembered.
+        n_bins: outcomes of a comparison of latencies; the position's always have two.
+        n_direction: numbers that a comparison is multiplied by: of a hyperplane, the neurons; 0: none.
+        n_mixed: rows that a reading mixes, each number multiplied by a weight: 2 of soft and confidence; 0: one row,
+            as it is.
+        n_position_bits: of ``n_row_bits`` those of the relative position.
     """
 
     name: str
@@ -42,21 +47,31 @@ class LayerCost:
     n_hashed: int
     n_readings: int = 1
     from_cache: bool = False
+    n_bins: int = 2
+    n_direction: int = 0
+    n_mixed: int = 0
+    n_position_bits: int = 0
 
     @property
     def synapses(self) -> int:
         """Numbers in the tables."""
-        return self.n_tables * 2**self.n_row_bits * self.n_outputs
+        n_rows = self.n_bins ** (self.n_row_bits - self.n_position_bits) * 2**self.n_position_bits
+        return self.n_tables * n_rows * self.n_outputs
 
     @property
     def comparisons(self) -> int:
-        """Pairs of latencies compared."""
-        return self.n_tables * self.n_hashed
+        """Latencies, or weighted sums of them, compared; with more bins each with every threshold."""
+        return self.n_tables * self.n_hashed * (self.n_bins - 1)
+
+    @property
+    def multiplications(self) -> int:
+        """None of the paper's layer: of hyperplanes their sums', of mixed readings every number's read."""
+        return self.n_tables * self.n_hashed * self.n_direction + (self.additions if self.n_mixed else 0)
 
     @property
     def rows(self) -> int:
         """Rows read."""
-        return self.n_tables * self.n_readings
+        return self.n_tables * self.n_readings * max(1, self.n_mixed)
 
     @property
     def additions(self) -> int:
@@ -64,9 +79,10 @@ class LayerCost:
         return self.rows * self.n_outputs
 
     def latency_bytes(self, element_bytes: int) -> int:
-        """Bytes of the latencies compared, two a comparison, and of the indices remembered."""
-        cache = _INDEX_BYTES * self.rows if self.from_cache else 0
-        return 2 * self.comparisons * element_bytes + cache
+        """Bytes of the latencies compared, two a comparison, or all and a hyperplane's, and of indices remembered."""
+        cache = _INDEX_BYTES * self.n_tables * self.n_readings if self.from_cache else 0
+        compared = self.n_tables * self.n_hashed
+        return compared * (2 * self.n_direction or 2) * element_bytes + cache
 
     def row_bytes(self, element_bytes: int) -> int:
         """Bytes of the rows read."""
@@ -88,6 +104,11 @@ class ModelCost:
     def comparisons(self) -> int:
         """Pairs of latencies compared."""
         return sum(layer.comparisons for layer in self.layers)
+
+    @property
+    def multiplications(self) -> int:
+        """Multiplications of the hash and of mixing rows."""
+        return sum(layer.multiplications for layer in self.layers)
 
     @property
     def rows(self) -> int:
@@ -133,7 +154,12 @@ def _transformer(config: TransformerConfig) -> list[LayerCost]:
     layers = []
     for k in range(config.n_layers):
         name = f"attention {k}"
-        layers.append(LayerCost(name, heads, row_bits, config.n_neurons, n_hashed, config.reach, from_cache=True))
+        layers.append(
+            LayerCost(
+                name, heads, row_bits, config.n_neurons, n_hashed, config.reach, from_cache=True,
+                n_position_bits=config.n_position_bits,
+            )
+        )  # fmt: skip
         if config.ffn is not None:
             layers.append(LayerCost(f"FFN {k}", config.n_tables, bits, config.n_neurons, bits))
     return [*layers, LayerCost("readout", config.n_tables, bits, config.vocabulary_size, bits)]
@@ -174,7 +200,11 @@ def count_cost(config: TableConfig) -> ModelCost:
     """
     if config.kind not in _COUNTERS:
         raise InputError(f"cost is counted for {', '.join(_COUNTERS)}; got a model of kind {config.kind!r}")
-    return ModelCost(tuple(_COUNTERS[config.kind](config)))
+    n_bins = config.n_bins if config.hash == "bins" else 2
+    n_direction = config.n_neurons if config.hash == "hyperplane" else 0
+    n_mixed = 0 if config.reading == "hard" else 2
+    layers = _COUNTERS[config.kind](config)
+    return ModelCost(tuple(replace(layer, n_bins=n_bins, n_direction=n_direction, n_mixed=n_mixed) for layer in layers))
 
 
 def published_synapses(config: ModelConfig) -> int:

@@ -15,6 +15,7 @@ TABLE_NAME = "Horowitz, ISSCC 2014, 45 nm"
 
 # Picojoules.
 ADD_PJ = {"float32": 0.9, "float16": 0.4, "int8": 0.1}  # int8 rows are summed in int32
+MULTIPLY_PJ = {"float32": 3.7, "float16": 1.1, "int8": 0.2}
 SRAM_PJ = ((8 * 2**10, "8 kB SRAM", 10.0), (32 * 2**10, "32 kB SRAM", 20.0), (2**20, "1 MB SRAM", 100.0))
 DRAM_PJ = (1300.0, 2600.0)
 ACCESS_BYTES = 8
@@ -28,7 +29,7 @@ class Energy:
 
     Attributes:
         memory: the smallest memory of the table that holds the tables.
-        arithmetic: comparisons and additions.
+        arithmetic: comparisons and additions; of a variant also multiplications.
         latencies: reading latencies and remembered indices, from 8 kB of SRAM.
         rows: (lowest, highest) for reading the rows from ``memory``.
     """
@@ -70,6 +71,7 @@ def model_energy(cost: ModelCost, element: str = "float32") -> Energy:
     n_bytes = ELEMENT_BYTES[element]
     memory, *row_pj = _memory(cost.table_bytes(n_bytes))
     arithmetic = (cost.comparisons + cost.additions) * ADD_PJ[element]
+    arithmetic += cost.multiplications * (MULTIPLY_PJ[element] + ADD_PJ[element])
     latencies = cost.latency_bytes(n_bytes) / ACCESS_BYTES * SRAM_PJ[0][2]
     accesses = cost.row_bytes(n_bytes) / ACCESS_BYTES
     lowest, highest = (accesses * pj / 1000 for pj in row_pj)
@@ -84,10 +86,9 @@ def dense_energy(n_weights: int, element: str = "float32") -> tuple[float, float
         >>> round(low), round(high)
         (654600, 1304600)
     """
-    multiply = {"float32": 3.7, "float16": 1.1, "int8": 0.2}[element]
     _, lowest, highest = _memory(n_weights * ELEMENT_BYTES[element])
     accesses = n_weights * ELEMENT_BYTES[element] / ACCESS_BYTES
-    arithmetic = n_weights * (multiply + ADD_PJ[element])
+    arithmetic = n_weights * (MULTIPLY_PJ[element] + ADD_PJ[element])
     return (arithmetic + accesses * lowest) / 1000, (arithmetic + accesses * highest) / 1000
 
 

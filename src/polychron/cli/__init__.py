@@ -1,4 +1,4 @@
-"""The command line: ``polychron train | evaluate | generate | quantize | export``."""
+"""The command line: ``polychron train | evaluate | generate | quantize | export | serve``."""
 
 from __future__ import annotations
 

@@ -50,6 +50,8 @@ class ExportKind(str, Enum):
     """Values of ``export --to``."""
 
     c = "c"
+    hf = "hf"
+    onnx = "onnx"
 
 
 class Precision(str, Enum):
@@ -75,6 +77,13 @@ class Element(str, Enum):
     int8 = "int8"
 
 
+class Part(str, Enum):
+    """Values of ``--only``."""
+
+    added = "added"
+    readout = "readout"
+
+
 class UpdateKind(str, Enum):
     """Values of ``--update``."""
 
@@ -82,6 +91,62 @@ class UpdateKind(str, Enum):
     online = "online"
 
 
+class TableType(str, Enum):
+    """Values of ``--tables``."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class HashKind(str, Enum):
+    """Values of ``--hash``."""
+
+    order = "order"
+    bins = "bins"
+    zero = "zero"
+    hyperplane = "hyperplane"
+
+
+class ReadingKind(str, Enum):
+    """Values of ``--reading``."""
+
+    hard = "hard"
+    soft = "soft"
+    confidence = "confidence"
+
+
+class GradientKind(str, Enum):
+    """Values of ``--gradient``."""
+
+    nearest = "nearest"
+    all = "all"
+    softmax = "softmax"
+    scalar = "scalar"
+
+
+class AnchorKind(str, Enum):
+    """Values of ``train --anchors``."""
+
+    random = "random"
+    covering = "covering"
+
+
+class SensoryAnchorKind(str, Enum):
+    """Values of ``train-classifier --anchors``."""
+
+    sensory = "sensory"
+    random = "random"
+    covering = "covering"
+
+
+Hash = Annotated[HashKind | None, typer.Option(help="How latencies address rows. [default: order]")]
+Reading = Annotated[ReadingKind | None, typer.Option(help="What of the rows is added. [default: hard]")]
+Gradient = Annotated[
+    GradientKind | None, typer.Option(help="What latencies learn from, of the hard reading. [default: nearest]")
+]
+Bins = Annotated[
+    int | None, typer.Option(min=2, max=65_536, help="Bins of a comparison under --hash bins. [default: 3]")
+]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=1024, help="Threads to compute with. No result depends on it."),
@@ -100,7 +165,10 @@ def train(
         ),
     ] = None,
     model: Annotated[ModelKind | None, typer.Option(help="The network. [default: delay]")] = None,
-    preset: Annotated[str | None, typer.Option(help="Its size; a wrong one is answered with those there are.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Its size; a wrong one is answered with those there are. [default: what suits --minutes]"),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")] = None,
     steps: Annotated[
         int | None,
@@ -120,6 +188,23 @@ def train(
         ),
     ] = None,
     optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
+    hash: Hash = None,
+    reading: Reading = None,
+    gradient: Gradient = None,
+    bins: Bins = None,
+    anchors: Annotated[
+        AnchorKind | None, typer.Option(help="How pairs to compare are drawn. [default: the preset's]")
+    ] = None,
+    max_delay: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Longest delay of a delay model's anchors. [default: the preset's]"),
+    ] = None,
+    tables: Annotated[
+        TableType | None,
+        typer.Option(
+            help="Numbers in the tables; bfloat16 halves what a step reads and the memory. [default: the preset's]"
+        ),
+    ] = None,
     update: Annotated[
         UpdateKind | None,
         typer.Option(
@@ -132,6 +217,27 @@ def train(
         typer.Option(help="What is kept for validation: every nth block, or the text's end. [default: blocks]"),
     ] = None,
     holdout_fraction: Annotated[float | None, typer.Option(help="How much of it. [default: 0.1]")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Begin with the trained model in this folder, which is left alone."),
+    ] = None,
+    add_tables: Annotated[
+        int | None, typer.Option(min=1, max=2**15, help="With --from: so many tables more for every layer.")
+    ] = None,
+    add_comparisons: Annotated[
+        int | None, typer.Option(min=1, max=16, help="With --from: so many comparisons more for every table.")
+    ] = None,
+    only: Annotated[
+        Part | None, typer.Option(help="With --from: train the added tables, or the readout, and keep the rest.")
+    ] = None,
+    rewire: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**31 - 1,
+            help="Every so many steps, replace the comparisons that tell least. [default: never]",
+        ),
+    ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.01, help="Training time between two checkpoints.")] = 30.0,
     out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
     resume: Annotated[
@@ -147,7 +253,12 @@ def train(
 
     Example: `polychron train book.txt --minutes 5 --out runs/book`
 
+    A variant: `polychron train book.txt --hash bins --preset tiny`; all but the defaults run in PyTorch, slower.
+
     Ctrl-C saves and stops; `polychron train --resume --out runs/book` goes on.
+
+    Fine-tuning: `polychron train other.txt --from runs/book --add-tables 16 --only added` teaches a copy of a trained
+    model another text, in new tables beside the old ones.
     """
     from polychron.cli.train import Settings, run_train
 
@@ -163,8 +274,20 @@ def train(
         drop=drop,
         optimizer=_value(optimizer),
         update=_value(update),
+        hash=_value(hash),
+        reading=_value(reading),
+        gradient=_value(gradient),
+        bins=bins,
+        anchors=_value(anchors),
+        max_delay=max_delay,
+        tables=_value(tables),
         holdout=_value(holdout),
         holdout_fraction=holdout_fraction,
+        start=None if start is None else str(start),
+        add_tables=add_tables,
+        add_comparisons=add_comparisons,
+        only=_value(only),
+        rewire=rewire,
     )
     with quiet_when_nobody_reads():
         code = run_train(
@@ -254,10 +377,20 @@ def train_classifier(
     batch: Annotated[int | None, typer.Option(min=1, max=2**20, help="Examples a step.")] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
     optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
+    hash: Hash = None,
+    reading: Reading = None,
+    gradient: Gradient = None,
+    bins: Bins = None,
+    anchors: Annotated[
+        SensoryAnchorKind | None, typer.Option(help="How pairs to compare are drawn. [default: sensory]")
+    ] = None,
     augment: Annotated[
         Augmentation | None, typer.Option(help="How images are moved about. [default: what suits the data]")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Count in one pass instead (random ferns): a readout, no gradients.")
+    ] = False,
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
     resume: Annotated[
@@ -268,6 +401,8 @@ def train_classifier(
     """Train the paper's deep network (equation 10) to classify, test it on what was kept away, and save it.
 
     Example: `polychron train-classifier fashion-mnist --minutes 5`
+
+    A variant: `polychron train-classifier digits --reading soft`; all but the defaults run in PyTorch, slower.
 
     Ends with a confusion matrix and the figures of each class. Ctrl-C saves and stops.
     """
@@ -280,8 +415,14 @@ def train_classifier(
         "batch": batch,
         "rate": rate,
         "optimizer": _value(optimizer),
+        "hash": _value(hash),
+        "reading": _value(reading),
+        "gradient": _value(gradient),
+        "bins": bins,
+        "anchors": _value(anchors),
         "augment": _value(augment),
         "seed": seed,
+        "counts": counts or None,
     }
     with quiet_when_nobody_reads():
         raise typer.Exit(run_train_classifier(data, settings, out=out, resume=resume, threads=threads, json=json))
@@ -343,6 +484,41 @@ def cost(
 
 
 @app.command()
+def inspect(
+    directory: Directory,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="A file or folder; for a classifier, what train-classifier takes. Without it: what was held out.",
+        ),
+    ] = None,
+    n_bytes: Annotated[
+        int, typer.Option("--bytes", min=2, max=2**24, help="Read so much of the text, or so many examples at most.")
+    ] = 65536,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write a report with pictures, one file.")
+    ] = None,
+    spikes: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What the report draws as spikes. [default: the text's beginning]"),
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Show how a model's tables are used: rows read, entropy, near ties, comparisons that tell nothing.
+
+    Example: `polychron inspect runs/book --html book.html --spikes "It was a truth"`
+
+    Reads models in float32, int8 and bfloat16, and classifiers.
+    """
+    from polychron.cli.inspect import run_inspect
+
+    with quiet_when_nobody_reads():
+        run_inspect(directory, data, n_inputs=n_bytes, page=page, spikes=spikes, threads=threads, json=json)
+
+
+@app.command()
 def quantize(
     directory: Directory,
     to: Annotated[Precision, typer.Option(help="What a table's numbers become.")] = Precision.int8,
@@ -367,21 +543,87 @@ def quantize(
 @app.command()
 def export(
     directory: Directory,
-    out: Annotated[Path, typer.Option(help="Path of the files, without their suffix.", show_default=False)],
-    to: Annotated[ExportKind, typer.Option(help="What to write: two files of C99.")] = ExportKind.c,
+    out: Annotated[
+        Path, typer.Option(help="Path: without suffix for c, a folder for hf, a file for onnx.", show_default=False)
+    ],
+    to: Annotated[
+        ExportKind,
+        typer.Option(help="What to write: two files of C99, a folder for Hugging Face's libraries, or an ONNX file."),
+    ] = ExportKind.c,
+    tables: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of c: tables into a file that C is given a pointer to.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
     json: Json = False,
 ) -> None:
-    """Write a model as C that neither multiplies nor divides, for any machine with a compiler.
+    """Write a model as C that neither multiplies nor divides, or for another library.
 
     Example: `polychron export runs/book --to c --out book/model`
 
-    A model in float32 becomes int8 on the way; `polychron quantize` says what that costs.
+    Example: `polychron export runs/digits-deep-tiny-1 --to c --out digits --tables digits.tables`
+
+    A model in float32 becomes int8 C; `polychron quantize` says what that costs, and a classifier's export.
+
+    `polychron export runs/book --to hf --out book-hf`: then `AutoModelForCausalLM.from_pretrained("book-hf")`.
+
+    `polychron export runs/book --to onnx --out book.onnx`: tokens in, logits of every position out.
     """
+    if to is not ExportKind.c:
+        if tables is not None:
+            from polychron.errors import InputError
+
+            raise InputError(f"--tables is an option of --to c; the export is {to.value}")
+        from polychron.cli.export_formats import run_export_hf, run_export_onnx
+
+        with quiet_when_nobody_reads():
+            (run_export_hf if to is ExportKind.hf else run_export_onnx)(directory, out=out, json=json)
+        return
     from polychron.cli.export import run_export
 
     with quiet_when_nobody_reads():
-        run_export(directory, out=out, temperature=temperature, json=json)
+        run_export(directory, out=out, tables=tables, temperature=temperature, json=json)
+
+
+@app.command()
+def serve(
+    directory: Directory,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets every machine that reaches this one in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    streams: Annotated[int, typer.Option(min=1, max=4096, help="Texts written at the same time.")] = 8,
+    max_bytes: Annotated[int, typer.Option(min=1, max=2**40, help="Bytes that a request may ask for.")] = 1_000_000,
+    max_prompt: Annotated[int, typer.Option(min=1, max=2**28, help="Bytes of a prompt.")] = 65_536,
+    seconds: Annotated[float, typer.Option(help="Time that a request may take.")] = 60.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Texts that compute at once. [default: the machine's cores]")
+    ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Write a line a request to standard error.")] = False,
+    json: Json = False,
+) -> None:
+    """Answer HTTP requests with texts: POST /generate, GET /info, GET /health.
+
+    Example: `polychron serve runs/book --port 8000`
+
+    Then: `curl --json '{"prompt": "It was a ", "bytes": 1000}' localhost:8000/generate`
+
+    Ctrl-C or SIGTERM ends it; open texts end with an error.
+    """
+    from polychron.cli.serve import run_serve
+
+    with quiet_when_nobody_reads():
+        run_serve(
+            directory,
+            host=host,
+            port=port,
+            streams=streams,
+            max_bytes=max_bytes,
+            max_prompt=max_prompt,
+            seconds=seconds,
+            threads=threads,
+            log=log,
+            json=json,
+        )
 
 
 @app.command()

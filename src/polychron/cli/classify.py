@@ -12,13 +12,16 @@ from typing import Any
 
 import torch
 
-from polychron.cli.console import StatusLine, duration, make_console, print_json, say
+from polychron.cli.console import StatusLine, duration, make_console, print_json, say, variant_words
 from polychron.cli.signals import signals_noted
 from polychron.data.examples import LabelledSet, load_labelled
 from polychron.errors import InputError
-from polychron.models.deep import DeepConfig, classifier_preset
+from polychron.export.integer_classifier import IntegerClassifier, accuracy
+from polychron.models.deep import DeepConfig, classifier_preset, deep_config_from_dict
+from polychron.models.variants import with_variant
 from polychron.training.checkpoint import CheckpointWriter
 from polychron.training.classify import (
+    ClassifierCheckpoint,
     ClassifierEvent,
     ClassifierFinished,
     ClassifierRecord,
@@ -46,7 +49,8 @@ def run_train_classifier(
 ) -> int:
     """Train and return the exit code: 0, or 128 + the signal that stopped the run.
 
-    ``settings`` holds preset, minutes, steps, batch, rate, seed, optimizer, augment; None where nothing was given.
+    ``settings`` holds preset, minutes, steps, batch, rate, seed, optimizer, augment, counts, and the variant's hash,
+    reading, gradient, bins, anchors; None where nothing was given.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -86,15 +90,7 @@ def run_classify(directory: Path, data: str | None, *, threads: int | None, json
         torch.set_num_threads(threads)
     checkpoint = open_classifier(directory)
     record = checkpoint.record
-    if data is None:
-        labelled = _recorded_set(record, None)
-    else:
-        labelled = load_labelled(data)
-        if labelled.n_inputs != checkpoint.config.n_pixels or labelled.test_labels.max() >= checkpoint.config.n_classes:
-            raise InputError(
-                f"{labelled.source}: the classifier wants {checkpoint.config.n_pixels} inputs and up to "
-                f"{checkpoint.config.n_classes} classes; got {labelled.n_inputs} and {len(labelled.class_names)}"
-            )
+    labelled = load_test_set(checkpoint, data)
     names = tuple(record.data.class_names)
     score = score_classifier(checkpoint.load_model(), labelled.test_inputs, labelled.test_labels, len(names))
     if json:
@@ -104,6 +100,39 @@ def run_classify(directory: Path, data: str | None, *, threads: int | None, json
     say(console, f"{labelled.source}: {score.n_examples:,} test examples")
     for line in score_lines(score, names):
         say(console, line)
+
+
+def score_integers(directory: Path, integers: IntegerClassifier) -> dict[str, Any]:
+    """Accuracy on the recorded test part, of the float model and of its int8 one; or why it was not measured."""
+    checkpoint = open_classifier(directory)
+    try:
+        labelled = _recorded_set(checkpoint.record, None)
+    except InputError as error:
+        return {"not_measured": str(error)}
+    n_classes = len(checkpoint.record.data.class_names)
+    before = score_classifier(checkpoint.load_model(), labelled.test_inputs, labelled.test_labels, n_classes)
+    return {
+        "test_examples": before.n_examples,
+        "test_accuracy_before": before.accuracy,
+        "test_accuracy": accuracy(integers, labelled.test_inputs, labelled.test_labels),
+    }
+
+
+def load_test_set(checkpoint: ClassifierCheckpoint, data: str | None) -> LabelledSet:
+    """What a classifier learnt from, or other data that it can read.
+
+    Raises:
+        InputError: it is not there, has changed, or is of another size.
+    """
+    if data is None:
+        return _recorded_set(checkpoint.record, None)
+    labelled = load_labelled(data)
+    if labelled.n_inputs != checkpoint.config.n_pixels or labelled.test_labels.max() >= checkpoint.config.n_classes:
+        raise InputError(
+            f"{labelled.source}: the classifier wants {checkpoint.config.n_pixels} inputs and up to "
+            f"{checkpoint.config.n_classes} classes; got {labelled.n_inputs} and {len(labelled.class_names)}"
+        )
+    return labelled
 
 
 def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRecord:
@@ -116,9 +145,21 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
             raise InputError(f"--{name} must be positive and finite; got {value:g}")
     name = settings["preset"] or ("small" if len(labelled.train_labels) >= 20_000 else "tiny")
     preset = classifier_preset(name)
-    config = DeepConfig(
-        n_pixels=labelled.n_inputs, n_classes=len(labelled.class_names), width=labelled.width, **preset.fields
-    )
+    fields = {"n_pixels": labelled.n_inputs, "n_classes": len(labelled.class_names), "width": labelled.width}
+    fields |= preset.fields
+    counts = bool(settings["counts"])
+    if counts:
+        for option in ("minutes", "steps", "batch", "rate", "optimizer", "augment"):
+            if settings[option] is not None:
+                raise InputError(f"--counts reads every example once and has no --{option}: leave it out")
+        settings = {**settings, "steps": 1, "batch": len(labelled.train_labels), "augment": "none"}
+        fields["n_layers"] = 0
+    config = with_variant(
+        DeepConfig(**fields), hash=settings["hash"], reading=settings["reading"], gradient=settings["gradient"],
+        n_bins=settings["bins"], anchors=settings["anchors"],
+    )  # fmt: skip
+    if counts and not config.is_native:
+        raise InputError("--counts fills the paper's readout: leave --hash, --reading and --gradient out")
     augment = settings["augment"]
     if augment is None:
         augment = ("shift+mirror" if labelled.mirrors else "shift") if labelled.height else "none"
@@ -141,6 +182,7 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
             warmup_steps=preset.warmup_steps,
             optimizer=settings["optimizer"] or "sgd",
             augment=augment,
+            counts=counts,
             steps=settings["steps"],
             seconds=None if settings["steps"] is not None else 60 * minutes,
         ),
@@ -150,7 +192,11 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
 def _refuse_contradictions(record: ClassifierRecord, settings: dict[str, Any], out: Path) -> None:
     training = record.training
     minutes = None if training.seconds is None else training.seconds / 60
-    recorded = {**training.model_dump(), "preset": record.preset, "minutes": minutes}
+    config = deep_config_from_dict(record.model)
+    recorded = {
+        **training.model_dump(), **config.variant, "preset": record.preset, "minutes": minutes, "bins": config.n_bins,
+        "anchors": config.anchors,
+    }  # fmt: skip
     for name, value in settings.items():
         if value is not None and value != recorded[name]:
             raise InputError(
@@ -221,8 +267,11 @@ class _View:
         self._say(
             "model",
             f"deep {record.preset}: {config.n_neurons} neurons, residual layers: {config.n_layers}, "
-            f"{config.n_parameters():,} parameters",
+            f"{config.n_parameters():,} parameters" + variant_words(config.hash, config.reading, config.gradient),
         )
+        if training.counts:
+            self._say("counting", f"every example once, seed {training.seed}, {torch.get_num_threads()} threads")
+            return
         self._say(
             "training",
             f"{training.optimizer}, rate {training.rate:g}, {training.batch} examples a step, augment "
@@ -305,7 +354,7 @@ def score_lines(score: ClassifierScore, names: tuple[str, ...]) -> list[str]:
     lines.append("")
     lines.append(
         f"accuracy {score.accuracy:.4f}: {score.n_correct:,} of {score.n_examples:,} test examples, "
-        f"hard reading; {score.nats:.4f} nats"
+        f"{score.nats:.4f} nats"
     )
     return lines
 

@@ -32,6 +32,18 @@ def say(console: Console, line: str, style: str = "") -> None:
         print(line, flush=True)
 
 
+def variant_words(hash: str, reading: str, gradient: str) -> str:
+    """What a model's line says of its variant; nothing of the paper's.
+
+    Example:
+        >>> variant_words("bins", "hard", "all"), variant_words("order", "hard", "nearest")
+        ('; hash bins, gradient all, in PyTorch', '')
+    """
+    parts = (("hash", hash, "order"), ("reading", reading, "hard"), ("gradient", gradient, "nearest"))
+    words = [f"{name} {value}" for name, value, usual in parts if value != usual]
+    return f"; {', '.join(words)}, in PyTorch" if words else ""
+
+
 class StatusLine:
     """A line at the bottom of a terminal, rewritten in place; nothing where there is no terminal."""
 
@@ -99,16 +111,23 @@ class TerminalView:
     def begin(self, facts: dict[str, Any]) -> None:
         """What is about to be trained on what."""
         left_out = f"{facts['drop']:.0%} of the tables left out, " if facts["drop"] else ""
+        rewired = f"rewired every {facts['rewire']} steps, " if facts["rewire"] else ""
         self._say("text", f"{facts['source']}, {facts['held_out_bytes']:,} of them held out")
+        variant = (facts["hash"], facts["reading"], facts["gradient"])
         self._say(
             "model",
-            f"{facts['model']} {facts['preset']}: {facts['parameters']:,} parameters, {facts['vocabulary']} tokens",
+            f"{facts['model']} {facts['preset']}: {facts['parameters']:,} parameters, {facts['vocabulary']} tokens"
+            + (f"; tables of {facts['tables']}" if facts["tables"] != "float32" else "")
+            + variant_words(*variant),
         )
         self._say(
             "training",
             f"{facts['optimizer']}, rate {facts['rate']:g}, {facts['batch']} windows of {facts['length']} "
-            f"bytes a step, {left_out}seed {facts['seed']}, {facts['threads']} threads",
+            f"bytes a step, {left_out}{rewired}seed {facts['seed']}, {facts['threads']} threads",
         )
+        if facts["from"]:
+            only = {"added": ", the added tables only", "readout": ", the readout only", None: ""}[facts["only"]]
+            self._say("from", f"{facts['from']}{only}")
         if facts["step"]:
             self._say("resumed", f"at step {facts['step']:,}, after {duration(facts['train_seconds'])} of training")
         self._logged_seconds = facts["train_seconds"]

@@ -139,6 +139,7 @@ def _total(title: str, config: models.ModelConfig, positions: int, element: str)
         "synapses_touched": cost.synapses_touched,
         "table_bytes": cost.table_bytes(n_bytes),
         "comparisons": cost.comparisons,
+        "multiplications": cost.multiplications,
         "additions": cost.additions,
         "rows": cost.rows,
         "row_bytes": cost.row_bytes(n_bytes),
@@ -199,6 +200,8 @@ def _one_lines(fields: dict[str, Any], element: str) -> Iterator[str]:
     for layer in fields["layers"]:
         yield f"  {layer['layer']:16}" + "".join(f"{layer[name]:>16,}" for name in columns)
     yield f"  {'together':16}" + "".join(f"{fields[name]:>16,}" for name in columns)
+    if fields["multiplications"]:
+        yield f"  and {fields['multiplications']:,} multiplications of the variant"
     published, energy = fields["counted_as_published"], fields["energy_nanojoules"]
     yield (
         f"  as the paper counts: {published['operations']:,} operations for {published['positions']} positions, "

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from polychron.cli.output import print_json
 from polychron.export.c_source import export_c
-from polychron.export.integer_model import read_integer_model
 from polychron.limits import format_bytes
+from polychron.storage import read_config
+from polychron.training.classify import ClassifierRecord
 
 
-def run_export(directory: Path, *, out: Path, temperature: float, json: bool) -> None:
-    """Write the C files and say how large they make a program."""
-    done = export_c(read_integer_model(directory), out, temperature)
+def run_export(directory: Path, *, out: Path, tables: Path | None, temperature: float, json: bool) -> None:
+    """Write the C files and say how large they make a program; of a classifier also what int8 costs it."""
+    fields, _ = read_config(directory, task=None)
+    measured: dict[str, Any] = {}
+    if fields.get("task") == ClassifierRecord.TASK:
+        from polychron.cli.classify import score_integers
+        from polychron.export.integer_classifier import read_integer_classifier
+
+        model = read_integer_classifier(directory)
+        done = export_c(model, out, temperature, tables)
+        measured = score_integers(directory, model)
+    else:
+        from polychron.export.integer_model import read_integer_model
+
+        done = export_c(read_integer_model(directory), out, temperature, tables)
     if json:
-        print_json(
-            {
-                "source": str(done.source),
-                "header": str(done.header),
-                "flash_bytes": done.flash_bytes,
-                "ram_bytes": done.ram_bytes,
-            }
-        )
+        files = {"source": str(done.source), "header": str(done.header)}
+        if done.tables is not None:
+            files["tables"] = str(done.tables)
+        print_json({**files, "flash_bytes": done.flash_bytes, "ram_bytes": done.ram_bytes, **measured})
         return
+    names = [str(path) for path in (done.source, done.header, done.tables) if path is not None]
     print(
-        f"{done.source} and {done.header}: {format_bytes(done.flash_bytes)} of constants, "
-        f"{format_bytes(done.ram_bytes)} of state",
-        flush=True,
+        f"{', '.join(names[:-1])} and {names[-1]}: {format_bytes(done.flash_bytes)} of constants, "
+        f"{format_bytes(done.ram_bytes)} of state"
     )
+    if "test_examples" in measured:
+        before, after = measured["test_accuracy_before"], measured["test_accuracy"]
+        print(
+            f"{measured['test_examples']:,} test examples: accuracy {before:.4f} before, {after:.4f} in int8: "
+            f"{after - before:+.4f}"
+        )
+    elif measured:
+        print(f"accuracy not measured: {measured['not_measured']}")

@@ -12,6 +12,7 @@ from polychron.errors import InputError
 from polychron.limits import format_bytes
 from polychron.quantization import quantize
 from polychron.runtime import Model, load
+from polychron.runtime.model import read_settings
 from polychron.runtime.text_stream import score_progressively
 from polychron.training.checkpoint import CheckpointWriter, QuantizationRecord, Record, open_checkpoint
 
@@ -24,7 +25,9 @@ def run_quantize(directory: Path, *, to: str, out: Path | None, text: Path | Non
     Without a text: on what was held out in training; where that is not to be found, nothing is scored.
     """
     checkpoint = open_checkpoint(directory)
+    read_settings(directory)  # refuses what the runtime could not run
     checkpoint.load_model()  # checks every tensor
+    read_settings(directory)  # refuses what the runtime does not run, before anything is written
     data, source = _text(checkpoint.record, text)
     quantized = quantize(checkpoint.load_tensors(), to)
     target = out if out is not None else directory.with_name(f"{directory.name}-{to}")

@@ -20,7 +20,9 @@ from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
 from polychron.errors import InputError
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
+from polychron.training.begin_from import grown_model, start_record
 from polychron.training.checkpoint import (
+    Checkpoint,
     CheckpointWriter,
     CorpusRecord,
     Record,
@@ -51,8 +53,20 @@ class Settings:
     drop: float | None = None
     optimizer: str | None = None
     update: str | None = None
+    hash: str | None = None
+    reading: str | None = None
+    gradient: str | None = None
+    bins: int | None = None
+    anchors: str | None = None
+    max_delay: int | None = None
+    tables: str | None = None
     holdout: str | None = None
     holdout_fraction: float | None = None
+    start: str | None = None
+    add_tables: int | None = None
+    add_comparisons: int | None = None
+    only: str | None = None
+    rewire: int | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that were given."""
@@ -73,7 +87,7 @@ def run_train(
     """Train and return the exit code: 0, or 128 + the signal that stopped the run."""
     if threads is not None:
         torch.set_num_threads(threads)
-    record, corpus = _recorded_run(text, settings, out) if resume else _new_run(text, settings)
+    record, corpus, model = _recorded_run(text, settings, out) if resume else _new_run(text, settings)
     directory = out or _fresh_directory(record)
 
     with contextlib.ExitStack() as stack:
@@ -81,7 +95,7 @@ def run_train(
         if resume:
             run = Run.resume(corpus.data, writer, checkpoint_seconds=checkpoint_seconds)
         else:
-            run = Run.begin(record, corpus.data, writer, checkpoint_seconds=checkpoint_seconds)
+            run = Run.begin(record, corpus.data, writer, model, checkpoint_seconds=checkpoint_seconds)
         scalars = stack.enter_context(_Scalars(directory)) if tensorboard else None
         view = stack.enter_context(JsonView() if json else TerminalView())
         view.begin(_facts(run, corpus))
@@ -100,10 +114,14 @@ def run_train(
     return 128 + signals[0]
 
 
-def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
-    """The record of a run that has not begun: what was given, and defaults for the rest."""
-    kind = settings.model or _DEFAULT_MODEL
-    preset = settings.preset or models.DEFAULT_PRESETS[kind]
+def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, torch.nn.Module | None]:
+    """Of a run that has not begun: its record, by what was given and defaults; its text; the model it begins with."""
+    start = _start(settings)
+    if start is None:
+        kind = settings.model or _DEFAULT_MODEL
+        preset = settings.preset or models.default_preset(kind, _or(settings.minutes, 1.0))
+    else:
+        kind, preset = start.record.model["kind"], start.record.preset
     if settings.minutes is not None and settings.steps is not None:
         raise InputError("--minutes and --steps exclude each other: a run ends after the one or the other")
     if settings.minutes is not None and not (math.isfinite(settings.minutes) and settings.minutes > 0):
@@ -112,6 +130,8 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
         raise InputError(f"--rate must be positive and finite; got {settings.rate:g}")
     if settings.drop is not None and not 0 <= settings.drop < 1:
         raise InputError(f"--drop must be at least 0 and below 1; got {settings.drop:g}")
+    if settings.rewire is not None and settings.only is not None:
+        raise InputError("--rewire and --only exclude each other: rows of a replaced comparison are merged")
     if settings.update == "online" and kind != "transformer":
         raise InputError(f"--update online is the transformer's; the model is {kind}: add --model transformer")
     if settings.update == "online" and settings.optimizer == "adagrad":
@@ -123,7 +143,24 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
     fraction = 0.1 if settings.holdout_fraction is None else settings.holdout_fraction
     segments = hold_out(corpus.data.size, holdout, fraction)
     vocabulary = Vocabulary.of(*segments.training_of(corpus.data))
-    config = models.preset(kind, preset, vocabulary.size)
+    model = None
+    variant = {
+        "hash": settings.hash, "reading": settings.reading, "gradient": settings.gradient, "n_bins": settings.bins,
+        "anchors": settings.anchors, "max_delay": settings.max_delay, "table_type": settings.tables,
+    }  # fmt: skip
+    if start is None:
+        config = models.with_variant(models.preset(kind, preset, vocabulary.size), **variant)
+    else:
+        if any(value is not None for value in variant.values()):
+            raise InputError(
+                "a model that goes on keeps its layers: leave --hash, --tables and their like out of --from"
+            )
+        vocabulary = Vocabulary(bytes(sorted({*vocabulary.byte_values, *start.vocabulary.byte_values})))
+        add_tables, add_comparisons = settings.add_tables or 0, settings.add_comparisons or 0
+        model = grown_model(start, vocabulary, add_tables, add_comparisons, _or(settings.seed, 0))
+        config = model.config
+    if settings.update == "online" and not config.is_native:
+        raise InputError("--update online is the paper's layer alone: leave --hash, --reading and --gradient out")
     minutes = _or(settings.minutes, 1.0)
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
     batch, length = _or(settings.batch, defaults.batch), _or(settings.length, defaults.length)
@@ -151,42 +188,76 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus]:
             drop=_or(settings.drop, defaults.drop_for(n_bytes, n_text)),
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
+            only=settings.only,
+            rewire=settings.rewire,
             steps=settings.steps,
             seconds=60 * minutes if settings.steps is None else None,
         ),
+        start=None if start is None else start_record(start, add_tables, add_comparisons),
     )
     # Refused here, before a folder is made.
     require_room(config, preset)
     windows_of(record, corpus.data)
-    return record, corpus
+    return record, corpus, model
 
 
-def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tuple[Record, Corpus]:
+def _start(settings: Settings) -> Checkpoint | None:
+    """The checkpoint to begin with; refused if what was given does not go with it."""
+    if settings.start is None:
+        for name in ("add_tables", "add_comparisons", "only"):
+            if getattr(settings, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')} needs --from DIR: the trained model that is to go on")
+        return None
+    for name in ("model", "preset"):
+        if getattr(settings, name) is not None:
+            raise InputError(f"--{name} and --from exclude each other: the model in {settings.start} says what it is")
+    if settings.only == "added" and not settings.add_tables:
+        raise InputError("--only added trains the tables of --add-tables: give that, too")
+    if settings.only is not None and settings.update == "online":
+        raise InputError("--only goes with --update batch: online updates change rows while a step reads them")
+    return open_checkpoint(settings.start)
+
+
+def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tuple[Record, Corpus, None]:
     """The record of a run to go on with, and its text; refused if what was given contradicts it."""
     if out is None:
         raise InputError("--resume needs --out DIR: the folder of the checkpoint to go on with")
     record = open_checkpoint(out).record
     training, corpus_record = record.training, record.corpus
+    config = models.config_from_dict(record.model)
     recorded = {
         "model": record.model["kind"],
+        "hash": config.hash,
+        "reading": config.reading,
+        "gradient": config.gradient,
+        "bins": config.n_bins,
+        "anchors": config.anchors,
+        "max_delay": getattr(config, "max_delay", None),
+        "tables": config.table_type,
         "preset": record.preset,
         "minutes": None if training.seconds is None else training.seconds / 60,
         "holdout": corpus_record.holdout,
         "holdout_fraction": corpus_record.holdout_fraction,
         **{
             name: getattr(training, name)
-            for name in ("steps", "batch", "length", "seed", "rate", "drop", "optimizer", "update")
+            for name in ("steps", "batch", "length", "seed", "rate", "drop", "optimizer", "update", "only", "rewire")
         },
+        "start": record.start and record.start.path,
+        "add_tables": record.start and record.start.add_tables,
+        "add_comparisons": record.start and record.start.add_comparisons,
     }
-    for name, value in settings.given().items():
+    given = settings.given()
+    if settings.start is not None:
+        given["start"] = str(Path(settings.start).absolute())
+    for name, value in given.items():
         if value != recorded[name]:
-            option = "--" + name.replace("_", "-")
+            option = "--from" if name == "start" else "--" + name.replace("_", "-")
             was = "was not given" if recorded[name] is None else f"is {recorded[name]}"
             raise InputError(
                 f"{option} {value} contradicts the run in {out}, where it {was}: a resumed run keeps its "
                 f"settings, so leave {option} out, or begin another run in another --out"
             )
-    return record, load_recorded_corpus(record, text)
+    return record, load_recorded_corpus(record, text), None
 
 
 def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
@@ -195,6 +266,10 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
     return {
         "model": record.model["kind"],
         "preset": record.preset,
+        "hash": run.model.config.hash,
+        "reading": run.model.config.reading,
+        "gradient": run.model.config.gradient,
+        "tables": run.model.config.table_type,
         "parameters": run.model.n_parameters(),
         "vocabulary": run.vocabulary.size,
         "source": corpus.source,
@@ -204,6 +279,9 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "drop": training.drop,
         "batch": training.batch,
         "length": training.length,
+        "from": record.start and record.start.path,
+        "only": training.only,
+        "rewire": training.rewire,
         "seed": training.seed,
         "threads": torch.get_num_threads(),
         "step": record.position.step,

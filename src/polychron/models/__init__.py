@@ -12,15 +12,18 @@ from polychron.models.presets import (
     CONFIGS,
     DEFAULT_PRESETS,
     TrainingDefaults,
+    default_preset,
     preset,
     preset_names,
     training_defaults,
 )
 from polychron.models.recurrent import RecurrentConfig, RecurrentLM
 from polychron.models.transformer import TransformerConfig, TransformerLM
+from polychron.models.variants import VARIANT_OPTIONS, with_variant
 
 __all__ = [
     "DEFAULT_PRESETS",
+    "VARIANT_OPTIONS",
     "DelayConfig",
     "DelayLM",
     "LanguageModel",
@@ -32,9 +35,11 @@ __all__ = [
     "TransformerLM",
     "build",
     "config_from_dict",
+    "default_preset",
     "preset",
     "preset_names",
     "training_defaults",
+    "with_variant",
 ]
 
 _MODELS: dict[str, type[LanguageModel]] = {"delay": DelayLM, "transformer": TransformerLM, "recurrent": RecurrentLM}

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from polychron.anchors import sensory_anchors
+from polychron.anchors import ANCHOR_KINDS, draw_anchors, sensory_anchors
 from polychron.errors import InputError
-from polychron.models.config import TableConfig, config_from_fields
-from polychron.nn import LookupTables, Readout
+from polychron.models.config import VARIANT_FIELDS, TableConfig, config_from_fields
+from polychron.models.layers import make_readout, make_tables
+from polychron.nn import LookupTables, VariantTables
 from polychron.nn.row_layer import anchors_in_range
 
 
@@ -33,9 +34,11 @@ class DeepConfig(TableConfig):
         n_comparisons: anchor pairs a table.
         readout_n_tables: tables of the readout.
         readout_n_comparisons: anchor pairs a table of the readout.
+        anchors: ``"sensory"`` (near pixels, and thresholds), or any two neurons, ``"random"`` or ``"covering"``.
     """
 
     kind: ClassVar[str] = "deep"
+    later_fields: ClassVar[tuple[str, ...]] = (*VARIANT_FIELDS, "anchors")
     n_pixels: int
     n_classes: int
     width: int = 0
@@ -47,12 +50,15 @@ class DeepConfig(TableConfig):
     n_comparisons: int = 8
     readout_n_tables: int = 1024
     readout_n_comparisons: int = 8
+    anchors: str = "sensory"
 
     def __post_init__(self) -> None:
         self.check_counts(
             n_pixels=2, n_classes=2, width=0, n_references=0, n_layers=0, n_tables=1, n_comparisons=1,
             readout_n_tables=1, readout_n_comparisons=1,
         )  # fmt: skip
+        self.check_variant()
+        self.check_choice("anchors", ("sensory", *ANCHOR_KINDS))
         self.check_row_bits("n_comparisons", self.n_comparisons)
         self.check_row_bits("readout_n_comparisons", self.readout_n_comparisons)
         if self.width and self.n_pixels % self.width:
@@ -70,8 +76,10 @@ class DeepConfig(TableConfig):
 
     def n_parameters(self) -> int:
         """Numbers in the tables and the references' latencies."""
-        layers = self.n_layers * self.n_tables * 2**self.n_comparisons * self.n_neurons
-        readout = self.readout_n_tables * 2**self.readout_n_comparisons * self.n_classes
+        layer = self.n_tables * self.n_rows(self.n_comparisons) * self.n_neurons
+        layers = self.n_layers * (layer + self.n_trained_beside(self.n_tables, self.n_comparisons, self.n_neurons))
+        readout = self.readout_n_tables * self.n_rows(self.readout_n_comparisons) * self.n_classes
+        readout += self.n_trained_beside(self.readout_n_tables, self.readout_n_comparisons, self.n_neurons)
         return layers + readout + self.n_references
 
 
@@ -104,14 +112,14 @@ class DeepClassifier(nn.Module):
         self.register_buffer("references", torch.linspace(0, 1, config.n_references + 2)[1:-1])
         n = config.n_neurons
         self.layers = nn.ModuleList(
-            LookupTables(
-                n, n, config.n_tables, config.n_comparisons, residual=True,
+            make_tables(
+                config, n, n, config.n_tables, config.n_comparisons, residual=True,
                 anchors=_draw(config, config.n_tables, config.n_comparisons, seeds),
             )
             for _ in range(config.n_layers)
         )  # fmt: skip
-        self.readout = Readout(
-            n, config.n_classes, config.readout_n_tables, config.readout_n_comparisons,
+        self.readout = make_readout(
+            config, n, config.n_classes, config.readout_n_tables, config.readout_n_comparisons,
             anchors=_draw(config, config.readout_n_tables, config.readout_n_comparisons, seeds),
         )  # fmt: skip
 
@@ -120,6 +128,8 @@ class DeepClassifier(nn.Module):
         if inputs.dim() != 2 or inputs.shape[1] != self.config.n_pixels:
             raise ValueError(f"inputs must have shape (B, {self.config.n_pixels}); got {tuple(inputs.shape)}")
         x = torch.cat([1 - inputs, self.references.expand(len(inputs), -1)], dim=1)
+        if self.config.hash in ("zero", "hyperplane"):  # unlike an order these know the window's centre
+            x = x - 0.5
         for layer in self.layers:
             x = layer(x)
         return x
@@ -145,14 +155,17 @@ class DeepClassifier(nn.Module):
     def check(self) -> None:
         """Raises ValueError when anchors, as loaded from a file, do not fit the model."""
         for name, layer in self.named_modules():
-            if isinstance(layer, LookupTables) and not anchors_in_range(layer.anchors, layer.n_inputs):
+            if isinstance(layer, (LookupTables, VariantTables)) and not anchors_in_range(layer.anchors, layer.n_inputs):
                 raise ValueError(f"{name}.anchors must be pairs of different neurons in [0, {layer.n_inputs})")
 
 
 def _draw(config: DeepConfig, n_tables: int, n_comparisons: int, seeds: torch.Generator) -> Tensor:
+    seed = int(torch.randint(1 << 31, (), generator=seeds))
+    if config.anchors != "sensory":
+        return draw_anchors(config.anchors, config.n_neurons, n_tables, n_comparisons, seed)
     return sensory_anchors(
         config.n_pixels, config.n_references, n_tables, n_comparisons, width=config.width, radius=config.radius,
-        reference_share=config.reference_share, seed=int(torch.randint(1 << 31, (), generator=seeds)),
+        reference_share=config.reference_share, seed=seed,
     )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from polychron.anchors import ANCHOR_KINDS, DELAY_DISTRIBUTIONS
 from polychron.models.config import ModelConfig
 from polychron.models.language_model import LanguageModel, TokenEmbedding
-from polychron.nn import LookupTables, Readout, RowLayer
+from polychron.models.layers import make_readout, make_tables
+from polychron.nn import RowLayer, VariantLayer
 
 # Positions scored in one go, and how many of those runs at once; bounds memory, not context.
 SCORE_STRETCH = 1 << 10
@@ -54,6 +55,7 @@ class DelayConfig(ModelConfig):
             vocabulary_size=1, n_neurons=2, n_layers=0, n_tables=1, n_comparisons=1, max_delay=0,
             readout_n_tables=1, readout_n_comparisons=1, readout_max_delay=0,
         )  # fmt: skip
+        self.check_variant()
         self.check_choice("delay_distribution", DELAY_DISTRIBUTIONS)
         self.check_choice("anchors", ANCHOR_KINDS)
         self.check_row_bits("n_comparisons", self.n_comparisons)
@@ -62,8 +64,10 @@ class DelayConfig(ModelConfig):
 
     def n_parameters(self) -> int:
         """Numbers in the tables and the embedding."""
-        layers = self.n_layers * self.n_tables * 2**self.n_comparisons * self.n_neurons
-        readout = self.readout_n_tables * 2**self.readout_n_comparisons * self.vocabulary_size
+        layer = self.n_tables * self.n_rows(self.n_comparisons) * self.n_neurons
+        layers = self.n_layers * (layer + self.n_trained_beside(self.n_tables, self.n_comparisons, self.n_neurons))
+        readout = self.readout_n_tables * self.n_rows(self.readout_n_comparisons) * self.vocabulary_size
+        readout += self.n_trained_beside(self.readout_n_tables, self.readout_n_comparisons, self.n_neurons)
         return layers + readout + self.vocabulary_size * self.n_neurons
 
 
@@ -95,14 +99,14 @@ class DelayLM(LanguageModel):
         draw = lambda: int(torch.randint(1 << 31, (), generator=seeds))  # noqa: E731
         self.embedding = TokenEmbedding(config.vocabulary_size, config.n_neurons, draw())
         self.layers = nn.ModuleList(
-            LookupTables(
-                config.n_neurons, config.n_neurons, config.n_tables, config.n_comparisons, config.max_delay,
+            make_tables(
+                config, config.n_neurons, config.n_neurons, config.n_tables, config.n_comparisons, config.max_delay,
                 delay_distribution=config.delay_distribution, anchors=config.anchors, residual=True, seed=draw(),
             )
             for _ in range(config.n_layers)
         )  # fmt: skip
-        self.readout = Readout(
-            config.n_neurons, config.vocabulary_size, config.readout_n_tables, config.readout_n_comparisons,
+        self.readout = make_readout(
+            config, config.n_neurons, config.vocabulary_size, config.readout_n_tables, config.readout_n_comparisons,
             config.readout_max_delay, delay_distribution=config.delay_distribution, anchors=config.anchors,
             seed=draw(),
         )  # fmt: skip
@@ -112,7 +116,7 @@ class DelayLM(LanguageModel):
         """The current byte and as many before it as the delays of all layers reach together."""
         return self.config.n_layers * self.config.max_delay + self.config.readout_max_delay + 1
 
-    def layers_in_order(self) -> list[RowLayer]:
+    def layers_in_order(self) -> list[RowLayer | VariantLayer]:
         """The layers, then the readout."""
         return [*self.layers, self.readout]
 
@@ -128,15 +132,17 @@ class DelayLM(LanguageModel):
         return [None] * (self.config.n_layers + 1)
 
     @torch.no_grad()
-    def advance(self, tokens: Tensor, state: list[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
-        """Logits after the last token; the state holds each layer's last max_delay latencies."""
-        z = self.embedding(tokens[None])
+    def extend(
+        self, tokens: Tensor, state: list[Tensor | None], *, last: bool = False
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Logits of further tokens; the state holds each layer's last max_delay latencies."""
+        z = self.embedding(tokens)
         kept = []
         for layer, history in zip(self.layers, state, strict=False):
             kept.append(_last(history, z, layer.max_delay))
             z = layer(z, history)
         kept.append(_last(state[-1], z, self.readout.max_delay))
-        return self.readout(z, state[-1])[0, -1], kept
+        return self.readout(z, state[-1])[:, -1 if last else 0 :], kept
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polychron.models.config import ModelConfig
-from polychron.nn import Chain, LookupTables, PairAttention, Readout
+from polychron.nn import Chain, LookupTables, PairAttention, Readout, VariantLayer, VariantReadout
 from polychron.nn.chain import can_chain
 from polychron.nn.row_layer import RowLayer, anchors_in_range
 from polychron.ops.lookup.operators import read_one_table
@@ -42,14 +42,14 @@ class LanguageModel(nn.Module):
     """
 
     embedding: TokenEmbedding
-    readout: Readout
+    readout: Readout | VariantReadout
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self._chains: dict[bool, Chain] = {}
 
-    def layers_in_order(self) -> list[RowLayer]:
+    def layers_in_order(self) -> list[RowLayer | VariantLayer]:
         """The layers as latencies pass through them, the readout last."""
         raise NotImplementedError
 
@@ -63,12 +63,21 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def start(self) -> object:
-        """The state before the first token, for :meth:`advance`."""
+        """The state before the first token, for :meth:`extend` and :meth:`advance`."""
+        raise NotImplementedError
+
+    def extend(self, tokens: Tensor, state: object, *, last: bool = False) -> tuple[Tensor, object]:
+        """Logits (B, T, K) after each of the tokens (B, T), T >= 1, which follow those that made ``state``; new state.
+
+        The state does not grow with the text. With ``last`` only the last position's logits, (B, 1, K). Nothing is
+        differentiated.
+        """
         raise NotImplementedError
 
     def advance(self, tokens: Tensor, state: object) -> tuple[Tensor, object]:
-        """Logits (K,) after the last of the tokens (T,), T >= 1, which follow those that made ``state``; new state."""
-        raise NotImplementedError
+        """The same for one text: logits (K,) after the last of the tokens (T,); new state."""
+        logits, state = self.extend(tokens[None], state, last=True)
+        return logits[0, 0], state
 
     def score(self, tokens: Tensor) -> Tensor:
         """Nats of tokens[1:], each predicted with as much context as the model can use: (N,) int64 to (N - 1,)."""
@@ -124,7 +133,7 @@ class LanguageModel(nn.Module):
     def check(self) -> None:
         """Raises ValueError when anchors or delays, as loaded from a file, do not fit the model."""
         for name, layer in self.named_modules():
-            if isinstance(layer, (LookupTables, PairAttention)):
+            if isinstance(layer, (LookupTables, PairAttention, VariantLayer)):
                 for kind in ("anchors", "key_anchors"):
                     anchors = getattr(layer, kind, None)
                     if anchors is not None and not anchors_in_range(anchors, layer.n_inputs):

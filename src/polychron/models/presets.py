@@ -11,8 +11,8 @@ from polychron.models.delay import DelayConfig
 from polychron.models.recurrent import RecurrentConfig
 from polychron.models.transformer import TransformerConfig
 
-# Measured on texts of 1 and 4 MB: 6 passes are hurt by leaving out a tenth of the tables, 16 passes profit.
-DROP_FROM_PASSES = 10
+# Measured on texts of 1 and 4 MB: what a run of 6 passes profits from is half of what suits one of 16.
+PASSES_OF_FULL_DROP = 12
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TrainingDefaults:
         warmup_steps: steps in which the rate rises to its peak.
         visit_cap: of SGD: a row read more often in one step moves as if read so often.
         drop: part of a layer's tables that a step leaves out, against overfitting, in a run that reads its text at
-            least ``DROP_FROM_PASSES`` times; shorter runs do better without.
+            least ``PASSES_OF_FULL_DROP`` times; in proportion less where it is read less often.
         bytes_per_second: what two ordinary cores train on; to guess how often a run of so many minutes reads its text.
     """
 
@@ -39,16 +39,20 @@ class TrainingDefaults:
     bytes_per_second: int = 400_000
 
     def drop_for(self, n_bytes: float, n_text: int) -> float:
-        """The part to leave out in a run over ``n_bytes`` bytes of a text of ``n_text``."""
-        return self.drop if n_bytes >= DROP_FROM_PASSES * n_text else 0.0
+        """The part to leave out in a run over ``n_bytes`` bytes of a text of ``n_text``, to the hundredth."""
+        return round(self.drop * min(1.0, n_bytes / (PASSES_OF_FULL_DROP * max(n_text, 1))), 2)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Fields of a configuration that differ from its defaults, and training settings."""
+    """Fields of a configuration that differ from its defaults, and training settings.
+
+    ``from_minutes``: runs of at least so many minutes take it by default; None: only where it is asked for.
+    """
 
     fields: dict[str, Any]
     training: TrainingDefaults
+    from_minutes: float | None = None
 
 
 CONFIGS: dict[str, type[ModelConfig]] = {
@@ -59,18 +63,52 @@ CONFIGS: dict[str, type[ModelConfig]] = {
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "delay": {
-        "tiny": Preset(
-            {"n_tables": 32, "n_comparisons": 8, "readout_n_comparisons": 8},
+        # In int8 with its program less than 256 KB, what a small microcontroller has.
+        "micro": Preset(
+            {"n_tables": 16, "n_comparisons": 8, "readout_n_tables": 8, "readout_n_comparisons": 7},
             TrainingDefaults(
-                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.1, bytes_per_second=800_000
+                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, bytes_per_second=1_000_000
             ),
         ),
-        "small": Preset({}, TrainingDefaults(batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.1)),
-        "base": Preset(
-            {"n_neurons": 64, "n_layers": 2, "n_comparisons": 12, "readout_n_comparisons": 12},
+        "tiny": Preset(
+            {"n_tables": 32, "n_comparisons": 8, "readout_n_tables": 8, "readout_max_delay": 3},
             TrainingDefaults(
-                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.1, bytes_per_second=60_000
+                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.05, bytes_per_second=900_000
             ),
+        ),
+        "small": Preset(
+            {"readout_n_comparisons": 12, "readout_max_delay": 3},
+            TrainingDefaults(
+                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.1, bytes_per_second=350_000
+            ),
+            from_minutes=0,
+        ),
+        "medium": Preset(
+            {
+                "n_layers": 2,
+                "readout_n_tables": 32,
+                "readout_n_comparisons": 12,
+                "readout_max_delay": 7,
+                "table_type": "bfloat16",
+            },
+            TrainingDefaults(
+                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.2, bytes_per_second=150_000
+            ),
+            from_minutes=2,
+        ),
+        "base": Preset(
+            {
+                "n_neurons": 64,
+                "n_layers": 2,
+                "readout_n_tables": 32,
+                "readout_n_comparisons": 12,
+                "readout_max_delay": 7,
+                "table_type": "bfloat16",
+            },
+            TrainingDefaults(
+                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.2, bytes_per_second=90_000
+            ),
+            from_minutes=6,
         ),
     },
     "transformer": {
@@ -90,6 +128,19 @@ PRESETS: dict[str, dict[str, Preset]] = {
 }
 
 DEFAULT_PRESETS = {"delay": "small", "transformer": "paper-small", "recurrent": "small"}
+
+
+def default_preset(kind: str, minutes: float) -> str:
+    """The preset that suits a run of so many minutes on two ordinary cores.
+
+    Example:
+        >>> [default_preset("delay", minutes) for minutes in (1, 3, 10)]
+        ['small', 'medium', 'base']
+        >>> default_preset("transformer", 10)
+        'paper-small'
+    """
+    suited = [(p.from_minutes, name) for name, p in PRESETS[kind].items() if p.from_minutes is not None]
+    return max(((start, name) for start, name in suited if minutes >= start), default=(0, DEFAULT_PRESETS[kind]))[1]
 
 
 def preset_names(kind: str) -> list[str]:

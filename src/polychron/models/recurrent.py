@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from polychron.anchors import ANCHOR_KINDS
+from polychron.errors import InputError
 from polychron.models.config import ModelConfig
 from polychron.models.language_model import LanguageModel, TokenEmbedding
-from polychron.nn import Readout, RecurrentTables, RowLayer
+from polychron.models.layers import make_readout, make_recurrent
+from polychron.nn import RowLayer, VariantLayer
 
 # Positions scored one after another, and how many such stretches at once.
 SCORE_STRETCH = 1 << 8
@@ -53,6 +55,12 @@ class RecurrentConfig(ModelConfig):
         )  # fmt: skip
         if self.truncation is not None:
             self.check_counts(truncation=1)
+        self.check_variant()
+        if self.reading == "confidence":
+            raise InputError(
+                "reading confidence scales what is read by the latencies, which a recurrent network then reads again: "
+                "they grow without bound; take hard or soft"
+            )
         self.check_choice("anchors", ANCHOR_KINDS)
         self.check_row_bits("n_comparisons", self.n_comparisons)
         self.check_row_bits("readout_n_comparisons", self.readout_n_comparisons)
@@ -65,8 +73,10 @@ class RecurrentConfig(ModelConfig):
 
     def n_parameters(self) -> int:
         """Numbers in the tables and the embedding."""
-        recurrent = self.n_tables * 2**self.n_comparisons * self.n_neurons
-        readout = self.readout_n_tables * 2**self.readout_n_comparisons * self.vocabulary_size
+        recurrent = self.n_tables * self.n_rows(self.n_comparisons) * self.n_neurons
+        recurrent += self.n_trained_beside(self.n_tables, self.n_comparisons, self.n_neurons)
+        readout = self.readout_n_tables * self.n_rows(self.readout_n_comparisons) * self.vocabulary_size
+        readout += self.n_trained_beside(self.readout_n_tables, self.readout_n_comparisons, self.n_neurons)
         return recurrent + readout + self.vocabulary_size * self.n_neurons
 
 
@@ -97,12 +107,12 @@ class RecurrentLM(LanguageModel):
         seeds = torch.Generator().manual_seed(seed)
         draw = lambda: int(torch.randint(1 << 31, (), generator=seeds))  # noqa: E731
         self.embedding = TokenEmbedding(config.vocabulary_size, config.n_neurons, draw())
-        self.recurrent = RecurrentTables(
-            config.n_neurons, config.n_tables, config.n_comparisons, truncation=config.truncation,
+        self.recurrent = make_recurrent(
+            config, config.n_neurons, config.n_tables, config.n_comparisons, truncation=config.truncation,
             anchors=config.anchors, seed=draw(),
         )  # fmt: skip
-        self.readout = Readout(
-            config.n_neurons, config.vocabulary_size, config.readout_n_tables, config.readout_n_comparisons,
+        self.readout = make_readout(
+            config, config.n_neurons, config.vocabulary_size, config.readout_n_tables, config.readout_n_comparisons,
             anchors=config.anchors, seed=draw(),
         )  # fmt: skip
 
@@ -111,7 +121,7 @@ class RecurrentLM(LanguageModel):
         """The training window; the state itself forgets nothing at a set time."""
         return self.config.context
 
-    def layers_in_order(self) -> list[RowLayer]:
+    def layers_in_order(self) -> list[RowLayer | VariantLayer]:
         """The recurrent layer, then the readout."""
         return [self.recurrent, self.readout]
 
@@ -124,10 +134,10 @@ class RecurrentLM(LanguageModel):
         return None
 
     @torch.no_grad()
-    def advance(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits after the last token; the state is the last latency vector (1, n_neurons)."""
-        h = self.recurrent(self.embedding(tokens[None]), state)
-        return self.readout(h[:, -1:].contiguous())[0, 0], h[:, -1].clone()
+    def extend(self, tokens: Tensor, state: Tensor | None, *, last: bool = False) -> tuple[Tensor, Tensor]:
+        """Logits of further tokens; the state is the last latency vector (B, n_neurons)."""
+        h = self.recurrent(self.embedding(tokens), state)
+        return self.readout(h[:, -1 if last else 0 :].contiguous()), h[:, -1].clone()
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:

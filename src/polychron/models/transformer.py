@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from polychron.anchors import ANCHOR_KINDS
+from polychron.errors import InputError
 from polychron.models.config import ModelConfig
 from polychron.models.language_model import LanguageModel, TokenEmbedding
-from polychron.nn import LookupTables, PairAttention, Readout, RowLayer
+from polychron.models.layers import make_attention, make_readout, make_tables
+from polychron.nn import RowLayer, VariantLayer
 from polychron.ops.pair_lookup import POSITION_GRADIENTS
 
+MOST_SOFTMAX_BITS = 12
 SCORE_POSITIONS = 1 << 12  # positions scored at once; bounds memory
 
 
@@ -59,11 +62,17 @@ class TransformerConfig(ModelConfig):
         )  # fmt: skip
         if self.window is not None:
             self.check_counts(window=1)
+        self.check_variant()
         self.check_choice("ffn", ("tables", None))
         self.check_choice("share_anchors", (True, False))
         self.check_choice("position_gradient", POSITION_GRADIENTS)
         self.check_choice("anchors", ANCHOR_KINDS)
         self.check_row_bits("n_comparisons and n_position_bits", 2 * self.n_comparisons + self.n_position_bits)
+        if self.gradient == "softmax" and 2 * self.n_comparisons + self.n_position_bits > MOST_SOFTMAX_BITS:
+            raise InputError(
+                f"gradient softmax looks at every row: 2 n_comparisons + n_position_bits must be at most "
+                f"{MOST_SOFTMAX_BITS}; got {2 * self.n_comparisons + self.n_position_bits}"
+            )
         self.check_parameters()
 
     @property
@@ -73,11 +82,15 @@ class TransformerConfig(ModelConfig):
 
     def n_parameters(self) -> int:
         """Numbers in the tables, the embedding and the position codes."""
-        head = 2 ** (2 * self.n_comparisons + self.n_position_bits) * self.n_neurons
-        head += (self.reach + 1) * self.n_position_bits
-        ffn = 0 if self.ffn is None else 2**self.n_comparisons * self.n_neurons
-        layers = self.n_layers * self.n_tables * (self.n_heads * head + ffn)
-        readout = self.n_tables * 2**self.n_comparisons * self.vocabulary_size
+        n, bits = self.n_neurons, self.n_comparisons
+        heads = self.n_heads * self.n_tables
+        attention = heads * (self.n_rows(2 * bits) * 2**self.n_position_bits * n)
+        attention += heads * (self.reach + 1) * self.n_position_bits
+        attention += self.n_trained_beside(heads, bits if self.share_anchors else 2 * bits, n)
+        beside = self.n_trained_beside(self.n_tables, bits, n)
+        ffn = 0 if self.ffn is None else self.n_tables * self.n_rows(bits) * n + beside
+        layers = self.n_layers * (attention + ffn)
+        readout = self.n_tables * self.n_rows(bits) * self.vocabulary_size + beside
         return layers + readout + self.vocabulary_size * self.n_neurons
 
 
@@ -86,15 +99,15 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, config: TransformerConfig, draw_seed):
         super().__init__()
-        self.attention = PairAttention(
-            config.n_neurons, config.n_neurons, config.n_heads * config.n_tables, config.n_comparisons,
+        self.attention = make_attention(
+            config, config.n_neurons, config.n_neurons, config.n_heads * config.n_tables, config.n_comparisons,
             config.n_position_bits, config.reach, share_anchors=config.share_anchors,
             position_gradient=config.position_gradient, residual=True, anchors=config.anchors, seed=draw_seed(),
         )  # fmt: skip
         self.ffn = None
         if config.ffn is not None:
-            self.ffn = LookupTables(
-                config.n_neurons, config.n_neurons, config.n_tables, config.n_comparisons, residual=True,
+            self.ffn = make_tables(
+                config, config.n_neurons, config.n_neurons, config.n_tables, config.n_comparisons, residual=True,
                 anchors=config.anchors, seed=draw_seed(),
             )  # fmt: skip
 
@@ -137,9 +150,9 @@ class TransformerLM(LanguageModel):
         draw = lambda: int(torch.randint(1 << 31, (), generator=seeds))  # noqa: E731
         self.embedding = TokenEmbedding(config.vocabulary_size, config.n_neurons, draw())
         self.layers = nn.ModuleList(TransformerLayer(config, draw) for _ in range(config.n_layers))
-        self.readout = Readout(
-            config.n_neurons, config.vocabulary_size, config.n_tables, config.n_comparisons, anchors=config.anchors,
-            seed=draw(),
+        self.readout = make_readout(
+            config, config.n_neurons, config.vocabulary_size, config.n_tables, config.n_comparisons,
+            anchors=config.anchors, seed=draw(),
         )  # fmt: skip
 
     @property
@@ -147,7 +160,7 @@ class TransformerLM(LanguageModel):
         """The training window."""
         return self.config.context
 
-    def layers_in_order(self) -> list[RowLayer]:
+    def layers_in_order(self) -> list[RowLayer | VariantLayer]:
         """Attention and FFN of each layer, then the readout."""
         parts = [part for layer in self.layers for part in (layer.attention, layer.ffn) if part is not None]
         return [*parts, self.readout]
@@ -164,14 +177,16 @@ class TransformerLM(LanguageModel):
         return [None] * self.config.n_layers
 
     @torch.no_grad()
-    def advance(self, tokens: Tensor, state: list[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
-        """Logits after the last token; the state holds the rows of each layer's last keys (the index cache)."""
-        z = self.embedding(tokens[None])
+    def extend(
+        self, tokens: Tensor, state: list[Tensor | None], *, last: bool = False
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Logits of further tokens; the state is each layer's last keys: rows, or latencies of a variant."""
+        z = self.embedding(tokens)
         kept = []
         for layer, past in zip(self.layers, state, strict=True):
             z, keys = layer.extend(z, past)
             kept.append(keys)
-        return self.readout(z[:, -1:])[0, 0], kept
+        return self.readout(z[:, -1 if last else 0 :].contiguous()), kept
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:

@@ -5,6 +5,19 @@ from polychron.nn.lookup_tables import LookupTables, Readout
 from polychron.nn.pair_attention import PairAttention
 from polychron.nn.recurrent_tables import RecurrentTables
 from polychron.nn.row_layer import RowLayer
-from polychron.nn.variant_tables import VariantTables
+from polychron.nn.variant_attention import VariantAttention
+from polychron.nn.variant_tables import VariantLayer, VariantReadout, VariantRecurrentTables, VariantTables
 
-__all__ = ["Chain", "LookupTables", "PairAttention", "Readout", "RecurrentTables", "RowLayer", "VariantTables"]
+__all__ = [
+    "Chain",
+    "LookupTables",
+    "PairAttention",
+    "Readout",
+    "RecurrentTables",
+    "RowLayer",
+    "VariantAttention",
+    "VariantLayer",
+    "VariantReadout",
+    "VariantRecurrentTables",
+    "VariantTables",
+]

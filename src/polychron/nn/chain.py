@@ -13,7 +13,7 @@ from torch import Tensor
 from polychron.nn.lookup_tables import LookupTables, Readout
 from polychron.nn.pair_attention import PairAttention
 from polychron.nn.row_layer import RowLayer
-from polychron.ops.dispatch import native, runs_native
+from polychron.ops.dispatch import native, reads_native, runs_native
 from polychron.ops.lookup.native import rows_view, update_numbers, view
 from polychron.ops.row_layout import has_even_rows
 
@@ -51,7 +51,11 @@ class Chain:
         if not isinstance(layers[-1], Readout):
             raise ValueError(f"layers must end in a Readout; got {type(layers[-1]).__name__}")
         self._update = layers[-1].update if trains else None
-        self._droppable = [layer if isinstance(layer, LookupTables) else None for layer in layers]
+        self._layers = list(layers)
+        self._draws = trains and any(
+            (layer.drops_tables and layer.update.drop) or layer.synaptic_vectors.dtype == torch.bfloat16
+            for layer in layers
+        )
         self._codes = [layer.position_code for layer in layers if isinstance(layer, PairAttention)]
         self._code_gradients = [torch.zeros_like(code) for code in self._codes]
         self._memory = memory_of(embedding, layers)
@@ -86,7 +90,9 @@ class Chain:
         Raises:
             ValueError: a token, target or shape out of range.
         """
-        rate, epsilon, visit_cap, _ = update_numbers(self._update)
+        rate, epsilon, visit_cap, _, _ = update_numbers(self._update)
+        kept = [layer.draw_step() for layer in self._layers] if self._draws else []
+        seeds = [layer.update.seed for layer in self._layers] if self._draws else []
         nats = self._chain.train(
             view(tokens),
             view(targets),
@@ -94,18 +100,13 @@ class Chain:
             rate,
             epsilon,
             visit_cap,
-            self._draw_kept(),
+            seeds,
+            [view(tables) for tables in kept],
             torch.get_num_threads(),
         )
         for code, gradient in zip(self._codes, self._code_gradients, strict=True):
             code.grad = gradient
         return nats
-
-    def _draw_kept(self) -> list[np.ndarray | None]:
-        """The tables of each layer that take part in a step; [] where all of all do."""
-        if not any(layer and layer.update.drop for layer in self._droppable):
-            return []
-        return [layer and view(layer.update.draw_kept(layer.n_tables)) for layer in self._droppable]
 
     def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Nats (B, T) of targets (B, T) int64 after tokens (B, T); nothing changes.
@@ -134,7 +135,7 @@ def can_chain(embedding: Tensor, layers: Sequence[RowLayer], *, trains: bool) ->
         return False
     update = layers[-1].update
     for layer in layers:
-        if type(layer) not in (LookupTables, Readout, PairAttention) or not runs_native(layer.synaptic_vectors):
+        if type(layer) not in (LookupTables, Readout, PairAttention) or not reads_native(layer.synaptic_vectors):
             return False
         if not has_even_rows(layer.synaptic_vectors):
             return False

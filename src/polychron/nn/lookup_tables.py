@@ -30,6 +30,7 @@ class LookupTables(RowLayer):
         gradient: of the tables: ``"dense"``, ``"sparse"`` or ``"fused"``.
         update: for ``"fused"``. In training mode its ``drop`` leaves tables out: y = [x +] I / m times the sum over m
             of the I tables, drawn anew in each call.
+        dtype: of the tables: torch.float32, or torch.bfloat16, whose rows a fused update rounds stochastically.
         seed: of anchors and delays.
 
     Shapes: x (B, n_inputs) or, always with delays, (B, T, n_inputs); y the same with n_outputs.
@@ -47,6 +48,8 @@ class LookupTables(RowLayer):
         torch.Size([5, 10])
     """
 
+    drops_tables = True
+
     def __init__(
         self,
         n_inputs: int,
@@ -60,6 +63,7 @@ class LookupTables(RowLayer):
         residual: bool = False,
         gradient: str = "dense",
         update: RowUpdate | None = None,
+        dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ):
         if residual and n_inputs != n_outputs:
@@ -73,7 +77,7 @@ class LookupTables(RowLayer):
                 )
         else:
             pairs = draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
-        super().__init__(n_tables, n_comparisons, n_outputs, gradient, update)
+        super().__init__(n_tables, n_comparisons, n_outputs, gradient, update, dtype)
         self.n_inputs = n_inputs
         self.n_comparisons = n_comparisons
         self.max_delay = max_delay
@@ -83,7 +87,7 @@ class LookupTables(RowLayer):
 
     def forward(self, x: Tensor, history: Tensor | None = None) -> Tensor:
         """y of the latencies x; ``history`` (B, D, n_inputs) stands before them."""
-        kept = self._draw_kept()
+        kept = self.draw_step()
         if kept is not None:
             return self._read_some(x, history, kept)
         held = self._buffers  # attributes that a module holds this way take a search each
@@ -91,13 +95,6 @@ class LookupTables(RowLayer):
             x, self.synaptic_vectors, held["anchors"], held["delays"], history=history,
             residual=self.residual, gradient=self.gradient, update=self.update,
         )  # fmt: skip
-
-    def _draw_kept(self) -> Tensor | None:
-        """The tables of this training step, where its update drops some."""
-        update = self.update
-        if update is None or not update.drop or not self.training:
-            return None
-        return update.draw_kept(self.n_tables)
 
     def _read_some(self, x: Tensor, history: Tensor | None, kept: Tensor) -> Tensor:
         r"""[x +] n_tables / m times the sum over the m kept tables: table by table, so that each updates in place.
@@ -137,7 +134,7 @@ class Readout(LookupTables):
 
     def loss(self, x: Tensor, targets: Tensor, history: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each position: x (B, T, n_inputs), targets (B, T) int64; (B, T)."""
-        kept = self._draw_kept()
+        kept = self.draw_step()
         if kept is not None:
             logits = self._read_some(x, history, kept)
             return torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")

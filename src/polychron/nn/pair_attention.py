@@ -33,6 +33,7 @@ class PairAttention(RowLayer):
         anchors: ``"random"`` or ``"covering"``.
         gradient: of the tables: ``"dense"``, ``"sparse"`` or ``"fused"``.
         update: for ``"fused"``.
+        dtype: of the tables: torch.float32 or torch.bfloat16.
         seed: of anchors and of the position code, which starts uniform in [-1, 1].
 
     Shapes: x (B, T, n_inputs), y (B, T, n_outputs).
@@ -60,6 +61,7 @@ class PairAttention(RowLayer):
         anchors: str = "random",
         gradient: str = "dense",
         update: RowUpdate | None = None,
+        dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ):
         if window < 1:
@@ -67,7 +69,7 @@ class PairAttention(RowLayer):
         if residual and n_inputs != n_outputs:
             raise ValueError(f"residual needs n_outputs == n_inputs; got {n_outputs} and {n_inputs}")
         pairs = draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
-        super().__init__(n_tables, 2 * n_comparisons + n_position_bits, n_outputs, gradient, update)
+        super().__init__(n_tables, 2 * n_comparisons + n_position_bits, n_outputs, gradient, update, dtype)
         self.n_inputs = n_inputs
         self.n_comparisons = n_comparisons
         self.window = window
@@ -82,6 +84,7 @@ class PairAttention(RowLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """y of the latencies x."""
+        self.draw_step()
         return pair_lookup(
             x, self.synaptic_vectors, self.anchors, self.position_code, key_anchors=self.key_anchors,
             window=self.window, position_gradient=self.position_gradient, residual=self.residual, **self._options(),

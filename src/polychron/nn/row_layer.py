@@ -17,15 +17,28 @@ class RowLayer(nn.Module):
 
     ``gradient`` says what becomes of their gradient: ``"dense"`` and ``"sparse"`` leave it in ``.grad`` for a torch
     optimizer, ``"fused"`` applies ``update`` during the backward pass and never makes anything of the tables' size.
+    ``dtype``: float32, or bfloat16, which halves what a step has to read and is trained by fused updates.
     """
 
-    def __init__(self, n_tables: int, n_row_bits: int, n_outputs: int, gradient: str, update: RowUpdate | None):
+    drops_tables = False  # whether an update's ``drop`` acts on this kind of layer
+
+    def __init__(
+        self,
+        n_tables: int,
+        n_row_bits: int,
+        n_outputs: int,
+        gradient: str,
+        update: RowUpdate | None,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__()
         if n_row_bits > 30:
             raise ValueError(f"a row's index has at most 30 bits; got {n_row_bits}")
         if n_outputs < 1:
             raise ValueError(f"n_outputs must be at least 1; got {n_outputs}")
-        self.synaptic_vectors = nn.Parameter(zero_tables(n_tables, 1 << n_row_bits, n_outputs))
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"dtype must be torch.float32 or torch.bfloat16; got {dtype}")
+        self.synaptic_vectors = nn.Parameter(zero_tables(n_tables, 1 << n_row_bits, n_outputs, dtype))
         self.use_gradient(gradient, update)
 
     def use_gradient(self, gradient: str, update: RowUpdate | None = None) -> None:
@@ -40,6 +53,16 @@ class RowLayer(nn.Module):
             raise ValueError(f"update must be given for gradient='fused' and only then; got {update} with {gradient!r}")
         self.gradient = gradient
         self.update = update
+
+    def draw_step(self) -> torch.Tensor | None:
+        """What chance decides of a training step: the tables that take part (None: all), and how rows are rounded."""
+        update = self.update
+        if update is None or not self.training:
+            return None
+        kept = update.draw_kept(self.n_tables) if update.drop and self.drops_tables else None
+        if self.synaptic_vectors.dtype is torch.bfloat16:
+            update.draw_seed()
+        return kept
 
     def _options(self) -> dict[str, object]:
         return {"gradient": self.gradient, "update": self.update}

@@ -68,14 +68,16 @@ def check_delay_range(delays: Tensor | None) -> None:
 
 
 def check_tables(tables: Tensor, x: Tensor, n_tables: int, n_bits: int) -> None:
-    """Tables must be (n_tables, 2^n_bits, K) of x's type and device."""
+    """Tables must be (n_tables, 2^n_bits, K) on x's device and of x's type, or bfloat16 under float32 latencies."""
     if n_bits > 30:
         raise ValueError(f"a row's index has at most 30 bits; the anchors ask for {n_bits}")
     if tables.dim() != 3 or tables.shape[0] != n_tables or tables.shape[1] != 1 << n_bits or tables.shape[2] < 1:
         raise ValueError(f"tables must have shape ({n_tables}, 2^{n_bits}, n_outputs); got {_shape(tables)}")
-    if tables.dtype != x.dtype or tables.device != x.device:
+    fits = tables.dtype == x.dtype or (x.dtype == torch.float32 and tables.dtype == torch.bfloat16)
+    if not fits or tables.device != x.device:
         raise ValueError(
-            f"tables must have x's type and device ({x.dtype}, {x.device}); got {tables.dtype}, {tables.device}"
+            f"tables must have x's type and device ({x.dtype}, {x.device}), or be bfloat16 where x is float32; "
+            f"got {tables.dtype}, {tables.device}"
         )
 
 
@@ -104,4 +106,6 @@ def check_gradient(gradient: str, update: RowUpdate | None, tables: Tensor) -> N
             "tables must have contiguous, evenly spaced rows when gradient='fused': they are updated in place; "
             f"got strides {tables.stride()}"
         )
+    if tables.dtype == torch.bfloat16 and update.kind == "online_sgd":
+        raise ValueError("tables must be float32 for updates of kind 'online_sgd'; got bfloat16")
     update.prepare(tables)

@@ -83,8 +83,17 @@ def current_kernel() -> str:
 
 def runs_native(tensor: torch.Tensor) -> bool:
     """Whether operations on ``tensor`` go to the native kernels: float32, on the CPU, extension present."""
+    return tensor.dtype == torch.float32 and _native_on(tensor.device)
+
+
+def reads_native(tables: torch.Tensor) -> bool:
+    """Whether the native kernels can read these tables: float32 or bfloat16, on the CPU, extension present."""
+    return tables.dtype in (torch.float32, torch.bfloat16) and _native_on(tables.device)
+
+
+def _native_on(device: torch.device) -> bool:
     global _warned
-    if _forced_reference or tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+    if _forced_reference or device.type != "cpu":
         return False
     if native is None:
         if not _warned:
@@ -93,7 +102,7 @@ def runs_native(tensor: torch.Tensor) -> bool:
                 f"polychron's native kernels are missing ({_missing}); the reference runs instead: same results, "
                 "much slower. Reinstall with a C++ compiler present.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return False
     return True

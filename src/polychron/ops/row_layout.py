@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-_LINE_FLOATS = 16
+_LINE_BYTES = 64
 
 
-def row_stride(n_outputs: int) -> int:
-    """How many floats apart rows of ``n_outputs`` should begin: no row straddles more cache lines than it must.
+def row_stride(n_outputs: int, number_bytes: int = 4) -> int:
+    """How many numbers apart rows of ``n_outputs`` should begin: no row straddles more cache lines than it must.
 
     Example:
-        >>> [row_stride(n) for n in (3, 10, 32, 83)]
-        [4, 16, 32, 96]
+        >>> [row_stride(n) for n in (3, 10, 32, 83)], row_stride(83, number_bytes=2)
+        ([4, 16, 32, 96], 96)
     """
-    if n_outputs >= _LINE_FLOATS:
-        return -(-n_outputs // _LINE_FLOATS) * _LINE_FLOATS
+    in_line = _LINE_BYTES // number_bytes
+    if n_outputs >= in_line:
+        return -(-n_outputs // in_line) * in_line
     return 1 << (n_outputs - 1).bit_length()
 
 

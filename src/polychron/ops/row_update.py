@@ -5,6 +5,9 @@ Exact: the gradients of all positions that read a row are summed first (position
     SGD                  S_j <- S_j - rate * min(1, visit_cap / n_j) * G_j      n_j positions read row j
     row-wise Adagrad     a_j <- a_j + mean_k(G_jk^2) ;   S_j <- S_j - rate * G_j / (sqrt(a_j) + epsilon)
     online SGD           for each position in order: S_j <- S_j - rate * v   (later positions see earlier updates)
+
+Tables of bfloat16 change in float32 and are then rounded stochastically, to the number below or above by chance, such
+that the mean is exact: a step smaller than half a unit in the last place is not lost.
 """
 
 # I table, J row, K output
@@ -14,6 +17,9 @@ from __future__ import annotations
 import torch
 
 KINDS = ("sgd", "adagrad", "online_sgd")
+
+_32_BITS = 0xFFFFFFFF
+_TABLE_STEP = 0xC2B2AE3D
 
 
 class RowUpdate:
@@ -33,6 +39,7 @@ class RowUpdate:
 
     Attributes:
         rate: the learning rate as a float; assign to change it.
+        seed: of the rounding of bfloat16 tables; a layer in training mode draws a new one for each step.
         state: Adagrad's sums (n_tables, n_rows) float32, made at the first use; None for the others.
 
     Raises:
@@ -65,6 +72,7 @@ class RowUpdate:
         self.drop = drop
         self.visit_cap = visit_cap
         self.epsilon = epsilon
+        self.seed = 0
         self.state: torch.Tensor | None = None
         self.shared_rate = rate if isinstance(rate, torch.Tensor) else torch.zeros((), dtype=torch.float64)
         if not isinstance(rate, torch.Tensor):
@@ -88,9 +96,15 @@ class RowUpdate:
             return None
         return torch.randperm(n_tables)[:n_kept].sort().values.int()
 
+    def draw_seed(self) -> int:
+        """A new :attr:`seed`, drawn from torch's generator."""
+        self.seed = int(torch.randint(1 << 32, ()))
+        return self.seed
+
     def of_table(self, i: int) -> RowUpdate:
         """The same update for one table alone, with that table's part of the state."""
         one = RowUpdate(self.kind, self.shared_rate, self.epsilon, self.visit_cap)
+        one.seed = self.seed + i * _TABLE_STEP & _32_BITS
         one.state = None if self.state is None else self.state[i : i + 1]
         return one
 
@@ -125,9 +139,48 @@ def apply_merged(tables: torch.Tensor, gradient: torch.Tensor, n_visits: torch.T
     rate = update.rate
     if update.kind == "adagrad":
         update.state += gradient.square().mean(dim=-1).to(update.state.dtype)
-        tables -= rate * gradient / (update.state.sqrt() + update.epsilon)[..., None]
+        step = rate * gradient / (update.state.sqrt() + update.epsilon)[..., None]
     elif update.visit_cap is None:
-        tables -= rate * gradient
+        step = rate * gradient
     else:
         share = update.visit_cap / n_visits.clamp(min=update.visit_cap).to(gradient.dtype)
-        tables -= (rate * share)[..., None] * gradient
+        step = (rate * share)[..., None] * gradient
+    if tables.dtype == torch.bfloat16:
+        tables.copy_(round_stochastically(tables.float() - step, update.seed))
+    else:
+        tables -= step
+
+
+def round_stochastically(tables: torch.Tensor, seed: int) -> torch.Tensor:
+    """Tables (I, J, K) float32 as bfloat16: 16 random bits are added below the 16 that stay.
+
+    The bits of table i, row j and column k are those of x ^ x >> 15 from bit 16 on, with
+
+        x = (y ^ y >> 16) * 0x7FEB352D,    y = mix(seed + i * 0xC2B2AE3D ^ j * 0x85EBCA77) + k * 0x9E3779B9
+
+    modulo 2^32 and mix the finaliser of two multiplications in :func:`_mix`: a function of seed and place alone.
+
+    Example:
+        >>> round_stochastically(torch.full((1, 1, 4096), 1.001), seed=1).float().mean()
+        tensor(1.0011)
+    """
+    i, j, k = (torch.arange(size, device=tables.device) for size in tables.shape)
+    row = _mix((seed + i[:, None] * _TABLE_STEP & _32_BITS) ^ (j * 0x85EBCA77 & _32_BITS))
+    y = row[..., None] + k * 0x9E3779B9 & _32_BITS
+    x = _times(y ^ y >> 16, 0x7FEB352D)
+    chance = (x ^ x >> 15) >> 16
+    bits = tables.contiguous().view(torch.int32) + chance.to(torch.int32)
+    return (bits & -65536).view(torch.float32).to(torch.bfloat16)
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    x = _times(x ^ x >> 16, 0x7FEB352D)
+    x = _times(x ^ x >> 15, 0x846CA68B)
+    return x ^ x >> 16
+
+
+def _times(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """x * factor modulo 2^32, of int64 in [0, 2^32); the product of halves cannot overflow."""
+    low = (x & 0xFFFF) * factor
+    high = ((x >> 16) * factor & 0xFFFF) << 16
+    return low + high & _32_BITS

@@ -1,6 +1,7 @@
 """Optimizers that update rows inside the backward pass."""
 
 from polychron.ops.row_update import RowUpdate
+from polychron.optim.frozen import FrozenTables
 from polychron.optim.rows import RowOptimizer, attach
 
-__all__ = ["RowOptimizer", "RowUpdate", "attach"]
+__all__ = ["FrozenTables", "RowOptimizer", "RowUpdate", "attach"]

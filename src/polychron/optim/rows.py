@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from polychron.nn import RowLayer
+from polychron.nn import RowLayer, VariantLayer
 from polychron.ops import RowUpdate
 
 
@@ -25,7 +25,8 @@ class RowOptimizer:
     ):
         self.kind = kind
         self._rate = RowUpdate(kind, rate, epsilon, visit_cap)
-        self._layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, RowLayer)}
+        kinds = (RowLayer, VariantLayer)
+        self._layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
         if not self._layers:
             raise ValueError("model must have layers of tables (polychron.nn.RowLayer); got none")
         tables = set()

@@ -212,6 +212,13 @@ def read_settings(folder: Path) -> Settings:
     kind = get(model, "kind", str, "model.kind")
     if kind not in ("delay", "transformer"):
         raise UnsupportedModelError(f"{path}: the runtime runs delay and transformer models; this one is {kind[:64]!a}")
+    variant = [f"{name} {model[name]!s:.32}" for name, usual in (("hash", "order"), ("reading", "hard"))
+               if model.get(name, usual) != usual]  # fmt: skip
+    if variant:
+        raise UnsupportedModelError(
+            f"{path}: the runtime reads one row a table, addressed by order; this model has {' and '.join(variant)}: "
+            "polychron generate and evaluate run it in PyTorch"
+        )
     context = get(model, "context", int, "model.context") if kind == "transformer" else None
     if context is not None and not 2 <= context <= 1 << 16:
         raise InputError(f"{path} is damaged: model.context must lie in [2, 65536]")
@@ -222,7 +229,9 @@ def read_settings(folder: Path) -> Settings:
     name = get(weights, "file", str, "weights.file")
     if not re.fullmatch(WEIGHTS_PATTERN, name):
         raise InputError(f"{path} is damaged: weights.file is no name of weights")
-    precision, latency_bits, logit_bits = "float32", 0, 0
+    precision, latency_bits, logit_bits = model.get("table_type", "float32"), 0, 0
+    if precision not in ("float32", "bfloat16"):
+        raise InputError(f"{path} is damaged: model.table_type must be float32 or bfloat16")
     quantization = fields.get("quantization")
     if quantization is not None:
         precision = get(quantization, "precision", str, "quantization.precision")

@@ -79,9 +79,18 @@ class TextStream:
         size = 1
         while n_bytes > 0:
             piece = min(n_bytes, size)
-            yield _generate([self], [sampler], piece, 1)[0]
+            yield self.write(piece, sampler)
             n_bytes -= piece
             size = min(2 * size, 1 << 12)
+
+    def write(self, n_bytes: int, sampler: Any) -> bytes:
+        """The next ``n_bytes`` bytes by a sampler, from `sampler`, that goes on where it was.
+
+        Raises:
+            InputError: the logits are not finite.
+            ValueError: nothing has been read yet.
+        """
+        return _generate([self], [sampler], n_bytes, 1)[0]
 
     def sampler(self, options: SamplingOptions | None = None) -> Any:
         """A native sampler for this stream's model."""

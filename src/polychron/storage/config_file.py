@@ -21,15 +21,32 @@ _MAXIMUM_BYTES = 2**20
 LANGUAGE_MODEL = "language model"
 
 
-def read_config(directory: str | os.PathLike[str], task: str = LANGUAGE_MODEL) -> tuple[dict[str, Any], bytes]:
+def read_config(directory: str | os.PathLike[str], task: str | None = LANGUAGE_MODEL) -> tuple[dict[str, Any], bytes]:
     """The fields of a folder's ``config.json``, and its text; what the fields hold is not checked yet.
 
-    ``task`` is what the checkpoint must be of; a file that names none holds a language model.
+    ``task`` is what the checkpoint must be of, None: any; a file that names none holds a language model.
 
     Raises:
         InputError: no such folder, no checkpoint in it, not readable, another program's or another task's, or written
             by a newer polychron.
     """
+    fields, text = _read_any(directory)
+    found = fields.get("task", LANGUAGE_MODEL)
+    if task is not None and found != task:
+        raise InputError(f"{directory} holds a {found!s:.40}, and a {task} is asked for")
+    return fields, text
+
+
+def task_of(directory: str | os.PathLike[str]) -> str:
+    """What the checkpoint in a folder is of: ``"language model"`` or ``"classifier"``; nothing else of it is checked.
+
+    Raises:
+        InputError: as :func:`read_config`.
+    """
+    return str(_read_any(directory)[0].get("task", LANGUAGE_MODEL))
+
+
+def _read_any(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
     folder = Path(directory)
     path = folder / CONFIG_NAME
     try:
@@ -57,9 +74,6 @@ def read_config(directory: str | os.PathLike[str], task: str = LANGUAGE_MODEL) -
         raise InputError(
             f"{path} has format version {version} and this polychron reads up to {VERSION}: upgrade polychron"
         )
-    found = fields.get("task", LANGUAGE_MODEL)
-    if found != task:
-        raise InputError(f"{folder} holds a {found!s:.40}, and a {task} is asked for")
     return fields, text
 
 

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +105,21 @@ class BudgetedSection(Section):
         return Schedule(peak=self.rate, warmup_steps=self.warmup_steps)
 
 
+class StartRecord(Section):
+    """The checkpoint that a run began from, and what its model was given: tables a layer, comparisons a table."""
+
+    path: Annotated[str, Field(max_length=8192)]
+    step: _Count
+    add_tables: Annotated[int, Field(ge=0, lt=2**16)] = 0
+    add_comparisons: Annotated[int, Field(ge=0, lt=2**16)] = 0
+
+
 class TrainingRecord(BudgetedSection):
-    """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None."""
+    """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None.
+
+    ``only`` names what is trained: the tables that a run added to what it began from, or the readout; None: all.
+    ``rewire``: after so many steps each the least telling comparisons are replaced; None: never.
+    """
 
     seed: _Count
     batch: Annotated[int, Field(ge=1, lt=2**31)]
@@ -117,6 +130,8 @@ class TrainingRecord(BudgetedSection):
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]
+    only: Literal["added", "readout"] | None = None
+    rewire: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     steps: Annotated[int, Field(ge=1, lt=2**63)] | None
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 
@@ -157,7 +172,10 @@ class QuantizationRecord(Section):
 
 
 class Record(Section):
-    """All of a language model's ``config.json``; ``quantization`` is None for one as it was trained, in float32."""
+    """All of a language model's ``config.json``.
+
+    ``quantization`` is None for a model as it was trained, in float32; ``start`` for one that was trained from nothing.
+    """
 
     TASK: ClassVar[str] = LANGUAGE_MODEL
     format: Literal["polychron"] = FORMAT
@@ -170,7 +188,14 @@ class Record(Section):
     position: PositionRecord = PositionRecord()
     metrics: MetricsRecord = MetricsRecord()
     quantization: QuantizationRecord | None = None
+    start: StartRecord | None = None
     weights: WeightsRecord | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _only_what_is_there(self) -> Record:
+        if self.training.only == "added" and not (self.start and self.start.add_tables):
+            raise ValueError("training only added tables needs a start with add_tables")
+        return self
 
 
 class CheckpointWriter:
@@ -329,7 +354,7 @@ class Checkpoint:
                 "exported; training needs the folder that it was made from"
             )
         require_memory(
-            4 * self.config.n_parameters(),
+            self.config.number_bytes * self.config.n_parameters(),
             f"the weights in {self.directory}",
             "close other programs or use a smaller model",
         )
@@ -405,15 +430,40 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
             damaged, or of sizes that cannot be.
     """
     folder = Path(directory)
+
+    def config_of(record: Record) -> Any:
+        config = models.config_from_dict(record.model)
+        n_ids = Vocabulary(bytes(record.vocabulary)).size
+        if config.vocabulary_size != n_ids:
+            raise InputError(
+                f"{folder / CONFIG_NAME} is damaged: the model's vocabulary_size is {config.vocabulary_size} "
+                f"and the vocabulary has {n_ids} ids"
+            )
+        return config
+
+    record, config, weights = open_weights(folder, Record, config_of)
+    return Checkpoint(folder, record, config, Vocabulary(bytes(record.vocabulary)), weights)
+
+
+def open_weights(folder: Path, kind: type, config_of: Callable[[Any], Any]) -> tuple[Any, Any, TensorFile]:
+    """A checkpoint's record, its model's configuration and its open weights, that belong together.
+
+    Args:
+        folder: of the checkpoint.
+        kind: what ``config.json`` is read as.
+        config_of: from the record, the model's configuration; raises InputError where they contradict each other.
+
+    Raises:
+        InputError: as `open_checkpoint`.
+    """
     for _ in range(_ATTEMPTS):
-        record = read_record(folder)
+        record = read_record(folder, kind)
         path = folder / record.weights.file
         try:
             n_bytes = path.stat().st_size
-            config = models.config_from_dict(record.model)
-            vocabulary = Vocabulary(bytes(record.vocabulary))
-            _require_plausible(folder, record, config, vocabulary, n_bytes)
-            return Checkpoint(folder, record, config, vocabulary, TensorFile(path))
+            config = config_of(record)
+            _require_plausible(folder, record, config, n_bytes)
+            return record, config, TensorFile(path)
         except FileNotFoundError:
             time.sleep(0.01)
         except OSError as error:
@@ -440,20 +490,15 @@ def read_record(folder: Path, kind: type = Record) -> Any:
     return record
 
 
-def _require_plausible(folder: Path, record: Record, config: Any, vocabulary: Vocabulary, n_bytes: int) -> None:
+def _require_plausible(folder: Path, record: Any, config: Any, n_bytes: int) -> None:
     """What can be known to be wrong from ``config.json`` and the size of the weights file alone."""
     path = folder / record.weights.file
     if n_bytes != record.weights.bytes:
         problem = "truncated" if n_bytes < record.weights.bytes else "damaged"
         raise InputError(f"{path} is {problem}: it has {n_bytes:,} bytes and should have {record.weights.bytes:,}")
-    if config.vocabulary_size != vocabulary.size:
-        raise InputError(
-            f"{folder / CONFIG_NAME} is damaged: the model's vocabulary_size is {config.vocabulary_size} "
-            f"and the vocabulary has {vocabulary.size} ids"
-        )
     # Every parameter is stored, so a model cannot be larger than its file: what follows takes no more memory
     # than somebody took the trouble to send.
-    size = {None: 4, "bfloat16": 2, "int8": 1}[record.quantization and record.quantization.precision]
+    size = {None: config.number_bytes, "bfloat16": 2, "int8": 1}[record.quantization and record.quantization.precision]
     if size * config.n_parameters() > n_bytes:
         raise InputError(
             f"{folder / CONFIG_NAME} is damaged: it describes a model of {config.n_parameters():,} "

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from polychron.data.batches import Batches, brightness
 from polychron.data.examples import LabelledSet
 from polychron.errors import InputError
 from polychron.limits import require_memory
-from polychron.models.deep import DeepClassifier, deep_config_from_dict
-from polychron.storage import TensorFile
+from polychron.models.deep import DeepClassifier, DeepConfig, deep_config_from_dict
+from polychron.storage import CONFIG_NAME
 from polychron.training.checkpoint import (
     BudgetedSection,
     Checkpoint,
@@ -29,8 +30,9 @@ from polychron.training.checkpoint import (
     Section,
     WeightsRecord,
     checkpoint_tensors,
-    read_record,
+    open_weights,
 )
+from polychron.training.counting import count_classifier
 from polychron.training.loop import CheckpointReport, Interrupted, StepReport, train_steps
 
 _SCORED_AT_ONCE = 1000
@@ -51,7 +53,10 @@ class DataRecord(Section):
 
 
 class ClassifierTrainingRecord(BudgetedSection):
-    """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None."""
+    """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None.
+
+    ``counts``: the readout is counted in one pass, the run's only step, and nothing is learnt by gradients.
+    """
 
     seed: _Count
     batch: Annotated[int, Field(ge=1, lt=2**31)]
@@ -59,6 +64,7 @@ class ClassifierTrainingRecord(BudgetedSection):
     warmup_steps: _Count
     optimizer: Literal["sgd", "adagrad"]
     augment: Literal["none", "shift", "shift+mirror"]
+    counts: bool = False
     steps: Annotated[int, Field(ge=1, lt=2**63)] | None
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 
@@ -178,29 +184,24 @@ class ClassifierCheckpoint(Checkpoint):
 def open_classifier(directory: str | Path) -> ClassifierCheckpoint:
     """Read what a classifier's checkpoint says about itself and check it; no memory for the weights is taken yet.
 
+    A run may be writing to the folder meanwhile, as with `polychron.training.open_checkpoint`.
+
     Raises:
         InputError: no such folder, no classifier in it, damaged, or of sizes that cannot be.
     """
     folder = Path(directory)
-    record = read_record(folder, ClassifierRecord)
-    path = folder / record.weights.file
-    try:
-        n_bytes = path.stat().st_size
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    if n_bytes != record.weights.bytes:
-        raise InputError(f"{path} is damaged: it has {n_bytes:,} bytes and should have {record.weights.bytes:,}")
-    config = deep_config_from_dict(record.model)
-    if 4 * config.n_parameters() > n_bytes or config.n_classes != len(record.data.class_names):
-        raise InputError(
-            f"{folder / 'config.json'} is damaged: a model of {config.n_parameters():,} parameters and "
-            f"{config.n_classes} classes does not belong to {path.name} and {len(record.data.class_names)} class names"
-        )
-    try:
-        record.training.budget, record.training.schedule  # noqa: B018 - they check themselves
-    except InputError as error:
-        raise InputError(f"{folder / 'config.json'} is damaged: training: {error}") from None
-    return ClassifierCheckpoint(folder, record, config, None, TensorFile(path))
+
+    def config_of(record: ClassifierRecord) -> DeepConfig:
+        config = deep_config_from_dict(record.model)
+        if config.n_classes != len(record.data.class_names):
+            raise InputError(
+                f"{folder / CONFIG_NAME} is damaged: the model has {config.n_classes} classes and "
+                f"{len(record.data.class_names)} have names"
+            )
+        return config
+
+    record, config, weights = open_weights(folder, ClassifierRecord, config_of)
+    return ClassifierCheckpoint(folder, record, config, None, weights)
 
 
 @dataclass
@@ -235,7 +236,8 @@ class ClassifierRun:
             InputError: the model does not fit into memory.
         """
         config = deep_config_from_dict(record.model)
-        require_memory(4 * config.n_parameters(), "the tables of the classifier", "take a smaller --preset")
+        n_bytes = config.number_bytes * config.n_parameters()
+        require_memory(n_bytes, "the tables of the classifier", "take a smaller --preset")
         model = DeepClassifier(config, seed=record.training.seed)
         return cls._of(record, model, labelled, writer, intervals)
 
@@ -269,6 +271,33 @@ class ClassifierRun:
         if self.record.position.step == 0:
             yield self._save()
         training, position = self.record.training, self.record.position
+        if training.counts:
+            if position.step == 0:
+                self._count()
+        else:
+            yield from self._train(should_stop)
+        yield self._save()
+        position = self.record.position
+        if training.budget.progress(position.step, position.seconds) < 1 or should_stop():
+            yield Interrupted(position.step)
+            return
+        labelled = self.labelled
+        score = score_classifier(self.model, labelled.test_inputs, labelled.test_labels, len(labelled.class_names))
+        measured = {"test_nats": score.nats, "test_correct": score.n_correct}
+        self._note(metrics=self.record.metrics.model_copy(update=measured))
+        yield self._save()
+        yield ClassifierFinished(position.step, position.seconds, position.step * training.batch, score)
+
+    def _count(self) -> None:
+        """The pass of a run that counts."""
+        began = time.perf_counter()
+        _, nats = count_classifier(self.model, self.labelled, self.record.training.seed)
+        seconds = time.perf_counter() - began
+        self._note(position=PositionRecord(step=1, seconds=seconds), metrics=ClassifierMetrics(train_nats=nats))
+
+    def _train(self, should_stop: Callable[[], bool]) -> Iterator[ClassifierEvent]:
+        """The steps of a run, with checkpoints."""
+        training, position = self.record.training, self.record.position
         saved = position.seconds
         for report in train_steps(
             self.model, self.batches, self.optimizer, training.schedule, training.budget,
@@ -282,17 +311,6 @@ class ClassifierRun:
             if report.seconds - saved >= self.checkpoint_seconds and report.progress < 1:
                 saved = report.seconds
                 yield self._save()
-        yield self._save()
-        position = self.record.position
-        if training.budget.progress(position.step, position.seconds) < 1 or should_stop():
-            yield Interrupted(position.step)
-            return
-        labelled = self.labelled
-        score = score_classifier(self.model, labelled.test_inputs, labelled.test_labels, len(labelled.class_names))
-        measured = {"test_nats": score.nats, "test_correct": score.n_correct}
-        self._note(metrics=self.record.metrics.model_copy(update=measured))
-        yield self._save()
-        yield ClassifierFinished(position.step, position.seconds, position.step * training.batch, score)
 
     def _note(self, **fields: Any) -> None:
         self.record = self.record.model_copy(update=fields)

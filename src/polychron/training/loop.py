@@ -20,6 +20,7 @@ from polychron import models, optim
 from polychron.data import Vocabulary, Windows, hold_out
 from polychron.errors import InputError
 from polychron.limits import require_memory
+from polychron.training.begin_from import train_only_part
 from polychron.training.checkpoint import (
     CheckpointWriter,
     MetricsRecord,
@@ -29,6 +30,7 @@ from polychron.training.checkpoint import (
     open_checkpoint,
 )
 from polychron.training.evaluate import Score, score, score_progressively, spread_sample
+from polychron.training.rewiring import Rewiring
 from polychron.training.schedule import Budget, Schedule
 
 # The training loss that is shown is a mean over about so many steps: one batch alone says little.
@@ -130,6 +132,7 @@ def train_steps(
     seconds: float = 0.0,
     report_seconds: float = 0.5,
     should_stop: Callable[[], bool] = lambda: False,
+    after_step: Callable[[int, float], object] = lambda step, progress: None,
 ) -> Iterator[StepReport]:
     """Train until the budget is used up or ``should_stop()``; report now and then, and after the last step.
 
@@ -148,6 +151,7 @@ def train_steps(
         seconds: spent training before.
         report_seconds: at least so much training lies between two reports.
         should_stop: asked before every step.
+        after_step: called with the steps done and the progress; may change the model.
 
     Raises:
         InputError: the loss is no longer finite. No report follows the step that diverged.
@@ -176,6 +180,7 @@ def train_steps(
         step += 1
         seconds = time.perf_counter() - began
         progress = budget.progress(step, seconds)
+        after_step(step, progress)
         if seconds - reported_seconds >= report_seconds or progress == 1 or should_stop():
             yield StepReport(
                 step=step,
@@ -225,15 +230,26 @@ class Run:
     validation_seconds: float = 10.0
 
     @classmethod
-    def begin(cls, record: Record, data: np.ndarray, writer: CheckpointWriter, **intervals: float) -> Run:
+    def begin(
+        cls,
+        record: Record,
+        data: np.ndarray,
+        writer: CheckpointWriter,
+        model: torch.nn.Module | None = None,
+        **intervals: float,
+    ) -> Run:
         """A new run: its settings, the whole text (N,) uint8, and a writer that was opened for a new run.
+
+        ``model`` is what to begin with, of the configuration in the record; None: one that has learnt nothing.
 
         Raises:
             InputError: the model does not fit into memory, or no window into the text.
         """
-        config = models.config_from_dict(record.model)
-        require_room(config, record.preset)
-        return cls._of(record, models.build(config, seed=record.training.seed), data, writer, intervals)
+        if model is None:
+            config = models.config_from_dict(record.model)
+            require_room(config, record.preset)
+            model = models.build(config, seed=record.training.seed)
+        return cls._of(record, model, data, writer, intervals)
 
     @classmethod
     def resume(cls, data: np.ndarray, writer: CheckpointWriter, **intervals: float) -> Run:
@@ -261,15 +277,16 @@ class Run:
         training = record.training
         vocabulary = Vocabulary(bytes(record.vocabulary))
         holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
+        optimizer = optim.attach(
+            model,
+            "online_sgd" if training.update == "online" else training.optimizer,
+            visit_cap=training.visit_cap,
+            drop=training.drop,
+        )
         return cls(
             model=model,
             windows=windows_of(record, data),
-            optimizer=optim.attach(
-                model,
-                "online_sgd" if training.update == "online" else training.optimizer,
-                visit_cap=training.visit_cap,
-                drop=training.drop,
-            ),
+            optimizer=train_only_part(optimizer, model, record),
             vocabulary=vocabulary,
             held_out=vocabulary.encode(holdout.held_out_of(data)),
             writer=writer,
@@ -334,6 +351,7 @@ class Run:
             seconds=start.seconds,
             report_seconds=min(_REPORT_SECONDS, self.checkpoint_seconds),
             should_stop=should_stop,
+            **self._plasticity(),
         ):
             self._note(
                 position=PositionRecord(step=report.step, seconds=report.seconds),
@@ -359,6 +377,10 @@ class Run:
                 save_after = max(self.checkpoint_seconds, (time.perf_counter() - began) / _SAVING_PART)
                 yield outcome
 
+    def _plasticity(self) -> dict[str, Any]:
+        every = self.record.training.rewire
+        return {} if every is None else {"after_step": Rewiring(self.model, self.windows, every)}
+
     def _note(self, **fields: Any) -> None:
         self.record = self.record.model_copy(update=fields)
 
@@ -383,7 +405,9 @@ def require_room(config: Any, preset: str) -> None:
     """Raise InputError if a model's parameters do not fit into memory."""
     n_parameters = config.n_parameters()
     require_memory(
-        4 * n_parameters, f"the {n_parameters:,} parameters of {config.kind} {preset}", "take a smaller --preset"
+        config.number_bytes * n_parameters,
+        f"the {n_parameters:,} parameters of {config.kind} {preset}",
+        "take a smaller --preset",
     )
 
 

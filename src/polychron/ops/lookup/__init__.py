@@ -37,7 +37,8 @@ def lookup(
 
     Args:
         x: latencies, (B, n) or (B, T, n), float32 or float64, in the paper's arbitrary units of time.
-        tables: synaptic vectors S, (n_tables, 2^n_comparisons, n_outputs), x's type.
+        tables: synaptic vectors S, (n_tables, 2^n_comparisons, n_outputs), x's type; or bfloat16 where
+            x is float32: sums are float32, a fused update rounds rows stochastically (:class:`RowUpdate`).
         anchors: neurons a and b of each comparison, (n_tables, n_comparisons, 2) int32 in [0, n).
         delays: conduction delays in positions, the anchors' shape, int32 >= 0. None: no delays, the paper's layer.
         history: (B, D, n) latencies of the D positions before the first, the oldest first; where neither the

@@ -1,4 +1,4 @@
-"""The native kernels of the layer, with outputs allocated here: float32, CPU, contiguous.
+"""The native kernels of the layer, with outputs allocated here: float32 (tables: or bfloat16), CPU, contiguous.
 
 The extension takes numpy views of the tensors' memory: they cost a third of what a tensor's own DLPack export does.
 """
@@ -38,7 +38,10 @@ def rows_view(rows: Tensor) -> np.ndarray:
     """The memory of rows (., ., K) as the extension takes it: they may be padded, if evenly; otherwise a copy."""
     if not has_even_rows(rows):
         rows = rows.contiguous()
-    return (rows.detach() if rows.requires_grad else rows).numpy()
+    if rows.requires_grad:
+        rows = rows.detach()
+    # numpy has no bfloat16: the extension takes its 16 bits.
+    return (rows.view(torch.int16) if rows.dtype == torch.bfloat16 else rows).numpy()
 
 
 def address(x: Tensor, anchors: Tensor, delays: Tensor | None, history: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,12 +91,12 @@ def _backward(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need
     return torch.from_numpy(dx) if need_dx else torch.empty(0), sparse
 
 
-def update_numbers(update: RowUpdate | None) -> tuple[float, float, float, np.ndarray | None]:
-    """Rate, epsilon, cap and state as the extension takes them; an infinite cap is none."""
+def update_numbers(update: RowUpdate | None) -> tuple[float, float, float, int, np.ndarray | None]:
+    """Rate, epsilon, cap, seed and state as the extension takes them; an infinite cap is none."""
     if update is None:
-        return 0.0, 0.0, math.inf, None
+        return 0.0, 0.0, math.inf, 0, None
     cap = math.inf if update.visit_cap is None else float(update.visit_cap)
-    return update.rate, update.epsilon, cap, writable(update.state)
+    return update.rate, update.epsilon, cap, update.seed, writable(update.state)
 
 
 def latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs: int, residual: bool) -> Tensor:
@@ -118,7 +121,7 @@ def backward_dense(tables, anchors, delays, row, pair, u, v, n_inputs, residual,
         "dense",
         dense=dense,
     )
-    return dx, dense
+    return dx, dense.to(tables.dtype)
 
 
 def backward_sparse(
@@ -126,7 +129,7 @@ def backward_sparse(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dL/dx (empty unless wanted), indices (2, M) of the rows read, table first, and their gradients (M, K)."""
     dx, (indices, values) = _backward(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, "sparse")
-    return dx, torch.from_numpy(indices), torch.from_numpy(values)
+    return dx, torch.from_numpy(indices), torch.from_numpy(values).to(tables.dtype)
 
 
 def backward_fused(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, update: RowUpdate) -> Tensor:

@@ -58,8 +58,9 @@ def hash_order(
 
 
 def read_rows(tables: Tensor, row: Tensor) -> Tensor:
-    """S[i, row_i]: (I, B, T, K)."""
-    return tables[torch.arange(len(tables), device=tables.device)[:, None, None], row.long()]
+    """S[i, row_i]: (I, B, T, K), rows of bfloat16 as float32."""
+    rows = tables[torch.arange(len(tables), device=tables.device)[:, None, None], row.long()]
+    return rows.float() if rows.dtype == torch.bfloat16 else rows
 
 
 def flip(row: Tensor, pair: Tensor) -> Tensor:
@@ -135,8 +136,8 @@ def scatter(start: Tensor, slope: Tensor, anchors: Tensor, delays: Tensor | None
 
 
 def table_gradient(tables: Tensor, row: Tensor, v: Tensor) -> Tensor:
-    """dL/dS (equation 7): v is added to the selected row of each table, nothing to any other. Exact."""
-    dS = torch.zeros_like(tables, memory_format=torch.contiguous_format)
+    """dL/dS (equation 7): v is added to the selected row of each table, nothing to any other. Exact; of v's type."""
+    dS = torch.zeros(tables.shape, dtype=v.dtype, device=tables.device)
     table = torch.arange(len(tables), device=tables.device)[:, None, None].expand(row.shape)
     return dS.index_put_((table, row.long()), v.expand(*row.shape, v.shape[-1]), accumulate=True)
 
@@ -156,6 +157,11 @@ def online_sgd(tables: Tensor, row: Tensor, pair: Tensor, v: Tensor, rate: float
 
 def backward_dense(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx) -> tuple[Tensor, Tensor]:
     """dL/dx (empty unless wanted) and dL/dS."""
+    dx, dS = _gradients(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx)
+    return dx, dS.to(tables.dtype)
+
+
+def _gradients(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx) -> tuple[Tensor, Tensor]:
     dx = v.new_empty(0)
     if need_dx:
         dx = latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs, residual)
@@ -186,6 +192,6 @@ def backward_fused(tables, anchors, delays, row, pair, u, v, n_inputs, residual,
             return v.new_empty(0)
         start = v if residual else v.new_zeros(*v.shape[:2], n_inputs)
         return scatter(start, surrogate_slope(u) * gain, anchors, delays, pair)
-    dx, dS = backward_dense(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx)
+    dx, dS = _gradients(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx)
     apply_merged(tables, dS, count_visits(tables, row), update)
     return dx

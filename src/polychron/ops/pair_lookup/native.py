@@ -71,5 +71,8 @@ def backward(
         n_inputs, n_code, _window(window, v.shape[1]), nearest, residual, dx, dcode, kind,
         *update_numbers(update), writable(dense), torch.get_num_threads(),
     )  # fmt: skip
-    pieces = None if sparse is None else (torch.from_numpy(sparse[0]), torch.from_numpy(sparse[1]))
+    pieces = None
+    if sparse is not None:
+        pieces = torch.from_numpy(sparse[0]), torch.from_numpy(sparse[1]).to(tables.dtype)
+    dense = None if dense is None else dense.to(tables.dtype)
     return (torch.from_numpy(dx) if need_dx else torch.empty(0)), torch.from_numpy(dcode), dense, pieces

@@ -60,7 +60,8 @@ class Readings:
 
 
 def _read(tables: Tensor, row: Tensor) -> Tensor:
-    return tables[torch.arange(len(tables), device=tables.device)[:, None, None], row]  # I B M K
+    rows = tables[torch.arange(len(tables), device=tables.device)[:, None, None], row]  # I B M K
+    return rows.float() if rows.dtype == torch.bfloat16 else rows
 
 
 def pair_lookup(
@@ -112,8 +113,9 @@ def gather(
     _, B, T = query.shape
     t, s, d = pairs_of_positions(T, window, n_past=key.shape[2] - T)
     row = join(query[..., t], key[..., s], code[:, None, d], n_key, n_code)
-    start = tables.new_zeros(B, T, tables.shape[2]) if residual is None else residual
-    return start.index_add(1, t, _read(tables, row).sum(dim=0))
+    y = _read(tables, row).sum(dim=0)
+    start = y.new_zeros(B, T, tables.shape[2]) if residual is None else residual
+    return start.index_add(1, t, y)
 
 
 def backward(
@@ -149,14 +151,14 @@ def backward(
 
     if kind == "online_sgd":
         return dx, dcode, None, None
-    dV = torch.zeros_like(tables, memory_format=torch.contiguous_format)
+    dV = torch.zeros(tables.shape, dtype=v.dtype, device=v.device)
     table = torch.arange(n_tables, device=v.device)[:, None, None].expand(r.row.shape)
     dV.index_put_((table, r.row), v_pair.expand(*r.row.shape, v.shape[2]), accumulate=True)
     if kind == "dense":
-        return dx, dcode, dV, None
+        return dx, dcode, dV.to(tables.dtype), None
     if kind == "sparse":
         indices = torch.unique(torch.stack([table.flatten(), r.row.flatten()]), dim=1)
-        return dx, dcode, None, (indices, dV[indices[0], indices[1]])
+        return dx, dcode, None, (indices, dV[indices[0], indices[1]].to(tables.dtype))
     apply_merged(tables, dV, count_visits(tables, r.row), update)
     return dx, dcode, None, None
 

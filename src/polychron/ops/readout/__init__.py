@@ -33,7 +33,8 @@ def readout_cross_entropy(
 
     Args:
         x: latencies, (B, T, n), float32 or float64.
-        tables: synaptic vectors, (n_tables, 2^n_comparisons, n_classes), x's type.
+        tables: synaptic vectors, (n_tables, 2^n_comparisons, n_classes), x's type or bfloat16, as in
+            :func:`polychron.ops.lookup`.
         anchors: (n_tables, n_comparisons, 2) int32.
         targets: the right class of each position, (B, T) int64 in [0, n_classes).
         delays: as in :func:`polychron.ops.lookup`.

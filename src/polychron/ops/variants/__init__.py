@@ -4,16 +4,28 @@ Address, then gather: a hash gives every table's row and how far each comparison
 (:class:`Address`); readings and gradients know nothing of where these came from.
 """
 
-from polychron.ops.variants.hashes import HASHES, Address, bins_hash, hyperplane_hash, order_hash, zero_hash
-from polychron.ops.variants.readings import GRADIENTS, READINGS, read
+from polychron.ops.variants.hashes import (
+    HASHES,
+    Address,
+    binary,
+    bins_hash,
+    hyperplane_hash,
+    join,
+    order_hash,
+    zero_hash,
+)
+from polychron.ops.variants.readings import GRADIENTS, READINGS, latency_gradient, read
 
 __all__ = [
     "GRADIENTS",
     "HASHES",
     "READINGS",
     "Address",
+    "binary",
     "bins_hash",
     "hyperplane_hash",
+    "join",
+    "latency_gradient",
     "order_hash",
     "read",
     "zero_hash",

@@ -33,6 +33,7 @@ from polychron.ops.variants.hashes import Address
 
 READINGS = ("hard", "soft", "confidence")
 GRADIENTS = ("nearest", "all", "softmax", "scalar")
+NUMBERS_AT_ONCE = 1 << 20  # rows looked at together in the backward pass
 
 
 def read(
@@ -44,17 +45,21 @@ def read(
     beta: Tensor | None = None,
     gamma: Tensor | None = None,
     temperature: float = 1.0,
+    which: Tensor | None = None,
+    visits: Tensor | None = None,
 ) -> Tensor:
     """The layer's output (P, K) of what a hash found; see the module for the equations.
 
     Args:
-        address: of P positions and I tables.
+        address: of P positions and m tables.
         tables: synaptic vectors S, (I, J, K).
         reading: ``"hard"``, ``"soft"`` or ``"confidence"``.
         gradient: of the hard reading: ``"nearest"``, ``"all"``, ``"softmax"`` or ``"scalar"``.
         beta: of the confidence, 0-dim; None: 2.
         gamma: of the confidence, 0-dim; None: 1.
         temperature: tau and T of the softmax.
+        which: (m,) int64, the tables that the address is of; None: all, m = I.
+        visits: (I, J) int64, to which the backward pass adds how often each row was read.
 
     Raises:
         ValueError: an unknown name, tables that do not fit, or a softmax over rows that are no bits.
@@ -70,35 +75,110 @@ def read(
         raise ValueError(f"reading must be one of {', '.join(READINGS)}; got {reading!r}")
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
-    n_tables, n_comparisons = address.u.shape[1:]
-    if tables.dim() != 3 or tables.shape[0] != n_tables:
+    n_tables = address.u.shape[1]
+    if tables.dim() != 3 or (len(tables) if which is None else len(which)) != n_tables:
         raise ValueError(f"tables must have shape ({n_tables}, n_rows, n_outputs); got {tuple(tables.shape)}")
-    here = _rows(tables, address.row)
-    nearest = address.u.detach().abs().argmin(dim=-1, keepdim=True)  # of several the first
-    u = address.u.gather(-1, nearest)[..., 0]
+    if gradient == "softmax" and (not address.is_binary or tables.shape[1] != address.n_rows):
+        raise ValueError("gradient softmax needs rows whose index is made of bits: take another hash than bins")
+    u, neighbour = address.nearest()
+    first = tables.shape[1] * (torch.arange(n_tables, device=tables.device) if which is None else which)
     if reading != "hard":
-        there = _rows(tables, address.neighbours().gather(-1, nearest)[..., 0])
-        if reading == "soft":
-            return (here + surrogate(u)[..., None] * (there - here)).sum(dim=1)
-        mixed = here + torch.sigmoid(-2 * u.abs())[..., None] * (there - here)
-        return (confidence(address.u, beta, gamma)[..., None] * mixed).sum(dim=1)
-    y = here.sum(dim=1)
-    fixed = tables.detach()
+        mix = surrogate(u) if reading == "soft" else torch.sigmoid(-2 * u.abs())
+        scale = 1.0 if reading == "soft" else confidence(address.u, beta, gamma)
+        rows = torch.cat([address.row + first, neighbour + first], dim=1)
+        return _add_rows(tables, rows, torch.cat([scale * (1 - mix), scale * mix], dim=1), visits)
+    y = _add_rows(tables, address.row + first, None, visits)
+    if not (torch.is_grad_enabled() and address.u.requires_grad):
+        return y
+    return y + latency_gradient(address, tables if which is None else tables.detach()[which], gradient, temperature)
+
+
+def latency_gradient(address: Address, tables: Tensor, gradient: str, temperature: float = 1.0) -> Tensor:
+    """Zero (P, K), whose gradient in ``address.u`` is that of the hard reading's surrogate; none in the tables."""
+    return _LatencyGradient.apply(address.u, address, tables.detach(), gradient, temperature)
+
+
+def _add_rows(tables: Tensor, rows: Tensor, weights: Tensor | None, visits: Tensor | None) -> Tensor:
+    """Weighted sums (P, K) of rows (P, M), counted through all tables; exact gradients in tables and weights."""
+    y = torch.nn.functional.embedding_bag(rows, tables.flatten(0, 1), mode="sum", per_sample_weights=weights)
+    return y if visits is None else _CountVisits.apply(y, rows, visits)
+
+
+class _CountVisits(torch.autograd.Function):
+    """The identity, whose backward pass adds to ``visits`` (I, J) how often each row was read."""
+
+    @staticmethod
+    def forward(ctx, y, rows, visits):
+        """The output, y."""
+        ctx.rows, ctx.visits = rows, visits
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx, v):
+        """v; the visits are counted."""
+        ctx.visits += torch.bincount(ctx.rows.flatten(), minlength=ctx.visits.numel()).view_as(ctx.visits)
+        return v, None, None
+
+
+class _LatencyGradient(torch.autograd.Function):
+    """Zero, whose gradient in u is that of the hard reading's surrogate."""
+
+    @staticmethod
+    def forward(ctx, u, address, tables, gradient, temperature):
+        """0 (P, K)."""
+        ctx.save_for_backward(u, address.row, address.weights, tables)
+        ctx.options = (address.n_rows, gradient, temperature)
+        return tables.new_zeros(len(u), tables.shape[2])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, v):
+        """dL/du, a part of the positions at a time: rows of all of them would not fit a cache."""
+        u, row, weights, tables = ctx.saved_tensors
+        n_rows, gradient, temperature = ctx.options
+        read_a_position = {"nearest": 2, "all": 1 + u.shape[2], "softmax": n_rows, "scalar": 1}[gradient] * u.shape[1]
+        size = max(1, NUMBERS_AT_ONCE // read_a_position)
+        pieces = [
+            _surrogate_gradient(Address(row[p : p + size], u[p : p + size], weights, n_rows), tables, v[p : p + size],
+                                gradient, temperature)
+            for p in range(0, len(u), size)
+        ]  # fmt: skip
+        return torch.cat(pieces) if pieces else torch.zeros_like(u), None, None, None, None
+
+
+def _surrogate_gradient(address: Address, tables: Tensor, v: Tensor, gradient: str, temperature: float) -> Tensor:
+    """dL/du (P, I, R) of what is differentiated in place of the hard reading, v = dL/dy (P, K)."""
+    u = address.u
+    if gradient == "softmax":
+        bits = 2 * row_bits(u.shape[2], u.device).to(u.dtype) - 1
+        pi = row_probabilities(u, temperature)
+        loss = torch.einsum("pk,ijk->pij", v, tables)
+        t = pi * (loss - (pi * loss).sum(dim=-1, keepdim=True))
+        return t @ bits / (temperature + u.abs()).square()
+    here = _dot_rows(tables, address.row[..., None], v)
+    if gradient == "all":
+        return surrogate_slope(u) * (_dot_rows(tables, address.neighbours(), v) - here)
+    nearest, neighbour = address.nearest()
     if gradient == "nearest":
-        there = _rows(fixed, address.neighbours().gather(-1, nearest)[..., 0])
-        value = (surrogate(u)[..., None] * (there - here.detach())).sum(dim=1)
-    elif gradient == "all":
-        there = _rows(fixed[:, :, None], address.neighbours())
-        value = (surrogate(address.u)[..., None] * (there - here.detach()[:, :, None])).sum(dim=(1, 2))
-    elif gradient == "softmax":
-        if not address.is_binary or tables.shape[1] != 1 << n_comparisons:
-            raise ValueError("gradient softmax needs rows whose index is made of bits: take another hash than bins")
-        value = torch.einsum("pij,ijk->pk", row_probabilities(address.u, temperature), fixed)
+        slope = surrogate_slope(nearest) * (_dot_rows(tables, neighbour[..., None], v) - here)[..., 0]
     else:
-        table = u.detach().abs().argmin(dim=1, keepdim=True)
-        alone = here.detach().gather(1, table[..., None].expand(-1, -1, here.shape[2]))[:, 0]
-        value = -surrogate(u.gather(1, table)) * alone
-    return y + (value - value.detach())
+        alone = nearest.abs().argmin(dim=1, keepdim=True)
+        slope = torch.zeros_like(nearest).scatter_(1, alone, -surrogate_slope(nearest).gather(1, alone))
+        slope = slope * here[..., 0]
+    pair = u.abs().argmin(dim=-1, keepdim=True)
+    return torch.zeros_like(u).scatter_(-1, pair, slope[..., None])
+
+
+def _dot_rows(tables: Tensor, rows: Tensor, v: Tensor) -> Tensor:
+    """v . S[i, rows]: rows (P, I, M) and v (P, K) to (P, I, M)."""
+    table = torch.arange(len(tables), device=tables.device)[:, None]
+    read = tables[table, rows].flatten(1, 2)
+    return torch.bmm(read, v[..., None])[..., 0].view(rows.shape)
+
+
+def surrogate_slope(u: Tensor) -> Tensor:
+    """U'(u) = -0.5 sign(u) / (1 + |u|)^2, sign(0) = -1."""
+    return torch.where(u > 0, -0.5, 0.5).to(u.dtype) / (1 + u.abs()) ** 2
 
 
 class _Surrogate(torch.autograd.Function):
@@ -114,7 +194,7 @@ class _Surrogate(torch.autograd.Function):
     def backward(ctx, v):
         """U'(u) = -0.5 sign(u) / (1 + |u|)^2, sign(0) = -1."""
         (u,) = ctx.saved_tensors
-        return v * torch.where(u > 0, -0.5, 0.5) / (1 + u.abs()) ** 2
+        return v * surrogate_slope(u)
 
 
 def surrogate(u: Tensor) -> Tensor:
@@ -147,14 +227,11 @@ def row_probabilities(u: Tensor, temperature: float = 1.0) -> Tensor:
         >>> row_probabilities(torch.tensor([[1.0]]))   # p = 1/2: softmax of -1/2, 1/2
         tensor([[0.2689, 0.7311]])
     """
-    bits = torch.arange(1 << u.shape[-1], device=u.device)[:, None] >> torch.arange(u.shape[-1], device=u.device) & 1
     clear = u / (temperature + u.abs())
-    return (clear @ (2 * bits - 1).to(u.dtype).T / temperature).softmax(dim=-1)
+    return (clear @ (2 * row_bits(u.shape[-1], u.device) - 1).to(u.dtype).T / temperature).softmax(dim=-1)
 
 
-def _rows(tables: Tensor, row: Tensor) -> Tensor:
-    """S[i, row]: row (P, I, ...) to (P, I, ..., K); tables (I, J, K), or (I, J, 1, K) for a row of every comparison."""
-    table = torch.arange(tables.shape[0], device=tables.device)
-    if tables.dim() == 4:
-        return tables[:, :, 0][table[:, None], row]
-    return tables[table, row]
+def row_bits(n_comparisons: int, device: torch.device | None = None) -> Tensor:
+    """Bit r of every row's number: (2^R, R)."""
+    bits = torch.arange(n_comparisons, device=device)
+    return torch.arange(1 << n_comparisons, device=device)[:, None] >> bits & 1

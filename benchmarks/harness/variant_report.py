@@ -1,0 +1,88 @@
+"""Table and picture of `benchmarks/variants.py`."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from harness.plots import FAINT, OUR_COLOUR, STYLE, TWIN_COLOURS
+
+TASKS = {"text": ("nats per byte", "kB"), "images": ("wrong answers", "thousand images")}
+
+
+def groups(results: list[dict[str, Any]], task: str, variants: tuple[str, ...]) -> dict[str, dict[str, list]]:
+    """Variant to its runs at equal amount and equal time, in the order of ``variants``."""
+    found: dict[str, dict[str, list]] = {}
+    for variant in variants:
+        runs = [result for result in results if result["task"] == task and result["variant"] == variant]
+        if runs:
+            found[variant] = {kind: [run for run in runs if run["budget"] == kind] for kind in ("amount", "seconds")}
+    return found
+
+
+def figure_of(runs: list[dict[str, Any]]) -> str:
+    """Mean of the losses, and half their range where there are several."""
+    losses = [run["loss"] for run in runs]
+    if not losses:
+        return "-"
+    mean = statistics.mean(losses)
+    return f"{mean:.4f}" + (f" ± {(max(losses) - min(losses)) / 2:.4f}" if len(losses) > 1 else " (one seed)")
+
+
+def markdown(about: dict[str, Any], results: list[dict[str, Any]], variants: tuple[str, ...]) -> str:
+    """A table for each task."""
+    lines = []
+    for task, (measure, unit) in TASKS.items():
+        found = groups(results, task, variants)
+        if not found:
+            continue
+        seeds = sorted({result["seed"] for result in results if result["task"] == task})
+        name, amount = about[task], about["bytes" if task == "text" else "examples"]
+        lines += [
+            f"{name}, {measure}; seeds {', '.join(map(str, seeds))}; mean ± half the range; one thread of "
+            f"{about['machine']}",
+            "",
+            f"| variant | rate | parameters | after {amount / 1000:g} {unit} | {unit} a second | "
+            f"after {about['seconds']:g} s | {unit} seen then |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for variant, kinds in found.items():
+            every = kinds["amount"] + kinds["seconds"]
+            speed = statistics.mean(run["trained"] / max(run["seconds"], 1e-9) for run in every)
+            seen = [run["trained"] for run in kinds["seconds"]]
+            lines.append(
+                f"| {variant} | {every[0]['rate']:g} | {every[0]['parameters']:,} | {figure_of(kinds['amount'])} | "
+                f"{speed / 1000:.3g} | {figure_of(kinds['seconds'])} | "
+                f"{statistics.mean(seen) / 1000 if seen else 0:.3g} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def draw(results: list[dict[str, Any]], variants: tuple[str, ...], path: Path) -> Path:
+    """Losses of every seed, a row for each variant, a column for each task and budget."""
+    tasks = [task for task in TASKS if any(result["task"] == task for result in results)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2 * len(tasks) + 1.5, 4.6), layout="constrained")
+        for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+            found = groups(results, task, variants)
+            for at, kinds in enumerate(reversed(list(found.values()))):
+                for kind, colour, move in (("amount", TWIN_COLOURS[0], 0.14), ("seconds", OUR_COLOUR, -0.14)):
+                    losses = [run["loss"] for run in kinds[kind]]
+                    label = {"amount": "at equal bytes", "seconds": "at equal time"}[kind] if at == 0 else None
+                    places = [at + move] * len(losses)
+                    axes.plot(losses, places, "o", color=colour, markersize=4.5, alpha=0.8, label=label)
+            best = min(run["loss"] for kinds in found.values() for run in kinds["amount"])
+            axes.axvline(best, color=FAINT, linewidth=0.8, linestyle=(0, (4, 4)), zorder=0)
+            axes.set_yticks(range(len(found)), reversed(list(found)))
+            axes.set_xlabel(TASKS[task][0])
+            axes.set_title({"text": "Text, delay network", "images": "Images, deep network"}[task])
+            axes.legend(frameon=False, fontsize=8)
+        unfinished = path.with_suffix(".part.png")
+        figure.savefig(unfinished)
+        unfinished.replace(path)
+    return path

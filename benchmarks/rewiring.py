@@ -1,0 +1,113 @@
+"""Structural plasticity beside none: the same text, seeds and bytes, comparisons replaced every so many steps or never.
+
+    python benchmarks/rewiring.py austen.txt --bytes 8e6 --every 100 200 400 --seeds 3
+
+Losses are of the last tenth of the text (the first ``--score-bytes`` of it), which no training reads. Prints one JSON
+object a run, which ``--results`` keeps and does not repeat, and a Markdown table at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+import polychron
+from growing import Text
+from polychron import models, optim
+from polychron.data import Vocabulary, Windows
+from polychron.training.evaluate import score
+from polychron.training.loop import train_steps
+from polychron.training.rewiring import Rewiring
+from polychron.training.schedule import Budget, Schedule
+
+
+def run(text: Text, preset: str, n_bytes: float, seed: int, every: int | None, share: float) -> dict[str, object]:
+    settings = models.training_defaults("delay", preset)
+    vocabulary = Vocabulary.of(text.train)
+    model = models.build(models.preset("delay", preset, vocabulary.size), seed)
+    windows = Windows(
+        vocabulary.encode(text.train), [(0, text.train.size)], length=settings.length, batch=settings.batch, seed=seed
+    )
+    optimizer = optim.attach(model, "sgd", visit_cap=settings.visit_cap)
+    budget = Budget(steps=max(1, round(n_bytes / windows.bytes_per_batch)))
+    rewiring = None if every is None else Rewiring(model, windows, every, share)
+    replaced = 0
+
+    def after_step(step: int, progress: float) -> None:
+        nonlocal replaced
+        if rewiring is not None:
+            replaced += len(rewiring(step, progress))
+
+    began = time.perf_counter()
+    schedule = Schedule(settings.rate, settings.warmup_steps)
+    *_, report = train_steps(model, windows, optimizer, schedule, budget, after_step=after_step)
+    return {
+        "seed": seed,
+        "every": every,
+        "share": share if every else None,
+        "replaced": replaced,
+        "seconds": time.perf_counter() - began,
+        "training": report.nats_per_byte,
+        "held_out": score(model, vocabulary.encode(text.held_out), vocabulary).nats_per_byte,
+    }
+
+
+def table_of(results: list[dict]) -> Iterator[str]:
+    yield "| every | replaced | held-out | less than without, by seed | training |\n|---|---|---|---|---|"
+    without = {result["seed"]: result["held_out"] for result in results if result["every"] is None}
+    for every in dict.fromkeys(result["every"] for result in results):
+        of_kind = [result for result in results if result["every"] == every]
+        nats = [result["held_out"] for result in of_kind]
+        gains = [f"{without[r['seed']] - r['held_out']:+.4f}" for r in of_kind if r["seed"] in without]
+        yield (
+            f"| {every or 'never'} | {statistics.mean(r['replaced'] for r in of_kind):.0f} | "
+            f"{statistics.mean(nats):.4f} ± {(max(nats) - min(nats)) / 2:.4f} | "
+            f"{' / '.join(gains) if every else ''} | {statistics.mean(r['training'] for r in of_kind):.4f} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, nargs="?", help="default: Python's standard library")
+    parser.add_argument("--preset", default="tiny", help="of the delay model")
+    parser.add_argument("--bytes", type=float, default=8e6)
+    parser.add_argument("--every", type=int, nargs="+", default=[100])
+    parser.add_argument("--share", type=float, default=0.02, help="of a layer's comparisons, each time")
+    parser.add_argument("--score-bytes", type=int, default=1 << 18)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--results", type=Path, help="file of finished runs, read and added to")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    results = []
+    if arguments.results and arguments.results.exists():
+        results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
+    done = {(result["seed"], result["every"]) for result in results}
+    text = Text(arguments.text, arguments.score_bytes)
+    for seed in range(arguments.seeds):
+        for every in (None, *arguments.every):
+            if (seed, every) in done:
+                continue
+            results.append(run(text, arguments.preset, arguments.bytes, seed, every, arguments.share))
+            print(json.dumps(results[-1]), flush=True)
+            if arguments.results:
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps(results[-1]) + "\n")
+    print(
+        f"\n{text.name}: delay {arguments.preset}, {arguments.bytes:,.0f} bytes, {arguments.share:g} of a layer's "
+        f"comparisons each time, {arguments.seeds} seeds, {platform.machine()}, torch {torch.__version__}, "
+        f"polychron {polychron.__version__}\n"
+    )
+    print("\n".join(table_of(results)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Watching a model read: every layer's comparisons and rows on a text or on examples."""
+
+# B sequence, T position, I table, R comparison, J row, D distance
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polychron.analysis.usage import U_EDGES, LayerUsage, explained_by
+from polychron.errors import InputError
+from polychron.limits import require_memory
+from polychron.nn import LookupTables, PairAttention, Readout, RecurrentTables, RowLayer, VariantTables
+from polychron.ops.lookup.reference import comparisons
+from polychron.ops.pair_lookup.reference import hash_code
+
+_COMPARISONS_AT_ONCE = 1 << 22
+
+
+def inspect_model(model: nn.Module, inputs: Tensor) -> list[LayerUsage]:
+    """How the tables of a trained model are used on these inputs, layer by layer, the readout last.
+
+    Args:
+        model: a language model or a :class:`polychron.models.deep.DeepClassifier`; it is not changed.
+        inputs: what it reads: tokens (B, T) int64, or brightness (B, n_pixels).
+
+    Raises:
+        InputError: a layer that does not compare by order, or no memory for the counts.
+
+    Example:
+        >>> from polychron.models import DelayConfig, DelayLM
+        >>> model = DelayLM(DelayConfig(vocabulary_size=5, n_tables=2, n_comparisons=3, readout_n_comparisons=3))
+        >>> [usage.name for usage in inspect_model(model, torch.zeros(1, 9, dtype=torch.int64))]
+        ['layer 0', 'readout']
+    """
+    names = name_layers(model)
+    require_memory(
+        sum(8 * layer.n_tables * layer.synaptic_vectors.shape[1] for layer in names),
+        "the counts of rows read",
+        "inspect a smaller model",
+    )
+    usages = []
+
+    def watch(layer: RowLayer, x: Tensor) -> None:
+        observe = _observe_attention if isinstance(layer, PairAttention) else _observe_tables
+        usages.append(observe(names[layer], layer, x))
+
+    _watched(model, inputs, watch)
+    return usages
+
+
+def compared_latencies(model: nn.Module, inputs: Tensor) -> list[tuple[str, Tensor]]:
+    """The latencies (B, T, n) that each layer compares, with its name."""
+    names = name_layers(model)
+    seen = []
+    _watched(model, inputs, lambda layer, x: seen.append((names[layer], x.clone())))
+    return seen
+
+
+def name_layers(model: nn.Module) -> dict[RowLayer, str]:
+    """Names of a model's layers: "layer 0", "attention 0", "FFN 0", "recurrent", "readout".
+
+    Raises:
+        InputError: a layer that does not compare by order.
+    """
+    has_attention = any(isinstance(module, PairAttention) for module in model.modules())
+    names: dict[RowLayer, str] = {}
+    counts = {"attention": 0, "FFN": 0, "layer": 0}
+    for path, layer in model.named_modules():
+        if not isinstance(layer, (RowLayer, VariantTables)):
+            continue
+        if type(layer) not in (LookupTables, Readout, RecurrentTables, PairAttention):
+            raise InputError(f"{path} is a {type(layer).__name__}: only comparisons by order can be inspected")
+        if isinstance(layer, (Readout, RecurrentTables)):
+            names[layer] = "readout" if isinstance(layer, Readout) else "recurrent"
+            continue
+        kind = "attention" if isinstance(layer, PairAttention) else "FFN" if has_attention else "layer"
+        names[layer] = f"{kind} {counts[kind]}"
+        counts[kind] += 1
+    return names
+
+
+@contextmanager
+def _hooks(model: nn.Module, hook: Callable) -> Iterator[None]:
+    handles = [module.register_forward_hook(hook) for module in model.modules() if isinstance(module, RowLayer)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _watched(model: nn.Module, inputs: Tensor, watch: Callable[[RowLayer, Tensor], None]) -> None:
+    """Runs the model and shows ``watch`` each layer with the latencies (B, T, n) that it compares."""
+
+    def hook(layer: RowLayer, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        x = arguments[0]
+        if isinstance(layer, RecurrentTables):  # it compares its own output of the position before
+            x = torch.cat([torch.zeros_like(output[:, :1]), output[:, :-1]], dim=1)
+        watch(layer, x if x.dim() == 3 else x[:, None])
+
+    model.eval()
+    with _hooks(model, hook):
+        model(inputs)
+
+
+class _Count:
+    """Rows and |u| of a layer, added up piece by piece."""
+
+    def __init__(self, n_tables: int, n_rows: int):
+        self.visits = np.zeros((n_tables, n_rows), dtype=np.int64)
+        self.u = np.zeros(len(U_EDGES) + 1, dtype=np.int64)
+        self.n_ties = 0
+
+    def add_rows(self, row: np.ndarray) -> None:
+        """Rows (I, readings)."""
+        for visits, rows in zip(self.visits, row, strict=True):
+            visits += np.bincount(rows, minlength=len(visits))
+
+    def add_u(self, u: Tensor) -> None:
+        """Comparisons of any shape."""
+        size = u.abs().flatten().numpy()
+        self.n_ties += int((size == 0).sum())
+        self.u += np.bincount(np.searchsorted(U_EDGES, size, side="right"), minlength=len(self.u))
+
+    def usage(self, name: str, layer: RowLayer, bits: tuple[str, ...], n_equal: int) -> LayerUsage:
+        tables = layer.synaptic_vectors.detach().numpy()
+        explained = np.stack([explained_by(*pair) for pair in zip(self.visits, tables, strict=True)])
+        return LayerUsage(name, self.visits, bits, explained, n_equal, self.u, self.n_ties)
+
+
+def _pieces(x: Tensor, anchors: Tensor, delays: Tensor | None) -> Iterator[Tensor]:
+    """u (I, R, B, T) of all positions, a piece at a time."""
+    B, T, _ = x.shape
+    n_past = 0 if delays is None else int(delays.max())
+    at_once = max(1, _COMPARISONS_AT_ONCE // (anchors.shape[0] * anchors.shape[1]))
+    if at_once >= B * (T + n_past) or n_past + 1 >= T:
+        for some in x.split(max(1, at_once // T)):
+            yield comparisons(some, anchors, delays)
+        return
+    for start in range(0, T, at_once):
+        begin = max(0, start - n_past)
+        for one in x.split(1):
+            yield comparisons(one[:, begin : start + at_once], anchors, delays)[..., start - begin :]
+
+
+def _rows(u: Tensor) -> Tensor:
+    """Index formed by the bits u > 0: (I, R, B, T) to (I, B, T)."""
+    weight = 1 << torch.arange(u.shape[1])
+    return ((u > 0) * weight[:, None, None]).sum(dim=1)
+
+
+def _observe_tables(name: str, layer: LookupTables, x: Tensor) -> LayerUsage:
+    count = _Count(layer.n_tables, layer.synaptic_vectors.shape[1])
+    for u in _pieces(x, layer.anchors, layer.delays):
+        count.add_u(u)
+        count.add_rows(_rows(u).flatten(1).numpy())
+    bits = ("latency",) * layer.n_comparisons
+    return count.usage(name, layer, bits, count_equal(layer.anchors, layer.delays))
+
+
+def _observe_attention(name: str, layer: PairAttention, x: Tensor) -> LayerUsage:
+    """Rows of all pairs of positions, no further apart than the window."""
+    count = _Count(layer.n_tables, layer.synaptic_vectors.shape[1])
+    anchors, key_anchors = layer.anchors, layer.key_anchors
+    query = []
+    for u in _pieces(x, anchors, None):
+        count.add_u(u)
+        query.append(_rows(u))
+    # In the order of the pieces: all of one sequence where a sequence was cut, which only happens to one alone.
+    query = _joined(query, x)
+    key = query
+    if key_anchors is not None:
+        key = _joined([_rows(u) for u in _pieces(x, key_anchors, None)], x)
+    code = hash_code(layer.position_code.detach())[0]
+    n_code, n_key = layer.position_code.shape[2], anchors.shape[1] if key_anchors is None else key_anchors.shape[1]
+    for distance in range(1, min(layer.window, x.shape[1] - 1) + 1):
+        row = query[..., distance:] << (n_key + n_code) | key[..., :-distance] << n_code | code[:, distance, None, None]
+        count.add_rows(row.flatten(1).numpy())
+    bits = ("position",) * n_code + ("key",) * n_key + ("query",) * anchors.shape[1]
+    n_equal = count_equal(anchors, None) + (0 if key_anchors is None else count_equal(key_anchors, None))
+    return count.usage(name, layer, bits, n_equal)
+
+
+def _joined(pieces: list[Tensor], x: Tensor) -> Tensor:
+    """Pieces of rows (I, B, T) of x (B, T, n), cut by sequences or, a sequence at a time, by positions."""
+    B, T, _ = x.shape
+    if pieces[0].shape[2] == T:
+        return torch.cat(pieces, dim=1)
+    by_sequence = [torch.cat(pieces[b::B], dim=2) for b in range(B)]
+    return torch.cat(by_sequence, dim=1)
+
+
+def count_equal(anchors: Tensor, delays: Tensor | None) -> int:
+    """Comparisons that repeat another one of their table, whichever way round: the rows between them are unreachable.
+
+    Example:
+        >>> count_equal(torch.tensor([[[0, 1], [1, 0], [1, 2]]], dtype=torch.int32), None)
+        1
+    """
+    spikes = anchors[..., None] if delays is None else torch.stack([anchors, delays], dim=-1)
+    return sum(
+        len(table) - len({frozenset(map(tuple, comparison)) for comparison in table}) for table in spikes.tolist()
+    )

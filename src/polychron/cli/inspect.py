@@ -1,0 +1,177 @@
+"""``polychron inspect``: how the tables of a trained model are used, as a table and as a report with pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from polychron import models, runtime
+from polychron.analysis.inspection import compared_latencies, inspect_model
+from polychron.analysis.report import Raster, write_report
+from polychron.analysis.usage import CONSTANT_SHARE, CORRELATED, NEAR_TIES, TELLING_SHARE, LayerUsage
+from polychron.cli.classify import load_test_set
+from polychron.cli.console import make_console, print_json, say
+from polychron.cli.evaluate import load_recorded_corpus
+from polychron.cli.output import visible
+from polychron.data import hold_out, load_corpus
+from polychron.data.batches import brightness
+from polychron.errors import InputError
+from polychron.limits import require_memory
+from polychron.quantization import dequantize
+from polychron.storage.config_file import LANGUAGE_MODEL, task_of
+from polychron.training.checkpoint import Checkpoint, open_checkpoint
+from polychron.training.classify import open_classifier
+
+_RASTER_POSITIONS = 48
+_RASTER_NEURONS = 64
+_MOST_EXAMPLES = 10_000
+
+
+def run_inspect(
+    directory: Path,
+    data: str | None,
+    *,
+    n_inputs: int,
+    page: Path | None,
+    spikes: str | None,
+    threads: int | None,
+    json: bool,
+) -> None:
+    """Inspect a language model on a text, or a classifier on examples; without either on what was held out."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if page is not None and not page.absolute().parent.is_dir():
+        raise InputError(f"cannot write {page}: {page.parent} is not a folder")
+    inspected = _language_model if task_of(directory) == LANGUAGE_MODEL else _classifier
+    model, inputs, facts, shown, labels = inspected(directory, data, n_inputs, spikes)
+    usages = inspect_model(model, inputs)
+    if page is not None:
+        rasters = [
+            Raster(f"Spikes that {name} compares", _some_neurons(x.flatten(0, 1).numpy()), labels)
+            for name, x in compared_latencies(model, shown)
+        ]
+        write_report(page, f"{directory.resolve().name}: how its tables are used", facts, usages, rasters)
+    if json:
+        print_json({"model": str(directory), "facts": facts, "layers": [usage.summary() for usage in usages]})
+        return
+    console = make_console()
+    for line in [*facts, "", *usage_lines(usages)]:
+        say(console, line)
+    if page is not None:
+        say(console, f"\nreport with pictures: {page}")
+
+
+def usage_lines(usages: Sequence[LayerUsage]) -> list[str]:
+    """The figures of all layers as a table, and what its columns mean."""
+    lines = [
+        f"{'':14}{'':18}{'rows read':^32}{'':14}{'|u| below':^18}{'comparisons':^40}",
+        f"{'layer':14}{'tables':>8}{'rows':>10}{'never':>8}{'rarely':>8}{'evenly':>8}{'often':>8}{'entropy':>14}"
+        + "".join(f"{threshold:>9g}" for threshold in NEAR_TIES[:2])
+        + f"{'all':>8}{'constant':>10}{'doubled':>9}{'silent':>8}",
+    ]
+    for usage in usages:
+        lines.append(
+            f"{usage.name:14}{usage.n_tables:>8,}{usage.n_rows:>10,}"
+            + "".join(f"{share:>8.1%}" for share in usage.visit_shares.values())
+            + f"{usage.entropy.mean():>8.2f} of {len(usage.bits):<2}"
+            + "".join(f"{usage.near_ties(threshold):>9.2%}" for threshold in NEAR_TIES[:2])
+            + f"{usage.n_comparisons:>8,}{usage.n_constant:>10,}{usage.n_correlated:>9,}{usage.n_silent:>8,}"
+        )
+    lines += [
+        "",
+        "rows     never, rarely (below half the even share), evenly, often (above double)",
+        "entropy  of the row that is read, in bits, mean of the tables, of the bits of its index",
+        f"constant falls one way in less than {CONSTANT_SHARE:.0%} of the readings; doubled: correlation above "
+        f"{CORRELATED:g} with another",
+        f"silent   its two half-tables hold the same: it explains less than {TELLING_SHARE:.0%} of the rows' variance",
+    ]
+    few = [usage.name for usage in usages if usage.n_readings < 4 * usage.n_rows]
+    if few:
+        lines.append(f"         {', '.join(few)}: fewer than four readings a row, many rows had no chance to be read")
+    equal = sum(usage.n_equal for usage in usages)
+    if equal:
+        lines.append(f"equal    {equal} comparisons stand twice in their table, whose rows between cannot be reached")
+    return lines
+
+
+def _language_model(
+    directory: Path, data: str | None, n_bytes: int, spikes: str | None
+) -> tuple[torch.nn.Module, torch.Tensor, list[str], torch.Tensor, tuple[str, ...]]:
+    checkpoint = open_checkpoint(directory)
+    record, vocabulary = checkpoint.record, checkpoint.vocabulary
+    model = checkpoint.load_model() if record.quantization is None else _dequantized(checkpoint)
+    if data is None:
+        corpus = load_recorded_corpus(record)
+        holdout = hold_out(corpus.data.size, record.corpus.holdout, record.corpus.holdout_fraction)
+        text, source = holdout.held_out_of(corpus.data), f"the held-out part of {corpus.source}"
+    else:
+        corpus = load_corpus(Path(data), minimum_bytes=2, minimum_distinct=1)
+        text, source = corpus.data, corpus.source
+    text = text[:n_bytes]
+    shown = os.fsencode(spikes)[:_RASTER_POSITIONS] if spikes else text[:_RASTER_POSITIONS].tobytes()
+    precision = "float32" if record.quantization is None else record.quantization.precision
+    facts = [
+        f"{record.model['kind']} {record.preset}, {model.n_parameters():,} parameters, {precision}, "
+        f"step {record.position.step:,}",
+        f"read: {text.size:,} bytes of {source}",
+    ]
+    return model, _tokens(vocabulary.encode(text)), facts, _tokens(vocabulary.encode(shown)), _letters(shown)
+
+
+def _tokens(ids: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(ids.astype(np.int64))[None]
+
+
+def _letters(text: bytes) -> tuple[str, ...]:
+    """A letter for each byte: what cannot be printed is a dot, a space is an open box."""
+    return tuple(
+        "␣" if byte == 32 else "↵" if byte == 10 else visible(chr(byte)) if byte < 127 else "·" for byte in text
+    )
+
+
+def _dequantized(checkpoint: Checkpoint) -> torch.nn.Module:
+    """The float model of a quantised checkpoint."""
+    record = checkpoint.record
+    runtime.load(checkpoint.directory)  # checks every tensor
+    require_memory(4 * checkpoint.config.n_parameters(), "the tables as float32", "close other programs")
+    model = models.build(checkpoint.config, seed=record.training.seed)
+    bits = record.quantization
+    tensors = dequantize(checkpoint.load_tensors(), bits.latency_bits, bits.logit_bits)
+    own = model.state_dict()
+    for name, tensor in own.items():
+        stored = tensors.get(f"model.{name}")
+        if stored is None or stored.shape != tensor.shape or stored.dtype != tensor.dtype:
+            raise InputError(
+                f"{checkpoint.directory} is damaged: {name} does not belong to the model in its config.json"
+            )
+        tensor.copy_(stored)
+    model.check()
+    return model
+
+
+def _classifier(
+    directory: Path, data: str | None, n_examples: int, spikes: str | None
+) -> tuple[torch.nn.Module, torch.Tensor, list[str], torch.Tensor, tuple[str, ...]]:
+    if spikes is not None:
+        raise InputError("--spikes is a text for a language model; a classifier's report shows its first examples")
+    checkpoint = open_classifier(directory)
+    labelled = load_test_set(checkpoint, data)
+    model = checkpoint.load_model()
+    inputs = labelled.test_inputs[: min(n_examples, _MOST_EXAMPLES)]
+    facts = [
+        f"classifier {checkpoint.record.preset}, {model.n_parameters():,} parameters, "
+        f"step {checkpoint.record.position.step:,}",
+        f"read: {len(inputs):,} test examples of {labelled.source}",
+    ]
+    labels = tuple(str(label) for label in labelled.test_labels[:_RASTER_POSITIONS].tolist())
+    return model, brightness(inputs), facts, brightness(inputs[: len(labels)]), labels
+
+
+def _some_neurons(latencies: np.ndarray) -> np.ndarray:
+    """(T, n) with at most so many neurons as a picture has lines for, evenly spread."""
+    n = latencies.shape[1]
+    return latencies[:, np.linspace(0, n - 1, min(n, _RASTER_NEURONS)).astype(int)]

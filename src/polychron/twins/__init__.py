@@ -1,0 +1,26 @@
+"""Dense networks trained beside the look-up tables: each as strong as it can be made on a few cores."""
+
+from __future__ import annotations
+
+from polychron.twins.gru import GRU
+from polychron.twins.transformer import Transformer, TransformerSize
+from polychron.twins.twin import Recipe, Twin
+from polychron.twins.window_mlp import WindowMLP
+
+__all__ = ["RECIPES", "Recipe", "Twin"]
+
+
+def _transformer(name: str, size: TransformerSize, batch: int, rate: float) -> Recipe:
+    return Recipe(name, lambda vocabulary_size, dropout: Transformer(vocabulary_size, size, dropout), batch, rate)
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        _transformer("transformer-small", TransformerSize(width=64, n_layers=2, n_heads=2, window=64), 8, 8e-3),
+        _transformer("transformer-medium", TransformerSize(width=96, n_layers=3, n_heads=3, window=64), 8, 6e-3),
+        _transformer("transformer-large", TransformerSize(width=128, n_layers=4, n_heads=4, window=128), 8, 4e-3),
+        Recipe("gru", lambda k, dropout: GRU(k, 256, 64, length=32, dropout=dropout), 32, 8e-3, compiles=False),
+        Recipe("window-mlp", lambda k, dropout: WindowMLP(k, 12, 24, 512, 1, length=64, dropout=dropout), 8, 6e-3),
+    )
+}

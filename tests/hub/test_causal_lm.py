@@ -1,0 +1,237 @@
+"""The language models in transformers, offline: loaded by AutoModelForCausalLM, generating with their own cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from polychron import models
+from polychron.data.vocabulary import Vocabulary
+from polychron.errors import InputError
+from polychron.export.huggingface import export_hf
+from polychron.hub.causal_lm import PolychronConfig, PolychronForCausalLM
+from polychron.hub.state_cache import StateCache
+from polychron.hub.tokenizer import byte_tokenizer
+from polychron.runtime.sampling import Sampler, generate
+from polychron.runtime.stream import Stream
+
+from ..runtime.conftest import BYTE_VALUES, MODELS, random_model, random_text, save_model
+
+RECURRENT = models.RecurrentConfig(
+    vocabulary_size=28, n_neurons=12, n_tables=9, n_comparisons=5, readout_n_tables=7, readout_n_comparisons=5
+)
+NETWORKS = {**MODELS, "recurrent": RECURRENT}
+VOCABULARY = Vocabulary(BYTE_VALUES[:27])
+
+
+def wrapped(name: str) -> PolychronForCausalLM:
+    config = PolychronConfig(NETWORKS[name].to_dict(), byte_values=list(VOCABULARY.byte_values))
+    model = PolychronForCausalLM(config)
+    model.model.load_state_dict(random_model(NETWORKS[name]).state_dict())
+    return model.eval()
+
+
+def greedy(model: models.LanguageModel, prompt: bytes, n_bytes: int) -> bytes:
+    """What `polychron generate --temperature 0` writes."""
+    sampler = Sampler(temperature=0, excluded=[VOCABULARY.unseen_id])
+    return b"".join(generate(Stream(model), VOCABULARY, prompt, n_bytes, sampler))
+
+
+def ids(text: bytes) -> torch.Tensor:
+    return torch.from_numpy(VOCABULARY.encode(text).astype("int64"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """exported(name) -> the folder that export_hf wrote of a checkpoint."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    def make(name: str) -> Path:
+        target = folder / name.replace(" ", "-")
+        if not target.exists():
+            export_hf(save_model(random_model(NETWORKS[name]), folder / f"run-{target.name}"), target)
+        return target
+
+    return make
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_exported_checkpoint_writes_what_polychron_writes(name: str, exported: Callable[[str], Path]):
+    model = AutoModelForCausalLM.from_pretrained(exported(name))
+    tokenizer = AutoTokenizer.from_pretrained(exported(name))
+    assert type(model) is PolychronForCausalLM
+    trained = random_model(NETWORKS[name])
+    assert all(torch.equal(tensor, trained.state_dict()[key]) for key, tensor in model.model.state_dict().items())
+    prompt = "the prompt is read"
+    written = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=80, do_sample=False)
+    assert tokenizer.decode(written[0]) == prompt + greedy(trained, prompt.encode(), 80).decode()
+    from_nothing = model.generate(max_new_tokens=30, do_sample=False)
+    assert tokenizer.decode(from_nothing[0, 1:]) == greedy(trained, b"", 30).decode()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_cache_gives_the_logits_of_the_whole_text_bit_for_bit(name: str):
+    model = wrapped(name)
+    length = getattr(NETWORKS[name], "context", 40)
+    tokens = torch.stack([ids(random_text(length, seed)) for seed in range(3)])
+    with torch.no_grad():
+        whole = model(tokens, use_cache=False)
+        assert whole.past_key_values is None
+        cache, at = None, 0
+        for piece in (3, 1, 1, length - 5):
+            step = model(tokens[:, at : at + piece], past_key_values=cache, use_cache=True)
+            assert torch.equal(step.logits, whole.logits[:, at : at + piece])
+            cache, at = step.past_key_values, at + piece
+        assert cache.get_seq_length() == length
+        assert torch.equal(model(tokens, logits_to_keep=1).logits, whole.logits[:, -1:])
+
+
+@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent"])
+def test_generation_reads_each_token_once_and_the_cache_does_not_grow(name: str, monkeypatch):
+    model = wrapped(name)
+    read, sizes = [], []
+    extend = model.model.extend
+
+    def watched(tokens, state, *, last=False):
+        read.append(tokens.shape[1])
+        return extend(tokens, state, last=last)
+
+    monkeypatch.setattr(model.model, "extend", watched)
+    step = model(ids(b"a text to begin with")[None], use_cache=True)
+    for _ in range(60):
+        sizes.append(step.past_key_values.n_bytes())
+        step = model(step.logits[:, -1:].argmax(dim=-1), past_key_values=step.past_key_values)
+    assert read == [20] + [1] * 60
+    assert len(set(sizes)) == 1
+    read.clear()
+    model.generate(ids(b"a text to begin with")[None], max_new_tokens=50, do_sample=False)
+    assert read == [20] + [1] * 49
+
+
+@pytest.mark.parametrize("name", ["two delay layers", "transformer", "recurrent"])
+def test_texts_of_different_lengths_in_a_batch_do_not_touch_each_other(name: str):
+    model, tokenizer = wrapped(name), byte_tokenizer(VOCABULARY)
+    prompts = ["a", "some more to read", "in between", "two equally", "long texts "]
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)
+    assert not batch["attention_mask"].all()
+    written = model.generate(**batch, max_new_tokens=40, do_sample=False)
+    for row, prompt in zip(written, prompts, strict=True):
+        assert tokenizer.decode(row[-40:]) == greedy(model.model, prompt.encode(), 40).decode()
+    # Without a cache, too: with gradients, as in training.
+    logits = model(**batch).logits
+    for row, prompt in zip(logits, prompts, strict=True):
+        assert torch.equal(row[-len(prompt) :], model.model(ids(prompt.encode())[None])[0])
+
+
+@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent"])
+def test_beams_and_samples_use_the_cache(name: str):
+    model = wrapped(name)
+    prompt = ids(b"begin")[None]
+    for options in ({"num_beams": 4}, {"do_sample": True, "num_return_sequences": 3}):
+        results = []
+        for use_cache in (True, False):
+            torch.manual_seed(0)
+            settings = GenerationConfig(**{"do_sample": False, **options}, use_cache=use_cache, max_new_tokens=6,
+                                        suppress_tokens=[27], pad_token_id=27)  # fmt: skip
+            results.append(model.generate(prompt, generation_config=settings))
+        assert torch.equal(*results)
+
+
+def test_a_cache_is_repeated_and_selected_row_by_row():
+    model = wrapped("transformer")
+    cache = model(torch.stack([ids(b"aaa"), ids(b"bcd")]), use_cache=True).past_key_values
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([3, 0]))
+    token = ids(b"xx")[:, None]
+    expected = torch.cat([model.model(ids(text)[None])[:, -1] for text in (b"bcdx", b"aaax")])
+    assert torch.equal(model(token, past_key_values=cache).logits[:, 0], expected)
+
+
+def test_generation_goes_on_from_a_cache():
+    model = wrapped("delay")
+    prompt = ids(b"one text")[None]
+    whole = model.generate(prompt, max_new_tokens=30, do_sample=False)
+    first = model.generate(prompt, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
+    assert isinstance(first.past_key_values, StateCache)
+    rest = model.generate(
+        first.sequences, past_key_values=first.past_key_values, max_new_tokens=20, do_sample=False
+    )  # fmt: skip
+    assert torch.equal(rest, whole)
+
+
+@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent"])
+def test_the_loss_is_the_mean_of_nats_and_has_the_models_gradient(name: str):
+    model = wrapped(name)
+    tokens = torch.stack([ids(random_text(12, seed)) for seed in range(2)])
+    output = model(tokens, labels=tokens)
+    expected = model.model.loss(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()) / 22
+    torch.testing.assert_close(output.loss, expected)
+    output.loss.backward()
+    gradient = model.model.readout.synaptic_vectors.grad.clone()
+    assert gradient.abs().sum() > 0
+    model.zero_grad()
+    expected.backward()
+    torch.testing.assert_close(gradient, model.model.readout.synaptic_vectors.grad)
+
+
+def test_what_is_saved_is_loaded_and_survives_a_second_time(tmp_path: Path):
+    model = wrapped("two delay layers")
+    model.save_pretrained(tmp_path / "one")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "one")
+    loaded.save_pretrained(tmp_path / "two")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "two")
+    assert AutoConfig.from_pretrained(tmp_path / "two").network == NETWORKS["two delay layers"].to_dict()
+    assert again.generation_config.suppress_tokens == [27]
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[key])
+
+
+def test_the_tokenizer_is_the_vocabulary(exported: Callable[[str], Path]):
+    tokenizer = AutoTokenizer.from_pretrained(exported("delay"))
+    text = "".join(chr(value) for value in VOCABULARY.byte_values) * 3
+    assert tokenizer(text)["input_ids"] == ids(text.encode()).tolist()
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer("Zürich €")["input_ids"] == ids("Zürich €".encode()).tolist()
+    every = byte_tokenizer(Vocabulary(bytes(range(256))))
+    text = "Zürich €\0\x7f\xadя"
+    assert bytes(every(text)["input_ids"]) == text.encode()
+    assert every.decode(list(text.encode())) == text
+    assert len(every) == 257
+
+
+def test_somebody_who_imports_nothing_of_ours_may_trust_the_folder(exported: Callable[[str], Path], tmp_path: Path):
+    program = (
+        "import sys; from transformers import AutoModelForCausalLM\n"
+        "assert 'polychron' not in sys.modules\n"
+        "print(type(AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, exported("delay")],
+        capture_output=True, text=True, check=True, env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.stdout == "PolychronForCausalLM\n"
+
+
+def test_what_cannot_be_is_refused():
+    config = NETWORKS["delay"].to_dict()
+    with pytest.raises(InputError, match="the network has 28 token ids and byte_values make 3"):
+        PolychronForCausalLM(PolychronConfig(config, byte_values=list(b"ab")))
+    with pytest.raises(InputError, match="kind of model must be one of"):
+        PolychronForCausalLM(PolychronConfig({"kind": "perceptron"}, byte_values=list(b"ab")))
+    huge = {**config, "n_tables": 1 << 10, "n_comparisons": 24}
+    with pytest.raises(InputError, match="GB of memory"):
+        PolychronForCausalLM(PolychronConfig(huge, byte_values=list(BYTE_VALUES[:27])))
+    model = wrapped("delay")
+    tokens = torch.zeros(2, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match="a text of padding alone"):
+        model(tokens, attention_mask=torch.tensor([[1, 1, 1], [0, 0, 0]]))
+    with pytest.raises(ValueError, match="must not be 0 inside of a text"):
+        model(tokens, attention_mask=torch.tensor([[1, 1, 1], [1, 0, 1]]))
+    with pytest.raises(ValueError, match="float32"):
+        model.to(torch.bfloat16)(tokens)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from polychron import hub, models
+from polychron.errors import InputError
+from polychron.models.deep import DeepConfig
+
+from ..runtime.conftest import BYTE_VALUES, MODELS, random_model, save_model
+
+RECURRENT = models.RecurrentConfig(
+    vocabulary_size=28, n_neurons=8, n_tables=3, n_comparisons=4, readout_n_tables=3, readout_n_comparisons=4
+)
+NETWORKS = {
+    "delay": (hub.DelayLM, MODELS["two delay layers"]),
+    "transformer": (hub.TransformerLM, MODELS["attention only"]),
+    "recurrent": (hub.RecurrentLM, RECURRENT),
+    "deep": (hub.DeepClassifier, DeepConfig(n_pixels=20, n_classes=3, n_tables=4, readout_n_tables=6)),
+}
+
+
+def filled(model: torch.nn.Module) -> torch.nn.Module:
+    with torch.no_grad():
+        for i, parameter in enumerate(model.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.manual_seed(i)))
+    return model
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_saved_is_loaded(name: str, tmp_path: Path):
+    cls, config = NETWORKS[name]
+    extra = {"class_names": ["a", "b", "c"]} if name == "deep" else {"byte_values": list(BYTE_VALUES[:27])}
+    model = filled(cls(config, seed=5, **extra))
+    model.save_pretrained(tmp_path / "saved")
+    loaded = cls.from_pretrained(tmp_path / "saved")
+    assert type(loaded) is cls
+    assert loaded.config == config
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
+    if name == "deep":
+        assert loaded.class_names == ["a", "b", "c"]
+    else:
+        assert loaded.vocabulary.byte_values == BYTE_VALUES[:27]
+    assert "README.md" in {path.name for path in (tmp_path / "saved").iterdir()}
+
+
+@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent"])
+def test_a_checkpoint_is_taken_over(name: str, tmp_path: Path):
+    cls, config = NETWORKS[name]
+    trained = random_model(config)
+    model = hub.from_checkpoint(save_model(trained, tmp_path / "run"))
+    assert type(model) is cls
+    tokens = torch.arange(9)[None]
+    assert torch.equal(model(tokens), trained(tokens))
+
+
+def damage(folder: Path, name: str, tensor: torch.Tensor | None) -> None:
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    if tensor is None:
+        del tensors[name]
+    else:
+        tensors[name] = tensor
+    safetensors.torch.save_file(tensors, path)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="the network has 28 token ids and byte_values make 3"):
+        hub.DelayLM(MODELS["delay"], byte_values=list(b"ab"))
+    with pytest.raises(InputError, match="the network has 3 classes; got 1"):
+        hub.DeepClassifier(NETWORKS["deep"][1], class_names=["a"])
+    with pytest.raises(InputError, match="GB of memory"):
+        hub.DelayLM(models.DelayConfig(vocabulary_size=28, n_tables=1 << 10, n_comparisons=24))
+    model = hub.DelayLM(MODELS["delay"])
+    model.save_pretrained(tmp_path)
+    damage(tmp_path, "layers.0.anchors", torch.full_like(model.layers[0].anchors, 99))
+    with pytest.raises(InputError, match=r"is damaged or another model's: layers\.0\.anchors must be pairs"):
+        hub.DelayLM.from_pretrained(tmp_path)
+    damage(tmp_path, "layers.0.anchors", None)
+    with pytest.raises(InputError, match=r'damaged or another model\'s: .* "layers\.0\.anchors"'):
+        hub.DelayLM.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(InputError, match="damaged or another model's"):
+        hub.DelayLM.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="No such file"):
+        hub.DelayLM.from_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    fields["network"]["n_tables"] = "many"
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="n_tables must be an integer"):
+        hub.DelayLM.from_pretrained(tmp_path)

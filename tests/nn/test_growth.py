@@ -1,0 +1,135 @@
+import pytest
+import torch
+
+from polychron.errors import InputError
+from polychron.nn import LookupTables, PairAttention, Readout, RecurrentTables, VariantTables
+from polychron.nn.growth import add_comparisons, add_tables
+from polychron.ops import RowUpdate
+from polychron.optim import attach
+
+LAYERS = {
+    "tables": lambda: LookupTables(8, 8, 3, 4, residual=True),
+    "delayed": lambda: LookupTables(8, 8, 3, 4, max_delay=3, residual=True),
+    "readout": lambda: Readout(8, 5, 3, 4),
+    "recurrent": lambda: RecurrentTables(8, 3, 4),
+    "attention": lambda: PairAttention(8, 8, 3, 2, 2, window=4, residual=True),
+    "attention, own keys": lambda: PairAttention(8, 8, 3, 2, 1, window=4, share_anchors=False),
+    "attention, no position": lambda: PairAttention(8, 8, 3, 2, 0, window=4),
+}
+
+
+@pytest.fixture(params=LAYERS.values(), ids=LAYERS.keys())
+def layer(request):
+    layer = request.param()
+    with torch.no_grad():
+        layer.synaptic_vectors.copy_(torch.randn(layer.synaptic_vectors.shape, generator=torch.manual_seed(1)))
+    return layer
+
+
+X = torch.randn(4, 9, 8, generator=torch.manual_seed(2))
+
+
+@pytest.mark.parametrize("grow", [add_tables, add_comparisons])
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_function_is_unchanged_to_the_bit(layer, grow, n):
+    before = layer(X)
+    grow(layer, n, seed=5)
+    assert torch.equal(layer(X), before)
+
+
+def test_both(layer):
+    before = layer(X)
+    add_comparisons(layer, 1, seed=5)
+    add_tables(layer, 2, seed=6)
+    add_comparisons(layer, 1, seed=7)
+    assert torch.equal(layer(X), before)
+
+
+def test_sizes_are_those_of_a_layer_made_so(layer):
+    n_tables, n_comparisons, bits = layer.n_tables, layer.n_comparisons, layer.synaptic_vectors.shape[1].bit_length()
+    add_tables(layer, 2)
+    add_comparisons(layer, 1)
+    assert (layer.n_tables, layer.n_comparisons) == (n_tables + 2, n_comparisons + 1)
+    grown_bits = layer.synaptic_vectors.shape[1].bit_length()
+    assert grown_bits == bits + (2 if isinstance(layer, PairAttention) else 1)
+    assert layer.anchors.shape == (n_tables + 2, n_comparisons + 1, 2)
+    if getattr(layer, "delays", None) is not None:
+        assert layer.delays.shape == layer.anchors.shape
+        assert int(layer.delays.max()) <= layer.max_delay
+
+
+@pytest.mark.parametrize("grow", [add_tables, add_comparisons])
+def test_no_pair_is_compared_twice_in_a_table(grow):
+    layer = LookupTables(4, 4, 5, 3)
+    grow(layer, 3, seed=1)
+    for table in layer.anchors.tolist():
+        assert len({frozenset(pair) for pair in table}) == len(table)
+
+
+def test_a_new_comparison_tells_its_halves_apart_after_a_step(layer):
+    add_comparisons(layer, 1, seed=5)
+    optimizer = attach(layer, "sgd", rate=0.1)
+    before = layer.synaptic_vectors.detach().clone()
+    layer(X).square().sum().backward()
+    optimizer.step()
+    changed = (layer.synaptic_vectors != before).any(dim=2)
+    half = changed.shape[1] // 2
+    assert changed.any()
+    assert not torch.equal(changed[:, :half], changed[:, half:])
+
+
+@pytest.mark.parametrize("name", ["delayed", "attention"])
+def test_row_state_grows_with_the_rows(name):
+    layer = LAYERS[name]()
+    optimizer = attach(layer, "adagrad", rate=0.1)
+    layer(X).sum().backward()
+    optimizer.step()
+    state = layer.update.state.clone()
+    assert state.any()
+    add_tables(layer, 1)
+    assert torch.equal(layer.update.state[:3], state)
+    assert not layer.update.state[3:].any()
+    rows = layer.synaptic_vectors.detach().clone()
+    add_comparisons(layer, 1)
+    # A row's state stands wherever its row was copied to.
+    state, grown = layer.update.state, layer.synaptic_vectors.detach()
+    for i in range(3):
+        for j in range(grown.shape[1]):
+            same = (rows[i] == grown[i, j]).all(dim=1).nonzero()[:, 0]
+            assert len(same) >= 1
+    assert state.shape == grown.shape[:2]
+    layer(X).sum().backward()  # and the optimizer goes on with both
+    optimizer.step()
+
+
+def test_row_state_of_a_copied_row_is_its_own():
+    layer = LookupTables(8, 2, 1, 2, gradient="fused", update=RowUpdate("adagrad"))
+    layer.update.state = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    add_comparisons(layer, 1)
+    assert layer.update.state.tolist() == [[1, 2, 3, 4, 1, 2, 3, 4]]
+
+
+def test_row_state_of_attention_follows_query_key_and_position():
+    layer = PairAttention(8, 2, 1, 1, 1, window=2, gradient="fused", update=RowUpdate("adagrad"))
+    layer.update.state = torch.arange(8.0)[None]
+    with torch.no_grad():
+        layer.synaptic_vectors.copy_(torch.arange(8.0)[None, :, None].expand(1, 8, 2))
+    add_comparisons(layer, 1)
+    expected = [
+        float((j >> 3 & 1) << 2 | (j >> 1 & 1) << 1 | j & 1) for j in range(32)
+    ]  # the old bits of query, key, PE
+    assert layer.update.state[0].tolist() == expected
+    assert layer.synaptic_vectors[0, :, 0].tolist() == expected
+
+
+def test_what_cannot_grow_is_refused():
+    layer = LookupTables(4, 4, 2, 3)
+    for grow in (add_tables, add_comparisons):
+        with pytest.raises(ValueError, match="n must be at least 1"):
+            grow(layer, 0)
+        with pytest.raises(ValueError, match="got VariantTables"):
+            grow(VariantTables(4, 4, 2, 3), 1)
+    with pytest.raises(InputError, match="at most 6, the pairs that 4 neurons form"):
+        add_comparisons(layer, 4)
+    with pytest.raises(ValueError, match="at most 30 bits"):
+        add_comparisons(layer, 28)

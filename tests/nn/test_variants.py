@@ -1,0 +1,151 @@
+"""The layers of variants beside the native ones: with two bins the hash is the order, so that all must agree."""
+
+import pytest
+import torch
+
+from polychron.nn import (
+    LookupTables,
+    PairAttention,
+    RecurrentTables,
+    VariantAttention,
+    VariantReadout,
+    VariantRecurrentTables,
+    VariantTables,
+)
+from polychron.nn.variant_tables import with_delays
+from polychron.ops import RowUpdate
+
+TWO_BINS = {"hash": "bins", "n_bins": 2}
+
+
+def fill(*layers):
+    """The same whole numbers into all: sums of them are exact, ties frequent."""
+    for layer in layers:
+        rows = torch.randint(-4, 5, layer.synaptic_vectors.shape, generator=torch.manual_seed(1)).float()
+        layer.synaptic_vectors.data.copy_(rows)
+
+
+def run(layer, x, *arguments):
+    """Output, gradients in x and the tables, of v that differs everywhere."""
+    x = x.clone().requires_grad_()
+    y = layer(x, *arguments)
+    y.backward(torch.arange(y.numel()).view_as(y).float() % 7 - 3)
+    return y.detach(), x.grad, layer.synaptic_vectors.grad
+
+
+def whole(*shape):
+    return torch.randint(-3, 4, shape, generator=torch.manual_seed(0)).float()
+
+
+@pytest.mark.parametrize("history", [None, 2, 5])
+def test_delays_and_history_are_those_of_the_native_layer(history):
+    sizes = (6, 6, 5, 4, 3)
+    native, variant = LookupTables(*sizes, residual=True, seed=2), VariantTables(*sizes, residual=True, seed=2,
+                                                                                 **TWO_BINS)  # fmt: skip
+    fill(native, variant)
+    before = None if history is None else whole(2, history, 6)
+    for a, b in zip(run(native, whole(2, 7, 6), before), run(variant, whole(2, 7, 6), before), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_delayed_hyperplane_starts_as_the_delayed_order():
+    sizes = (6, 3, 5, 4, 3)
+    native, variant = LookupTables(*sizes, seed=2), VariantTables(*sizes, seed=2, hash="hyperplane")
+    fill(native, variant)
+    for a, b in zip(run(native, whole(2, 7, 6)), run(variant, whole(2, 7, 6)), strict=True):
+        torch.testing.assert_close(a, b)
+    assert variant.directions.grad.any()
+
+
+def test_delay_zero_comes_first_and_silence_before_the_start():
+    x = torch.arange(1.0, 7).view(1, 3, 2)
+    expected = [[1, 2, 0, 0, 0, 0], [3, 4, 1, 2, 0, 0], [5, 6, 3, 4, 1, 2]]
+    assert with_delays(x, None, 2).tolist() == expected
+    assert with_delays(x, torch.tensor([[[8.0, 9.0]]]), 2)[0].tolist() == [1, 2, 8, 9, 0, 0]
+
+
+@pytest.mark.parametrize("truncation", [None, 3])
+def test_the_recurrent_layer_is_the_native_one(truncation):
+    native = RecurrentTables(6, 5, 4, truncation=truncation, seed=2)
+    variant = VariantRecurrentTables(6, 5, 4, truncation=truncation, seed=2, **TWO_BINS)
+    fill(native, variant)
+    for a, b in zip(run(native, whole(2, 8, 6), whole(2, 6)), run(variant, whole(2, 8, 6), whole(2, 6)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("share_anchors", [True, False])
+@pytest.mark.parametrize("position_gradient", ["additional", "nearest"])
+def test_attention_is_the_native_one(share_anchors, position_gradient):
+    options = {
+        "share_anchors": share_anchors, "position_gradient": position_gradient, "residual": True, "seed": 2,
+    }  # fmt: skip
+    native = PairAttention(6, 6, 4, 3, 2, 4, **options)
+    variant = VariantAttention(6, 6, 4, 3, 2, 4, reading="hard", gradient="nearest", bin_width=1.0, temperature=1.0,
+                               **TWO_BINS, **options)  # fmt: skip
+    fill(native, variant)
+    x = torch.randn(2, 8, 6, generator=torch.manual_seed(3))
+    for a, b in zip(run(native, x), run(variant, x), strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(native.position_code.grad, variant.position_code.grad)
+
+
+def test_attention_extends_what_came_before():
+    head = VariantAttention(6, 6, 4, 3, 2, 3, reading="confidence", gradient="nearest", bin_width=1.0, temperature=1.0)
+    torch.nn.init.normal_(head.synaptic_vectors)
+    x = torch.randn(2, 9, 6)
+    y, past, parts = head(x), None, []
+    for piece in x.split([1, 5, 3], dim=1):
+        part, past = head.extend(piece, past)
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, dim=1), y)
+    assert past.shape == (2, 3, 6)
+
+
+@pytest.mark.parametrize("update", [{"kind": "sgd", "visit_cap": 3}, {"kind": "sgd"}, {"kind": "adagrad"}],
+                         ids=["cap", "plain", "adagrad"])  # fmt: skip
+@pytest.mark.parametrize("drop", [0.0, 0.4])
+def test_rows_change_as_the_native_ones_do(update, drop):
+    sizes = (6, 6, 5, 2, 2)
+    native, variant = LookupTables(*sizes, seed=2), VariantTables(*sizes, seed=2, **TWO_BINS)
+    fill(native, variant)
+    for layer in (native, variant):
+        layer.use_gradient("fused", RowUpdate(rate=0.1, drop=drop, **update))
+        for step in range(3):
+            torch.manual_seed(step)
+            *_, dS = run(layer, whole(2, 7, 6))
+            assert dS is None
+    torch.testing.assert_close(native.synaptic_vectors, variant.synaptic_vectors)
+
+
+def test_a_row_that_many_positions_mix_is_capped_by_all_of_them():
+    layer = VariantReadout(2, 3, 1, 1, reading="soft")
+    layer.use_gradient("fused", RowUpdate("sgd", rate=1.0, visit_cap=2))
+    x = torch.tensor([[[1.0, 0.0]] * 4])
+    layer(x).backward(torch.ones(1, 4, 3))
+    torch.testing.assert_close(layer.synaptic_vectors.abs().sum(dim=1)[0], torch.full((3,), 2.0))  # 4 halved, two rows
+
+
+def test_directions_learn_as_a_row_that_every_position_reads():
+    x = torch.randn(10, 6)
+    gradients = []
+    for cap in (None, 2):
+        layer = VariantTables(6, 3, 5, 4, hash="hyperplane")
+        fill(layer)
+        layer.use_gradient("fused", RowUpdate("sgd", rate=0.1, visit_cap=cap))
+        layer(x).square().sum().backward()
+        gradients.append(layer.directions.grad)
+    torch.testing.assert_close(gradients[1], gradients[0] * 2 / 10)
+
+
+def test_what_makes_no_sense_is_refused():
+    layer = VariantTables(6, 3, 5, 4, reading="soft")
+    with pytest.raises(ValueError, match="must be dense or fused"):
+        layer.use_gradient("sparse")
+    with pytest.raises(ValueError, match="update must be given"):
+        layer.use_gradient("fused")
+    with pytest.raises(ValueError, match="must not be online_sgd"):
+        layer.use_gradient("fused", RowUpdate("online_sgd", rate=0.1))
+    with pytest.raises(ValueError, match=r"delays need x of shape \(B, T, 6\)"):
+        VariantTables(6, 3, 5, 4, 2, reading="soft")(torch.zeros(4, 6))
+    with pytest.raises(ValueError, match="pairs of different neurons"):
+        VariantTables(6, 3, 5, 4, anchors=torch.zeros(5, 4, 2, dtype=torch.int32))
