@@ -13,8 +13,6 @@ threads. Prints one JSON object a run, which ``--results`` keeps and does not re
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +20,7 @@ from pathlib import Path
 
 import torch
 
-import polychron
-from growing import Text
+from harness.kept import KeptRuns, Text, add_common_options, conditions, spread
 from polychron import models, optim
 from polychron.data import Vocabulary, Windows
 from polychron.data.batches import Batches
@@ -140,10 +137,6 @@ def table_of(results: list[dict]) -> Iterator[str]:
         yield f"| {data} | {way} | {' | '.join(cells)} | {statistics.mean(r['seconds'] for r in of_kind):.1f} |"
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.4f} ± {(max(values) - min(values)) / 2:.4f}" if values else ""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="*", default=[], help="labelled sets, as train-classifier takes them")
@@ -152,27 +145,16 @@ def main() -> None:
     parser.add_argument("--bytes", type=float, default=8e6, help="to train the text's readout on")
     parser.add_argument("--tables", type=int, default=64, help="of the text's readout")
     parser.add_argument("--comparisons", type=int, default=10)
-    parser.add_argument("--score-bytes", type=int, default=1 << 18)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--results", type=Path, help="file of finished runs, read and added to")
+    add_common_options(parser)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    results = []
-    if arguments.results and arguments.results.exists():
-        results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
-    done = {(result["data"], result["way"], result["seed"]) for result in results}
+    kept = KeptRuns(arguments.results, key=("data", "way", "seed"))
 
     def finish(data: str, seed: int, runs: Iterator[tuple[str, Callable[[], dict]]]) -> None:
         for way, run in runs:
-            if (data, way, seed) in done:
-                continue
-            results.append({"data": data, "way": way, "seed": seed, **run()})
-            print(json.dumps(results[-1]), flush=True)
-            if arguments.results:
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(results[-1]) + "\n")
+            if not kept.has(data, way, seed):
+                kept.add({"data": data, "way": way, "seed": seed, **run()})
 
     text = Text(arguments.text, arguments.score_bytes) if arguments.text else None
     sets = [load_labelled(name) for name in arguments.data]
@@ -181,11 +163,8 @@ def main() -> None:
             finish(labelled.name, seed, classifier_runs(labelled, arguments.passes, seed))
         if text is not None:
             finish(text.name, seed, text_runs(text, arguments, seed))
-    print(
-        f"\n{arguments.seeds} seeds, {torch.get_num_threads()} threads, {platform.machine()}, "
-        f"torch {torch.__version__}, polychron {polychron.__version__}\n"
-    )
-    print("\n".join(table_of(results)))
+    print(f"\n{conditions(arguments.seeds)}\n")
+    print("\n".join(table_of(kept)))
 
 
 if __name__ == "__main__":

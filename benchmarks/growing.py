@@ -14,36 +14,19 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
-import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
-import polychron
+from harness.kept import KeptRuns, Text, add_common_options, conditions, spread
 from polychron import models, optim
-from polychron.data import Vocabulary, Windows, hold_out, load_corpus
+from polychron.data import Vocabulary, Windows
 from polychron.models import growth
 from polychron.models.language_model import LanguageModel
 from polychron.training.evaluate import score
 from polychron.training.loop import train_steps
 from polychron.training.schedule import Budget, Schedule
-
-HOLDOUT = ("tail", 0.1)
-
-
-class Text:
-    """A text's part to train on and its part to score, as bytes."""
-
-    def __init__(self, path: Path | None, score_bytes: int):
-        corpus = load_corpus(path)
-        segments = hold_out(corpus.data.size, *HOLDOUT)
-        self.name = corpus.name
-        self.train = np.concatenate(segments.training_of(corpus.data))
-        self.held_out = segments.held_out_of(corpus.data)[:score_bytes]
 
 
 def train(model: LanguageModel, optimizer, text: Text, vocabulary: Vocabulary, n_bytes: float, settings, seed: int):
@@ -78,9 +61,9 @@ def ways(n_tables: int) -> dict[str, Callable[[LanguageModel, int], dict[str, in
     }
 
 
-def runs_of(seed: int, arguments, first: Text, second: Text, done: set[tuple[int, str]]) -> Iterator[dict]:
+def runs_of(seed: int, arguments, first: Text, second: Text, kept: KeptRuns) -> Iterator[dict]:
     names = ["before", *ways(arguments.tables)]
-    if all((seed, name) in done for name in names):
+    if all(kept.has(seed, name) for name in names):
         return
     settings = models.training_defaults("delay", arguments.preset)
     own = Vocabulary.of(first.train)
@@ -94,10 +77,10 @@ def runs_of(seed: int, arguments, first: Text, second: Text, done: set[tuple[int
         nats = [score(model, both.encode(text.held_out), both).nats_per_byte for text in (first, second)]
         return {"seed": seed, "way": name, "first": nats[0], "second": nats[1], "parameters": model.n_parameters()}
 
-    if (seed, "before") not in done:
+    if not kept.has(seed, "before"):
         yield measured("before", base)
     for name, prepare in ways(arguments.tables).items():
-        if (seed, name) in done:
+        if kept.has(seed, name):
             continue
         model = copy.deepcopy(base)
         frozen = prepare(model, seed + 1)
@@ -112,10 +95,7 @@ def table_of(results: list[dict]) -> Iterator[str]:
     yield "| trained on the second text | parameters | first text | second text |\n|---|---|---|---|"
     for name in dict.fromkeys(result["way"] for result in results):
         of_way = [result for result in results if result["way"] == name]
-        cells = []
-        for text in ("first", "second"):
-            nats = [result[text] for result in of_way]
-            cells.append(f"{statistics.mean(nats):.3f} ± {(max(nats) - min(nats)) / 2:.3f}")
+        cells = [spread([result[text] for result in of_way], digits=3) for text in ("first", "second")]
         yield f"| {name} | {of_way[0]['parameters']:,} | {cells[0]} | {cells[1]} |"
 
 
@@ -127,31 +107,20 @@ def main() -> None:
     parser.add_argument("--first-bytes", type=float, default=8e6)
     parser.add_argument("--bytes", type=float, default=2e6)
     parser.add_argument("--tables", type=int, default=16)
-    parser.add_argument("--score-bytes", type=int, default=1 << 17)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--results", type=Path, help="file of finished runs, read and added to")
+    add_common_options(parser)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    results = []
-    if arguments.results and arguments.results.exists():
-        results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
+    kept = KeptRuns(arguments.results, key=("seed", "way"))
     first, second = Text(arguments.first, arguments.score_bytes), Text(arguments.second, arguments.score_bytes)
-    done = {(result["seed"], result["way"]) for result in results}
     for seed in range(arguments.seeds):
-        for result in runs_of(seed, arguments, first, second, done):
-            results.append(result)
-            print(json.dumps(result), flush=True)
-            if arguments.results:
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
+        for result in runs_of(seed, arguments, first, second, kept):
+            kept.add(result)
     print(
         f"\n{first.name}, then {second.name}: delay {arguments.preset}, {arguments.first_bytes:,.0f} bytes, then "
-        f"{arguments.bytes:,.0f}; {arguments.seeds} seeds, {platform.machine()}, torch {torch.__version__}, "
-        f"polychron {polychron.__version__}\n"
+        f"{arguments.bytes:,.0f}; {conditions(arguments.seeds)}\n"
     )
-    print("\n".join(table_of(results)))
+    print("\n".join(table_of(kept)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from harness.conditions import machine, versions
+from harness.ending import exit_code
 from harness.ours import run_ours
 from harness.plan import Plan, run_name, tuning_name
 from harness.report import markdown
@@ -152,38 +153,35 @@ def _seconds(word: str) -> float:
     return seconds
 
 
+def run_all(given: argparse.Namespace) -> None:
+    """Measure, then report."""
+    if not given.report:
+        if given.text is None:
+            raise InputError("TEXT is missing: the file or folder to train on")
+        if not 0 < given.trial_part <= 1:
+            raise InputError(f"--trial-part must be above 0 and at most 1; got {given.trial_part:g}")
+        if given.threads < 1 or min(given.seeds) < 0:
+            raise InputError("--threads must be at least 1 and --seeds at least 0")
+        plan = Plan(
+            text=given.text,
+            budgets=tuple(given.budget),
+            our_budgets=tuple(given.our_budget),
+            seeds=tuple(given.seeds),
+            twin_seeds=tuple(given.twin_seeds or given.seeds),
+            threads=given.threads,
+            models=tuple(model for model in MODELS if model in given.models),
+            trial_part=given.trial_part,
+            ppmd_orders=tuple(given.ppmd_orders),
+            kneser_ney_orders=tuple(given.kneser_ney_orders),
+        )
+        measure(plan, given.out, resume=given.resume)
+    report(given.out)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, then report; 2 for input that cannot be used."""
     given = parse(arguments)
-    try:
-        if not given.report:
-            if given.text is None:
-                raise InputError("TEXT is missing: the file or folder to train on")
-            if not 0 < given.trial_part <= 1:
-                raise InputError(f"--trial-part must be above 0 and at most 1; got {given.trial_part:g}")
-            if given.threads < 1 or min(given.seeds) < 0:
-                raise InputError("--threads must be at least 1 and --seeds at least 0")
-            plan = Plan(
-                text=given.text,
-                budgets=tuple(given.budget),
-                our_budgets=tuple(given.our_budget),
-                seeds=tuple(given.seeds),
-                twin_seeds=tuple(given.twin_seeds or given.seeds),
-                threads=given.threads,
-                models=tuple(model for model in MODELS if model in given.models),
-                trial_part=given.trial_part,
-                ppmd_orders=tuple(given.ppmd_orders),
-                kneser_ney_orders=tuple(given.kneser_ney_orders),
-            )
-            measure(plan, given.out, resume=given.resume)
-        report(given.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; go on with --out {given.out} --resume", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run_all(given), given.out)
 
 
 if __name__ == "__main__":

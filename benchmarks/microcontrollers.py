@@ -1,16 +1,18 @@
-"""Our C on simulated microcontrollers, beside a dense network of bytes that is as good: one table.
+"""Our C on simulated microcontrollers, beside a dense network of bytes: one table; or a text that a board writes.
 
     python benchmarks/microcontrollers.py classifier hapt
     python benchmarks/microcontrollers.py text runs/micro-int8 book.txt --hidden 128 --dense-steps 4000
+    python benchmarks/microcontrollers.py write runs/micro-int8 "It was a truth" --board cortex-m0
 
 The first trains a classifier of tables for a small flash, and perceptrons from none to 64 hidden units until one that
 has some is as accurate on the test part in int8. The second takes a checkpoint of a language model (``--preset micro``
 fits 256 KB) and trains a perceptron over the last eight bytes; while that has the higher loss, the comparison flatters
 the perceptron. Both are compiled with the same options; the answers of every board are compared with numpy's. Needs
-gcc-arm-none-eabi, gcc-riscv64-unknown-elf, qemu-system-arm and qemu-system-misc (Debian's names); boards whose programs
-are missing are left out, and named.
+gcc-arm-none-eabi, gcc-riscv64-unknown-elf, qemu-system-arm and qemu-system-misc, for AVR gcc-avr, avr-libc and simavr
+(Debian's names); boards whose programs are missing, or whose memory is too small, are left out, and named.
 
-qemu counts instructions, not cycles: a multiplication of a Cortex-M0 that takes 32 cycles counts as one.
+qemu counts instructions, not cycles: a multiplication of a Cortex-M0 that takes 32 cycles counts as one. simavr counts
+cycles.
 """
 
 from __future__ import annotations
@@ -136,6 +138,22 @@ def compare_language_models(arguments: argparse.Namespace, folder: Path) -> list
     return rows
 
 
+def write_on_a_board(arguments: argparse.Namespace, folder: Path) -> None:
+    board, prompt = BOARDS[arguments.board], arguments.prompt.encode()
+    lacking = missing(board)
+    if lacking or not prompt:
+        raise SystemExit(f"not installed: {', '.join(lacking)}" if lacking else "the prompt must not be empty")
+    done = export_c(read_integer_model(arguments.directory), folder / "model", arguments.temperature)
+    main = filled("measure_language_model.c.in", NAME="model", N_BYTES=len(prompt), N_PROMPT=len(prompt),
+                  TEXT=",".join(map(str, prompt)))  # fmt: skip
+    measured = measure(board, done.source, main, len(prompt), f"-DWRITES={arguments.write}")
+    print(f"{arguments.prompt}{measured.text}")
+    print(
+        f"{arguments.board}: {measured.instructions:,.0f} {board.unit} a byte read, {measured.flash_bytes:,} bytes of "
+        f"flash, {measured.ram_bytes:,} of state, {measured.stack_bytes:,} of stack"
+    )
+
+
 def on_boards(
     name: str, what: str, quality: str, source: Path, main: str, n: int, expected: int, *options: str
 ) -> list[dict[str, object]]:
@@ -165,9 +183,11 @@ def table(rows: list[dict[str, object]]) -> str:
     ours = {row["board"]: row["instructions"] for row in rows if row["network"] == "tables"}
     for row in sorted(rows, key=lambda row: list(BOARDS).index(row["board"])):
         name = row["network"] if row["network"] == "tables" else f"{row['network']}, {row['work']}"
+        unit = "" if BOARDS[row["board"]].unit == "instructions" else f", {BOARDS[row['board']].unit}"
+        sizes = " | ".join(f"{row[size]:,}" for size in ("flash_bytes", "ram_bytes", "stack_bytes"))
         lines.append(
-            f"| {row['board']} | {name} | {row['quality']} | {row['instructions']:,.0f} | {row['flash_bytes']:,} | "
-            f"{row['ram_bytes']:,} | {row['stack_bytes']:,} | {row['instructions'] / ours[row['board']]:.1f} |"
+            f"| {row['board']}{unit} | {name} | {row['quality']} | {row['instructions']:,.0f} | {sizes} | "
+            f"{row['instructions'] / ours[row['board']]:.1f} |"
         )
     return "\n".join(lines)
 
@@ -180,7 +200,7 @@ def main() -> None:
     classifier.add_argument("--tables", type=int, default=96)
     classifier.add_argument("--comparisons", type=int, default=5)
     classifier.add_argument("--steps", type=int, default=1500)
-    classifier.add_argument("--examples", type=int, default=100)
+    classifier.add_argument("--examples", type=int, default=40)
     classifier.add_argument("--dense-steps", type=int, default=1500)
     text = commands.add_parser("text")
     text.add_argument("directory", type=Path)
@@ -190,13 +210,22 @@ def main() -> None:
     text.add_argument("--examples", type=int, default=100, help="bytes read on the boards")
     text.add_argument("--scored", type=int, default=100_000, help="held-out bytes scored")
     text.add_argument("--write", type=int, default=200, help="bytes that a board writes")
-    for command in (classifier, text):
+    write = commands.add_parser("write")
+    write.add_argument("directory", type=Path)
+    write.add_argument("prompt")
+    write.add_argument("--board", choices=BOARDS, default="cortex-m0")
+    write.add_argument("--write", type=int, default=200, help="bytes")
+    write.add_argument("--temperature", type=float, default=0.8)
+    for command in (classifier, text, write):
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--folder", type=Path, help="where the C and the programs are to stay")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
+        if arguments.command == "write":
+            write_on_a_board(arguments, folder)
+            return
         compare = compare_classifiers if arguments.command == "classifier" else compare_language_models
         rows = compare(arguments, folder)
     print(f"\n{OPTIMIZATION}, seed {arguments.seed}, instructions are means of {arguments.examples} inferences\n")

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from harness.conditions import machine, versions
+from harness.ending import exit_code
 from harness.results import ResultFolder
 from polychron import models
-from polychron.errors import InputError
 from polychron.twins.contest import Contestant, Outcome, Terms, run_contest, spread
 from polychron.twins.gru import GRU
 from polychron.twins.learning import of_tables, of_twin
@@ -97,6 +97,28 @@ def markdown(outcomes: list[Outcome], split: Split, seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run_all(given: argparse.Namespace) -> None:
+    """Measure, then report."""
+    torch.set_num_threads(1)
+    split = Split.of(given.text)
+    about = {
+        "text": split.name, "sha256": split.sha256, "machine": machine(), "preset": given.preset,
+        "seconds": given.seconds, "trial_bytes": given.trial_bytes, "scored_bytes": given.scored_bytes,
+        "batch": given.batch,
+    }  # fmt: skip
+    found = contestants(split, given.preset, given.batch)
+    folder = ResultFolder(given.out, about, resume=given.resume)
+    folder.once("versions.json", versions)
+    terms = Terms(seconds=given.seconds, trial_bytes=given.trial_bytes, sample_bytes=given.scored_bytes)
+    outcomes = run_contest(
+        found, split, terms, given.seeds,
+        once=lambda name, make: folder.once(f"{name}.json", make), tell=lambda line: print(line, flush=True),
+    )  # fmt: skip
+    table = markdown(outcomes, split, given.seconds)
+    (given.out / "table.md").write_text(table, encoding="utf-8")
+    print("\n" + table)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and report; 2 for input that cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,32 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--resume", action="store_true", help="go on with the runs that --out lacks")
     given = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    try:
-        split = Split.of(given.text)
-        about = {
-            "text": split.name, "sha256": split.sha256, "machine": machine(), "preset": given.preset,
-            "seconds": given.seconds, "trial_bytes": given.trial_bytes, "scored_bytes": given.scored_bytes,
-            "batch": given.batch,
-        }  # fmt: skip
-        found = contestants(split, given.preset, given.batch)
-        folder = ResultFolder(given.out, about, resume=given.resume)
-        folder.once("versions.json", versions)
-        terms = Terms(seconds=given.seconds, trial_bytes=given.trial_bytes, sample_bytes=given.scored_bytes)
-        outcomes = run_contest(
-            found, split, terms, given.seeds,
-            once=lambda name, make: folder.once(f"{name}.json", make), tell=lambda line: print(line, flush=True),
-        )  # fmt: skip
-        table = markdown(outcomes, split, given.seconds)
-        (given.out / "table.md").write_text(table, encoding="utf-8")
-        print("\n" + table)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; go on with --out {given.out} --resume", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run_all(given), given.out)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ object a run, which ``--results`` keeps and does not repeat, and a Markdown tabl
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Iterator
@@ -18,8 +16,7 @@ from pathlib import Path
 
 import torch
 
-import polychron
-from growing import Text
+from harness.kept import KeptRuns, Text, add_common_options, conditions, spread
 from polychron import models, optim
 from polychron.data import Vocabulary, Windows
 from polychron.training.evaluate import score
@@ -68,7 +65,7 @@ def table_of(results: list[dict]) -> Iterator[str]:
         gains = [f"{without[r['seed']] - r['held_out']:+.4f}" for r in of_kind if r["seed"] in without]
         yield (
             f"| {every or 'never'} | {statistics.mean(r['replaced'] for r in of_kind):.0f} | "
-            f"{statistics.mean(nats):.4f} ± {(max(nats) - min(nats)) / 2:.4f} | "
+            f"{spread(nats)} | "
             f"{' / '.join(gains) if every else ''} | {statistics.mean(r['training'] for r in of_kind):.4f} |"
         )
 
@@ -80,33 +77,21 @@ def main() -> None:
     parser.add_argument("--bytes", type=float, default=8e6)
     parser.add_argument("--every", type=int, nargs="+", default=[100])
     parser.add_argument("--share", type=float, default=0.02, help="of a layer's comparisons, each time")
-    parser.add_argument("--score-bytes", type=int, default=1 << 18)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--results", type=Path, help="file of finished runs, read and added to")
+    add_common_options(parser)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    results = []
-    if arguments.results and arguments.results.exists():
-        results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
-    done = {(result["seed"], result["every"]) for result in results}
+    kept = KeptRuns(arguments.results, key=("seed", "every"))
     text = Text(arguments.text, arguments.score_bytes)
     for seed in range(arguments.seeds):
         for every in (None, *arguments.every):
-            if (seed, every) in done:
-                continue
-            results.append(run(text, arguments.preset, arguments.bytes, seed, every, arguments.share))
-            print(json.dumps(results[-1]), flush=True)
-            if arguments.results:
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(results[-1]) + "\n")
+            if not kept.has(seed, every):
+                kept.add(run(text, arguments.preset, arguments.bytes, seed, every, arguments.share))
     print(
         f"\n{text.name}: delay {arguments.preset}, {arguments.bytes:,.0f} bytes, {arguments.share:g} of a layer's "
-        f"comparisons each time, {arguments.seeds} seeds, {platform.machine()}, torch {torch.__version__}, "
-        f"polychron {polychron.__version__}\n"
+        f"comparisons each time, {conditions(arguments.seeds)}\n"
     )
-    print("\n".join(table_of(results)))
+    print("\n".join(table_of(kept)))
 
 
 if __name__ == "__main__":

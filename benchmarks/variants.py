@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from harness.conditions import machine, versions
+from harness.ending import exit_code
 from harness.results import ResultFolder, read_json
 from harness.variant_report import draw, markdown
 from polychron import optim
@@ -214,41 +215,29 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def run_all(given: argparse.Namespace) -> None:
+    """Measure, then report."""
+    torch.set_num_threads(1)
+    began = time.process_time()
+    if not given.report:
+        if given.text is None and given.no_images:
+            raise InputError("nothing to do: give a TEXT, or leave --no-images out")
+        tasks = [] if given.text is None else [text_task(given.text, given)]
+        tasks += [] if given.no_images else [images_task(given.images, given)]
+        about = {"machine": machine(), "threads": 1}
+        settings = ("bytes", "examples", "seconds", "trial_part", "scored_bytes", "scored_images", "batch", "length")
+        about |= {name: getattr(given, name) for name in settings}
+        for _, said in tasks:
+            about |= said
+        measure([task for task, _ in tasks], ResultFolder(given.out, about, resume=given.resume), given)
+        print(f"{time.process_time() - began:.0f} s of processor time")
+    report(given.out)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, then report; 2 for input that cannot be used."""
     given = parse(arguments)
-    torch.set_num_threads(1)
-    began = time.process_time()
-    try:
-        if not given.report:
-            if given.text is None and given.no_images:
-                raise InputError("nothing to do: give a TEXT, or leave --no-images out")
-            tasks = [] if given.text is None else [text_task(given.text, given)]
-            tasks += [] if given.no_images else [images_task(given.images, given)]
-            about = {"machine": machine(), "threads": 1}
-            settings = (
-                "bytes",
-                "examples",
-                "seconds",
-                "trial_part",
-                "scored_bytes",
-                "scored_images",
-                "batch",
-                "length",
-            )
-            about |= {name: getattr(given, name) for name in settings}
-            for _, said in tasks:
-                about |= said
-            measure([task for task, _ in tasks], ResultFolder(given.out, about, resume=given.resume), given)
-            print(f"{time.process_time() - began:.0f} s of processor time")
-        report(given.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; go on with --out {given.out} --resume", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run_all(given), given.out)
 
 
 if __name__ == "__main__":

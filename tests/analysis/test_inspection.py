@@ -29,18 +29,20 @@ def with_random_rows(model):
 
 
 def bit(x, pair) -> int:
-    return int(x[pair[0]] - x[pair[1]] > 0)
+    return int(x[pair[0]] > x[pair[1]])
 
 
 def rows_of_tables(layer, x):
     """Row of each table at each position of x (T, n), one comparison after another."""
+    x = x.tolist()
+    delays = None if layer.delays is None else layer.delays.tolist()
     rows = []
     for i, table in enumerate(layer.anchors.tolist()):
         rows.append([])
         for t in range(len(x)):
             row = 0
             for r, (a, b) in enumerate(table):
-                d = 0 if layer.delays is None else int(layer.delays[i, r, 0])
+                d = 0 if delays is None else delays[i][r][0]
                 row |= (bit(x[t - d], (a, b)) if t >= d else 0) << r
             rows[-1].append(row)
     return rows
@@ -85,15 +87,17 @@ def test_rows_of_attention_are_those_of_the_definition(share_anchors):
     usages = inspect_model(model, TEXT)
     assert [usage.name for usage in usages] == ["attention 0", "FFN 0", "readout"]
     attention = model.layers[0].attention
-    x = compared_latencies(model, TEXT)[0][1][0]
-    keys = attention.anchors if attention.key_anchors is None else attention.key_anchors
+    x = compared_latencies(model, TEXT)[0][1][0].tolist()
+    queries = attention.anchors.tolist()
+    keys = queries if attention.key_anchors is None else attention.key_anchors.tolist()
+    code_bits = (attention.position_code[..., 0] > 0).tolist()
     expected = np.zeros((4, 32), dtype=int)
     for i in range(4):
         for t in range(60):
             for s in range(max(0, t - 4), t):
-                query = sum(bit(x[t], pair) << r for r, pair in enumerate(attention.anchors[i].tolist()))
-                key = sum(bit(x[s], pair) << r for r, pair in enumerate(keys[i].tolist()))
-                code = int(attention.position_code[i, t - s, 0] > 0)
+                query = sum(bit(x[t], pair) << r for r, pair in enumerate(queries[i]))
+                key = sum(bit(x[s], pair) << r for r, pair in enumerate(keys[i]))
+                code = int(code_bits[i][t - s])
                 expected[i, query << 3 | key << 1 | code] += 1
     assert usages[0].visits.tolist() == expected.tolist()
     assert usages[0].bits == ("position", "key", "key", "query", "query")

@@ -16,7 +16,7 @@ from polychron.export import export_c
 from ..export.test_c_classifier import integers, random_inputs
 
 
-@pytest.fixture(params=["cortex-m0", "cortex-m3", "rv32imc"])
+@pytest.fixture(params=["cortex-m0", "cortex-m3", "rv32imc", "atmega1284p"])
 def board(request: pytest.FixtureRequest):
     found = BOARDS[request.param]
     lacking = missing(found)
@@ -44,10 +44,10 @@ def test_tables_answer_on_a_board_as_defined(board, tmp_path: Path):
     done = export_c(model, tmp_path / "tables")
     measured = measure(board, done.source, program(done.source, inputs), len(inputs))
     assert measured.answers == digest(logits.tolist(), logits.argmax(axis=1).tolist())
-    assert done.flash_bytes < measured.flash_bytes < done.flash_bytes + 2500
+    assert done.flash_bytes < measured.flash_bytes < done.flash_bytes + 4000
     assert done.ram_bytes <= measured.ram_bytes < done.ram_bytes + 4
     n_comparisons = sum(layer.anchors.shape[0] * layer.anchors.shape[1] for layer in model.layers)
-    assert 6 * n_comparisons < measured.instructions < 60 * n_comparisons
+    assert 6 * n_comparisons < measured.instructions < 300 * n_comparisons
     assert 20 < measured.stack_bytes < 400
 
 
@@ -58,7 +58,7 @@ def test_a_dense_network_answers_on_a_board_as_defined(board, tmp_path: Path):
     logits = dense.logits(examples[:9])
     measured = measure(board, source, program(source, examples[:9]), 9)
     assert measured.answers == digest(logits.tolist(), logits.argmax(axis=1).tolist())
-    assert 2 * dense.n_weights < measured.instructions < 12 * dense.n_weights
+    assert 2 * dense.n_weights < measured.instructions < 60 * dense.n_weights
 
 
 def test_a_dense_language_model_reads_on_a_board_as_defined(tmp_path: Path):

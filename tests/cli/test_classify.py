@@ -16,7 +16,7 @@ from polychron.training.checkpoint import PositionRecord
 from polychron.training.classify import ClassifierRecord, open_classifier
 
 from ..data.test_examples import write_idx_folder
-from .conftest import Command
+from .conftest import Command, Outcome
 
 TINY = ("--preset", "tiny", "--batch", "10")
 
@@ -163,19 +163,30 @@ def test_bad_input_is_one_clear_line(polychron: Command, classifier: Path, image
         assert message in refused.err
 
 
-def test_counting_reads_every_example_once_and_makes_a_classifier_like_any_other(polychron: Command):
-    rng = np.random.default_rng(0)
-    inputs = rng.integers(0, 256, (600, 9))
+@pytest.fixture
+def counted(polychron: Command) -> Outcome:
+    """A classifier that was counted in ``run``, on ``set.csv``."""
+    inputs = np.random.default_rng(0).integers(0, 256, (600, 9))
     lines = [",".join(map(str, [*one, int(one[0] > one[1])])) for one in inputs.tolist()]
     Path("set.csv").write_text("\n".join(lines) + "\n")
-    done = polychron("train-classifier", "set.csv", "--counts", "--out", "run", "--json")
-    result = done.objects[-1]
+    return polychron("train-classifier", "set.csv", "--counts", "--out", "run", "--json")
+
+
+def test_counting_reads_every_example_once(counted: Outcome):
+    result = counted.objects[-1]
     assert result["train_examples"] == 480
     assert result["test_accuracy"] > 0.85
+
+
+def test_what_was_counted_is_a_classifier_like_any_other(polychron: Command, counted: Outcome):
     (again,) = polychron("classify", "run", "--json").objects
-    assert again["test_correct"] == result["test_correct"]
-    assert "every example once" in polychron("train-classifier", "set.csv", "--counts", "--out", "other").out
-    assert polychron("train-classifier", "--resume", "--out", "run", "--json").objects[-1]["steps"] == 1
+    assert again["test_correct"] == counted.objects[-1]["test_correct"]
+
+
+def test_a_run_that_counted_is_finished(polychron: Command, counted: Outcome):
+    again = polychron("train-classifier", "--resume", "--out", "run")
+    assert "every example once" in again.out
+    assert f"{counted.objects[-1]['test_correct']} of 120" in again.out
 
 
 def test_counting_has_no_rate(polychron: Command):

@@ -36,6 +36,9 @@ def test_a_classifier_becomes_a_program_and_its_accuracy_is_told(polychron: Comm
     assert "12 test examples: accuracy " in shown
     (result,) = polychron("export", "r", "--out", tmp_path / "rows_model", "--json").objects
     assert result["test_accuracy"] > 0.9
+    refused = polychron("export", "r", "--to", "web", "--out", tmp_path / "page")
+    assert refused.code == 2
+    assert "holds a classifier, and a language model is asked for" in refused.err
     (tmp_path / "rows" / "train-labels-idx1-ubyte").unlink()
     assert "accuracy not measured: " in polychron("export", "r", "--out", tmp_path / "rows_model").out
 
@@ -47,6 +50,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path
         ([trained, "--out", "x", "--to", "abacus"], "abacus"),
         ([trained, "--out", "x", "--temperature", 0], "temperature must be above 0"),
         ([trained, "--out", "1"], "begins with a letter"),
+        ([trained, "--out", "x", "--to", "web", "--tables", "t"], "--tables is for C"),
         ([trained, "--out", trained / "config.json" / "x"], "cannot write"),
     ]:
         refused = polychron("export", *arguments)

@@ -110,3 +110,7 @@ def test_a_checkpoint_that_says_it_trains_what_was_never_added_is_refused(
     Path("part/config.json").write_text(json.dumps(config))
     refused = polychron("evaluate", "part")
     assert (refused.code, "only added tables needs a start" in refused.err) == (2, True)
+    config["start"]["add_tables"] = 1000
+    Path("part/config.json").write_text(json.dumps(config))
+    refused = polychron("train", "--resume", "--out", "part")
+    assert (refused.code, "and one has fewer: config.json is damaged" in refused.err) == (2, True)

@@ -71,6 +71,9 @@ def test_the_other_networks_are_inspected(polychron: Command, text: Path, kind: 
     names = {"transformer": ["attention 0", "FFN 0", "attention 1", "FFN 1", "readout"],
              "recurrent": ["recurrent", "readout"]}[kind]  # fmt: skip
     assert [layer["layer"] for layer in result["layers"]] == names
+    if kind == "recurrent":  # read side by side in stretches
+        (result,) = polychron("inspect", "run", "--bytes", 1100, "--json").objects
+        assert [layer["readings"] for layer in result["layers"]] == [1024, 1024]
 
 
 def test_a_classifier_is_inspected_on_its_test_part(polychron: Command):

@@ -237,7 +237,7 @@ def test_an_old_run_that_was_killed_before_its_validation_is_completed(polychron
 
 
 def test_tables_are_left_out_where_the_text_is_read_many_times(polychron: Command, text: Path):
-    """29,520 bytes, 128 a step: 2,100 steps read the training part ten times."""
+    """29,520 bytes, 128 a step: 2,200 steps read the training part 10.6 times, twelve would leave out a twentieth."""
 
     def drop(*options: object) -> float:
         folder = Path(f"run-{len(list(Path().iterdir()))}")
@@ -247,7 +247,7 @@ def test_tables_are_left_out_where_the_text_is_read_many_times(polychron: Comman
         return done.objects[0]["drop"]
 
     assert drop("--steps", 100) == 0
-    assert drop("--steps", 2200) == 0.1
+    assert drop("--steps", 2200) == 0.04
     assert drop("--steps", 100, "--drop", 0.3) == 0.3
     assert drop("--steps", 100, "--model", "transformer", "--preset", "paper-small", "--drop", 0.5) == 0.5
 

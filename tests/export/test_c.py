@@ -71,8 +71,11 @@ def sanitizing_compiler(request: pytest.FixtureRequest, tmp_path_factory: pytest
     return request.param
 
 
-@pytest.mark.parametrize("in_file", [False, True], ids=["arrays", "file"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "in_file"),
+    [*((name, False) for name in MODELS), ("two delay layers", True), ("transformer", True)],
+    ids=lambda value: value if isinstance(value, str) else ("arrays", "file")[value],
+)
 def test_it_says_what_the_runtime_says_bit_for_bit(
     name: str, in_file: bool, sanitizing_compiler: str, saved: Saved, tmp_path: Path
 ):

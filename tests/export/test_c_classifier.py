@@ -80,8 +80,11 @@ def test_the_definition_written_out_in_single_numbers(name: str):
         assert logits == total
 
 
-@pytest.mark.parametrize("in_file", [False, True], ids=["arrays", "file"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "in_file"),
+    [*((name, False) for name in CONFIGS), ("two layers", True)],
+    ids=lambda value: value if isinstance(value, str) else ("arrays", "file")[value],
+)
 def test_c_says_what_the_definition_says_bit_for_bit(
     name: str, in_file: bool, sanitizing_compiler: str, tmp_path: Path
 ):
@@ -115,7 +118,8 @@ def test_int8_is_near_the_float_model():
     inputs = random_inputs(300, 30)
     exact = model(brightness(inputs)).detach().numpy()
     small = quantize_classifier(model, tuple("abcdef"))
-    assert np.abs(small.logits(inputs) * 2.0**-small.logit_bits - exact).max() < 0.05 < exact.std()
+    difference = small.logits(inputs) * 2.0**-small.logit_bits - exact
+    assert difference.std() < 0.03 * exact.std()
 
 
 @pytest.fixture(scope="module")

@@ -152,14 +152,33 @@ def overwrite_numbers(header: dict[str, Any], data: bytearray, random_: random.R
 
 
 def originals() -> list[dict[str, bytes]]:
-    """Small models of every kind and precision, as the files of their folders."""
-    from .conftest import MODELS, random_model, save_model
+    """Small models of every kind and precision, as the files of their folders: small, for speed is cases a second."""
+    from polychron import models
+
+    from .conftest import random_model, save_model
     from .test_quantized import quantized
 
+    configs = (
+        models.DelayConfig(
+            vocabulary_size=28, n_neurons=12, n_layers=2, n_tables=3, n_comparisons=4, max_delay=3, readout_n_tables=2,
+            readout_n_comparisons=3, readout_max_delay=2,
+        ),
+        models.DelayConfig(
+            vocabulary_size=28, n_layers=0, readout_n_tables=3, readout_n_comparisons=4, readout_max_delay=5
+        ),
+        models.TransformerConfig(
+            vocabulary_size=28, context=8, n_neurons=9, n_layers=2, n_heads=2, n_tables=2, n_comparisons=2,
+            n_position_bits=2,
+        ),
+        models.TransformerConfig(
+            vocabulary_size=28, context=9, n_neurons=33, n_layers=1, n_heads=1, n_tables=3, n_comparisons=2,
+            n_position_bits=0, window=4, ffn=None, share_anchors=False,
+        ),
+    )  # fmt: skip
     found = []
-    for name in ("two delay layers", "readout alone", "transformer", "attention only"):
+    for config in configs:
         with tempfile.TemporaryDirectory() as folder:
-            saved = save_model(random_model(MODELS[name]), Path(folder) / "run")
+            saved = save_model(random_model(config), Path(folder) / "run")
             for made in (saved, quantized(saved, "int8"), quantized(saved, "bfloat16")):
                 found.append({path.name: path.read_bytes() for path in made.iterdir()})
     return found
@@ -175,7 +194,8 @@ def main() -> None:
     faulthandler.enable()
     models = originals()
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
+    in_memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=in_memory if in_memory.is_dir() else None) as folder:
         for case in range(options.first, options.first + options.cases):
             if case % 1000 == 0:
                 print(f"case {case}", file=sys.stderr, flush=True)

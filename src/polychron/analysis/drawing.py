@@ -138,22 +138,25 @@ def _png(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def spike_raster(latencies: np.ndarray, labels: Sequence[str], title: str, step: int = 21, row: int = 6) -> str:
+def spike_raster(
+    latencies: np.ndarray, labels: Sequence[str], neurons: Sequence[int], title: str, step: int = 21, row: int = 6
+) -> str:
     """Spikes (T, n) as a raster: a line a neuron, a window of time a position; in it early spikes stand left.
 
-    Time inside a window is linear in the latency; what lies further out than 99 % of the picture's spikes is drawn at
-    the window's edge.
+    Time inside a window is linear in the latency; the half percent of the picture's spikes that is furthest out on
+    either side is drawn at the window's edge.
     """
     T, n = latencies.shape
-    scale = float(np.quantile(np.abs(latencies), 0.99)) or 1.0
+    first, last = (float(edge) for edge in np.quantile(latencies, (0.005, 0.995)))
+    inside = (latencies - first) / ((last - first) or 1.0) - 0.5
     width, height = T * step + 46, n * row + 40
     left, top = 40, 6
     marks = []
     for t in range(T):
         if t % 2 == 0:
             marks.append(f'<rect class="stripe" x="{left + t * step}" y="{top}" width="{step}" height="{n * row}"/>')
-    place = left + step * (np.arange(T)[:, None] + 0.5 + 0.46 * (latencies / scale).clip(-1, 1))
-    early = latencies < 0
+    place = left + step * (np.arange(T)[:, None] + 0.5 + 0.92 * inside.clip(-0.5, 0.5))
+    early = inside < 0
     for style, chosen in (("early", early), ("late", ~early)):
         d = "".join(f"M{place[t, k]:.1f} {top + k * row + 0.5:.1f}v{row - 1}" for t, k in np.argwhere(chosen).tolist())
         marks.append(f'<path class="spikes {style}" d="{d}"/>')
@@ -165,14 +168,14 @@ def spike_raster(latencies: np.ndarray, labels: Sequence[str], title: str, step:
         )
     for k in {0, n - 1}:
         marks.append(
-            f'<text class="tick" text-anchor="end" x="{left - 5}" y="{top + (k + 0.5) * row + 3.5}">{k}</text>'
+            f'<text class="tick" text-anchor="end" x="{left - 5}" y="{top + (k + 0.5) * row + 3.5}">{neurons[k]}</text>'
         )
     marks.append(
         f'<text class="label" text-anchor="middle" transform="translate(12 {top + n * row / 2}) rotate(-90)">neuron'
         f"</text>"
     )
     marks.append(
-        f'<text class="label" x="{left}" y="{below + 30}">a window reaches from latency {-scale:.3g} '
-        f"to {scale:.3g}</text>"
+        f'<text class="label" x="{left}" y="{below + 30}">a window reaches from latency {first:.3g} '
+        f"to {last:.3g}</text>"
     )
     return svg_of(width, height, "".join(marks), title)

@@ -15,6 +15,7 @@ from polychron.analysis.usage import U_EDGES, LayerUsage, explained_by
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.nn import LookupTables, PairAttention, Readout, RecurrentTables, RowLayer, VariantTables
+from polychron.nn.fixed_rows import fixed_rows
 from polychron.ops.lookup.reference import comparisons
 from polychron.ops.pair_lookup.reference import hash_code
 
@@ -85,8 +86,8 @@ def name_layers(model: nn.Module) -> dict[RowLayer, str]:
 
 
 @contextmanager
-def _hooks(model: nn.Module, hook: Callable) -> Iterator[None]:
-    handles = [module.register_forward_hook(hook) for module in model.modules() if isinstance(module, RowLayer)]
+def _hooks(layers: list[RowLayer], hook: Callable) -> Iterator[None]:
+    handles = [layer.register_forward_hook(hook) for layer in layers]
     try:
         yield
     finally:
@@ -105,7 +106,8 @@ def _watched(model: nn.Module, inputs: Tensor, watch: Callable[[RowLayer, Tensor
         watch(layer, x if x.dim() == 3 else x[:, None])
 
     model.eval()
-    with _hooks(model, hook):
+    layers = [module for module in model.modules() if isinstance(module, RowLayer)]
+    with _hooks(layers, hook), fixed_rows(layers):
         model(inputs)
 
 
@@ -129,7 +131,7 @@ class _Count:
         self.u += np.bincount(np.searchsorted(U_EDGES, size, side="right"), minlength=len(self.u))
 
     def usage(self, name: str, layer: RowLayer, bits: tuple[str, ...], n_equal: int) -> LayerUsage:
-        tables = layer.synaptic_vectors.detach().numpy()
+        tables = layer.synaptic_vectors.detach().float().numpy()
         explained = np.stack([explained_by(*pair) for pair in zip(self.visits, tables, strict=True)])
         return LayerUsage(name, self.visits, bits, explained, n_equal, self.u, self.n_ties)
 

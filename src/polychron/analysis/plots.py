@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from polychron.analysis.files import written_beside
 from polychron.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,12 +42,5 @@ def saved_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
             f"a plot's file must end in one of {', '.join('.' + name for name in sorted(known))}; got {path}"
         )
     yield figure
-    scratch = path.with_name(f".{path.name}.writing")
-    try:
+    with written_beside(path) as scratch:
         figure.savefig(scratch, format=kind, dpi=150)
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from polychron.analysis.drawing import Axes, heat_map, spike_raster
+from polychron.analysis.files import written_beside
 from polychron.analysis.usage import CONSTANT_SHARE, CORRELATED, NEAR_TIES, TELLING_SHARE, U_EDGES, LayerUsage
-from polychron.errors import InputError
 
 _STYLE = """
 :root { color-scheme: light dark; --surface: #fbfbf9; --panel: #ffffff; --ink: #1d1f23; --muted: #6a6f78;
@@ -55,11 +53,12 @@ _MOST_DOTS = 3000
 
 @dataclass(frozen=True)
 class Raster:
-    """Latencies to draw: ``latencies`` (T, n) of the positions or examples that ``labels`` name."""
+    """Latencies to draw: ``latencies`` (T, n) of the positions or examples that ``labels`` name, and which neurons."""
 
     title: str
     latencies: np.ndarray
     labels: tuple[str, ...]
+    neurons: tuple[int, ...]
 
 
 def write_report(
@@ -78,15 +77,8 @@ def write_report(
         InputError: the file cannot be written.
     """
     text = render_report(title, facts, usages, rasters)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
+    with written_beside(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
 
 
 def render_report(title: str, facts: Sequence[str], usages: Sequence[LayerUsage], rasters: Sequence[Raster]) -> str:
@@ -103,11 +95,11 @@ def render_report(title: str, facts: Sequence[str], usages: Sequence[LayerUsage]
         f"less than {TELLING_SHARE:.0%} of the variance of the rows read.</p>"
     ]
     for raster in rasters:
-        drawn = spike_raster(raster.latencies, raster.labels, raster.title)
+        drawn = spike_raster(raster.latencies, raster.labels, raster.neurons, raster.title)
         body.append(
             f'<figure class="wide"><figcaption>{html.escape(raster.title)} <span><i class="key" '
-            'style="background:var(--accent)"></i>before the centre of the window<i class="key" '
-            'style="background:var(--second)"></i>after it</span></figcaption>'
+            'style="background:var(--accent)"></i>in the first half of the window<i class="key" '
+            'style="background:var(--second)"></i>in the second</span></figcaption>'
             f'<div class="scroll">{drawn}</div></figure>'
         )
     for usage in usages:

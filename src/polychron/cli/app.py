@@ -13,6 +13,16 @@ from typing import Annotated
 
 import typer
 
+from polychron.cli.choices import (
+    AnchorKind,
+    Bins,
+    Gradient,
+    Hash,
+    Reading,
+    ReproducedItem,
+    ScaleKind,
+    SensoryAnchorKind,
+)
 from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
 
 app = typer.Typer(
@@ -52,6 +62,7 @@ class ExportKind(str, Enum):
     c = "c"
     hf = "hf"
     onnx = "onnx"
+    web = "web"
 
 
 class Precision(str, Enum):
@@ -98,55 +109,6 @@ class TableType(str, Enum):
     bfloat16 = "bfloat16"
 
 
-class HashKind(str, Enum):
-    """Values of ``--hash``."""
-
-    order = "order"
-    bins = "bins"
-    zero = "zero"
-    hyperplane = "hyperplane"
-
-
-class ReadingKind(str, Enum):
-    """Values of ``--reading``."""
-
-    hard = "hard"
-    soft = "soft"
-    confidence = "confidence"
-
-
-class GradientKind(str, Enum):
-    """Values of ``--gradient``."""
-
-    nearest = "nearest"
-    all = "all"
-    softmax = "softmax"
-    scalar = "scalar"
-
-
-class AnchorKind(str, Enum):
-    """Values of ``train --anchors``."""
-
-    random = "random"
-    covering = "covering"
-
-
-class SensoryAnchorKind(str, Enum):
-    """Values of ``train-classifier --anchors``."""
-
-    sensory = "sensory"
-    random = "random"
-    covering = "covering"
-
-
-Hash = Annotated[HashKind | None, typer.Option(help="How latencies address rows. [default: order]")]
-Reading = Annotated[ReadingKind | None, typer.Option(help="What of the rows is added. [default: hard]")]
-Gradient = Annotated[
-    GradientKind | None, typer.Option(help="What latencies learn from, of the hard reading. [default: nearest]")
-]
-Bins = Annotated[
-    int | None, typer.Option(min=2, max=65_536, help="Bins of a comparison under --hash bins. [default: 3]")
-]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=1024, help="Threads to compute with. No result depends on it."),
@@ -185,6 +147,14 @@ def train(
         float | None,
         typer.Option(
             help="Part of the tables that a step leaves out. [default: 0, and 0.1 where a text is read ten times]"
+        ),
+    ] = None,
+    calibration: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Bytes of the text that are not trained on and say, at the end, how sure the model should be. "
+            "[default: a fiftieth, 64 KiB at most, of a text that is read six times or more]",
         ),
     ] = None,
     optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
@@ -272,6 +242,7 @@ def train(
         seed=seed,
         rate=rate,
         drop=drop,
+        calibration=calibration,
         optimizer=_value(optimizer),
         update=_value(update),
         hash=_value(hash),
@@ -310,6 +281,13 @@ def evaluate(
         Path | None,
         typer.Argument(metavar="TEXT", help="A file or folder. Without it: what was held out from training."),
     ] = None,
+    adapt: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Go on learning from the text, each part after it was scored, at this rate; 0.02 is usual.",
+        ),
+    ] = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -318,11 +296,13 @@ def evaluate(
     Example: `polychron evaluate runs/book other.txt`
 
     Every byte after the first is scored exactly once, with as much context as the model can use.
+
+    Dynamic evaluation: `polychron evaluate runs/book other.txt --adapt 0.02`; the checkpoint stays as it is.
     """
     from polychron.cli.evaluate import run_evaluate
 
     with quiet_when_nobody_reads():
-        run_evaluate(directory, text, threads=threads, json=json)
+        run_evaluate(directory, text, adapt=adapt, threads=threads, json=json)
 
 
 @app.command()
@@ -519,6 +499,34 @@ def inspect(
 
 
 @app.command()
+def reproduce(
+    item: Annotated[ReproducedItem, typer.Argument(metavar="ITEM", help="/".join(x.value for x in ReproducedItem))],
+    text: Annotated[
+        Path | None, typer.Option(help="A file or folder to learn. [default: Python's standard library]")
+    ] = None,
+    scale: Annotated[
+        ScaleKind, typer.Option(help="small: minutes; full: the published sizes, on 20 MB of reading.")
+    ] = ScaleKind.small,
+    n_bytes: Annotated[
+        int | None, typer.Option("--bytes", min=1, help="Bytes to train on in every run. [default: the scale's]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from 0 on.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON, Markdown and picture.")] = Path("reproduction"),
+    json: Json = False,
+) -> None:
+    """Measure or recompute a table or figure of the paper, beside the published one, and judge it.
+
+    Example: `polychron reproduce table4`
+
+    Example: `polychron reproduce fig13 --text book.txt --seeds 3 --out reproduction`
+    """
+    from polychron.cli.reproduce import run_reproduce
+
+    with quiet_when_nobody_reads():
+        run_reproduce(item.value, text=text, scale=scale.value, out=out, n_seeds=seeds, n_bytes=n_bytes, json=json)
+
+
+@app.command()
 def quantize(
     directory: Directory,
     to: Annotated[Precision, typer.Option(help="What a table's numbers become.")] = Precision.int8,
@@ -544,16 +552,20 @@ def quantize(
 def export(
     directory: Directory,
     out: Annotated[
-        Path, typer.Option(help="Path: without suffix for c, a folder for hf, a file for onnx.", show_default=False)
+        Path,
+        typer.Option(help="Path: without suffix for c, a folder for hf, a file for onnx and web.", show_default=False),
     ],
     to: Annotated[
         ExportKind,
-        typer.Option(help="What to write: two files of C99, a folder for Hugging Face's libraries, or an ONNX file."),
+        typer.Option(
+            help="What to write: two files of C99, a page for browsers, a folder for Hugging Face's libraries, or an "
+            "ONNX file."
+        ),
     ] = ExportKind.c,
     tables: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of c: tables into a file that C is given a pointer to.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later.")] = 0.8,
+    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later, a page can.")] = 0.8,
     json: Json = False,
 ) -> None:
     """Write a model as C that neither multiplies nor divides, or for another library.
@@ -562,25 +574,31 @@ def export(
 
     Example: `polychron export runs/digits-deep-tiny-1 --to c --out digits --tables digits.tables`
 
-    A model in float32 becomes int8 C; `polychron quantize` says what that costs, and a classifier's export.
+    Example: `polychron export runs/book --to web --out book.html`
+
+    A model in float32 becomes int8 C; `polychron quantize` says what that costs, and a classifier's export. The page
+    runs the C as WebAssembly, from disk, without a server; to make it takes clang and wasm-ld.
 
     `polychron export runs/book --to hf --out book-hf`: then `AutoModelForCausalLM.from_pretrained("book-hf")`.
 
     `polychron export runs/book --to onnx --out book.onnx`: tokens in, logits of every position out.
     """
-    if to is not ExportKind.c:
-        if tables is not None:
-            from polychron.errors import InputError
+    if tables is not None and to is not ExportKind.c:
+        from polychron.errors import InputError
 
-            raise InputError(f"--tables is an option of --to c; the export is {to.value}")
+        raise InputError(f"--tables is an option of --to c; the export is {to.value}")
+    if to in (ExportKind.hf, ExportKind.onnx):
         from polychron.cli.export_formats import run_export_hf, run_export_onnx
 
         with quiet_when_nobody_reads():
             (run_export_hf if to is ExportKind.hf else run_export_onnx)(directory, out=out, json=json)
         return
-    from polychron.cli.export import run_export
+    from polychron.cli.export import run_export, run_export_web
 
     with quiet_when_nobody_reads():
+        if to is ExportKind.web:
+            run_export_web(directory, out=out, temperature=temperature, json=json)
+            return
         run_export(directory, out=out, tables=tables, temperature=temperature, json=json)
 
 

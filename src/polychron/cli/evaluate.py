@@ -16,12 +16,13 @@ from polychron.data import hold_out, load_corpus
 from polychron.data.corpus import Corpus
 from polychron.errors import InputError
 from polychron.runtime import text_stream
+from polychron.training.adapt import score_while_learning
 from polychron.training.checkpoint import Checkpoint, Record, open_checkpoint
 from polychron.training.evaluate import Score, score_progressively
 
 
-def run_evaluate(directory: Path, text: Path | None, *, threads: int | None, json: bool) -> None:
-    """Score a text, or without one what was held out when the model was trained."""
+def run_evaluate(directory: Path, text: Path | None, *, adapt: float | None, threads: int | None, json: bool) -> None:
+    """Score a text, or without one what was held out from training; ``adapt``: the rate of learning from it."""
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(directory)
@@ -36,7 +37,7 @@ def run_evaluate(directory: Path, text: Path | None, *, threads: int | None, jso
         data, source = corpus.data, corpus.source
     console = make_console()
     with StatusLine(console) as status:
-        for so_far in _scores(checkpoint, data):
+        for so_far in _scores(checkpoint, data, adapt):
             if not json:
                 status.show(f"scoring: {so_far.n_bytes / (data.size - 1):.0%}")
     if json:
@@ -46,15 +47,23 @@ def run_evaluate(directory: Path, text: Path | None, *, threads: int | None, jso
                 "bits_per_byte": so_far.bits_per_byte,
                 "bytes": so_far.n_bytes,
                 "bytes_per_second": so_far.bytes_per_second,
+                "adapt": adapt,
             }
         )
         return
-    say(console, f"{source}: {so_far.n_bytes:,} bytes scored, {so_far.bytes_per_second:,.0f} bytes/s")
+    learnt = "" if adapt is None else " and learnt from afterwards"
+    say(console, f"{source}: {so_far.n_bytes:,} bytes scored{learnt}, {so_far.bytes_per_second:,.0f} bytes/s")
     say(console, f"{so_far.nats_per_byte:.4f} nats/byte = {so_far.bits_per_byte:.4f} bits/byte", style="bold")
 
 
-def _scores(checkpoint: Checkpoint, data: np.ndarray) -> Iterator[Score]:
+def _scores(checkpoint: Checkpoint, data: np.ndarray, adapt: float | None) -> Iterator[Score]:
     """The score of all so far, after every piece of the text: by the training model, or the runtime if quantised."""
+    if adapt is not None:
+        torch.manual_seed(checkpoint.record.training.seed)  # rounds tables of bfloat16
+        tokens, vocabulary = checkpoint.vocabulary.encode(data), checkpoint.vocabulary
+        visit_cap = checkpoint.record.training.visit_cap
+        yield from score_while_learning(checkpoint.load_model(), tokens, vocabulary, rate=adapt, visit_cap=visit_cap)
+        return
     if checkpoint.record.quantization is None:
         yield from score_progressively(
             checkpoint.load_model(), checkpoint.vocabulary.encode(data), checkpoint.vocabulary

@@ -12,6 +12,23 @@ from polychron.storage import read_config
 from polychron.training.classify import ClassifierRecord
 
 
+def run_export_web(directory: Path, *, out: Path, temperature: float, json: bool) -> None:
+    """Write the page and say how large it is."""
+    from polychron.export.integer_model import read_integer_model
+    from polychron.export.web_page import export_web
+    from polychron.training.checkpoint import open_checkpoint
+
+    name = open_checkpoint(directory).record.corpus.name
+    done = export_web(read_integer_model(directory), out, title=f"After {name}", temperature=temperature)
+    if json:
+        print_json({"page": str(done.page), "program_bytes": done.program_bytes, "table_bytes": done.table_bytes})
+        return
+    print(
+        f"{done.page}: {format_bytes(done.program_bytes)} of WebAssembly, {format_bytes(done.table_bytes)} of tables; "
+        "any browser opens it"
+    )
+
+
 def run_export(directory: Path, *, out: Path, tables: Path | None, temperature: float, json: bool) -> None:
     """Write the C files and say how large they make a program; of a classifier also what int8 costs it."""
     fields, _ = read_config(directory, task=None)

@@ -29,6 +29,7 @@ from polychron.training.classify import open_classifier
 _RASTER_POSITIONS = 48
 _RASTER_NEURONS = 64
 _MOST_EXAMPLES = 10_000
+_STRETCH = 512  # positions that a recurrent network reads from a state of 0
 
 
 def run_inspect(
@@ -51,7 +52,7 @@ def run_inspect(
     usages = inspect_model(model, inputs)
     if page is not None:
         rasters = [
-            Raster(f"Spikes that {name} compares", _some_neurons(x.flatten(0, 1).numpy()), labels)
+            _raster(f"Spikes that {name} compares", x.flatten(0, 1).numpy(), labels)
             for name, x in compared_latencies(model, shown)
         ]
         write_report(page, f"{directory.resolve().name}: how its tables are used", facts, usages, rasters)
@@ -119,7 +120,11 @@ def _language_model(
         f"step {record.position.step:,}",
         f"read: {text.size:,} bytes of {source}",
     ]
-    return model, _tokens(vocabulary.encode(text)), facts, _tokens(vocabulary.encode(shown)), _letters(shown)
+    tokens = _tokens(vocabulary.encode(text))
+    if record.model["kind"] == "recurrent" and text.size > _STRETCH:  # it takes position after position
+        tokens = tokens[:, : text.size // _STRETCH * _STRETCH].view(-1, _STRETCH)
+        facts[-1] += f", in stretches of {_STRETCH:,}"
+    return model, tokens, facts, _tokens(vocabulary.encode(shown)), _letters(shown)
 
 
 def _tokens(ids: np.ndarray) -> torch.Tensor:
@@ -171,7 +176,8 @@ def _classifier(
     return model, brightness(inputs), facts, brightness(inputs[: len(labels)]), labels
 
 
-def _some_neurons(latencies: np.ndarray) -> np.ndarray:
-    """(T, n) with at most so many neurons as a picture has lines for, evenly spread."""
+def _raster(title: str, latencies: np.ndarray, labels: tuple[str, ...]) -> Raster:
+    """Latencies (T, n) of at most so many neurons as a picture has lines for, evenly spread."""
     n = latencies.shape[1]
-    return latencies[:, np.linspace(0, n - 1, min(n, _RASTER_NEURONS)).astype(int)]
+    neurons = np.linspace(0, n - 1, min(n, _RASTER_NEURONS)).astype(int)
+    return Raster(title, latencies[:, neurons], labels, tuple(neurons.tolist()))

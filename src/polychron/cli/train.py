@@ -51,6 +51,7 @@ class Settings:
     seed: int | None = None
     rate: float | None = None
     drop: float | None = None
+    calibration: int | None = None
     optimizer: str | None = None
     update: str | None = None
     hash: str | None = None
@@ -186,6 +187,7 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
             warmup_steps=defaults.warmup_steps,
             visit_cap=defaults.visit_cap if merges_sgd else None,
             drop=_or(settings.drop, defaults.drop_for(n_bytes, n_text)),
+            calibration=_or(settings.calibration, models.calibration_bytes(n_bytes, n_text)),
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
             only=settings.only,
@@ -240,7 +242,19 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
         "holdout_fraction": corpus_record.holdout_fraction,
         **{
             name: getattr(training, name)
-            for name in ("steps", "batch", "length", "seed", "rate", "drop", "optimizer", "update", "only", "rewire")
+            for name in (
+                "steps",
+                "batch",
+                "length",
+                "seed",
+                "rate",
+                "drop",
+                "calibration",
+                "optimizer",
+                "update",
+                "only",
+                "rewire",
+            )
         },
         "start": record.start and record.start.path,
         "add_tables": record.start and record.start.add_tables,
@@ -277,6 +291,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "optimizer": training.optimizer if training.update == "batch" else f"{training.optimizer} online",
         "rate": training.rate,
         "drop": training.drop,
+        "calibration": training.calibration,
         "batch": training.batch,
         "length": training.length,
         "from": record.start and record.start.path,
@@ -303,6 +318,7 @@ def _result(run: Run, finished: Finished) -> dict[str, Any]:
         "train_seconds": finished.seconds,
         "train_bytes_per_second": finished.n_bytes / max(finished.seconds, 1e-9),
         "train_nats_per_byte": record.metrics.train_nats_per_byte,
+        "readout_scale": record.metrics.readout_scale,
         "val_nats_per_byte": finished.score.nats_per_byte,
         "val_bits_per_byte": finished.score.bits_per_byte,
         "val_bytes": finished.score.n_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,3 +84,33 @@ def hold_out(n_bytes: int, kind: str = "blocks", fraction: float = 0.1) -> Holdo
     seams = [0, *(seam for segment in held_out for seam in segment), n_bytes]
     training = tuple((start, end) for start, end in zip(seams[::2], seams[1::2], strict=True) if end > start)
     return Holdout(training, held_out)
+
+
+def set_aside(
+    segments: Sequence[tuple[int, int]], n_bytes: int, n_pieces: int = 8
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """Takes pieces out of segments, evenly spread, about ``n_bytes`` in all: (what is left, the pieces), ascending.
+
+    A piece that would take more than a quarter of its segment is left out.
+
+    Example:
+        >>> set_aside([(0, 1000)], 40, n_pieces=2)
+        (((0, 250), (270, 750), (770, 1000)), ((250, 270), (750, 770)))
+        >>> set_aside([(0, 1000)], 0)
+        (((0, 1000),), ())
+    """
+    each = n_bytes // n_pieces
+    ends = np.cumsum([end - start for start, end in segments])
+    left, pieces = list(segments), []
+    for k in range(n_pieces if each > 0 else 0):
+        place = (2 * k + 1) * int(ends[-1]) // (2 * n_pieces)
+        i = int(np.searchsorted(ends, place, side="right"))
+        start, end = segments[i]
+        if end - start >= 4 * each:
+            first = min(end - int(ends[i]) + place, end - each)
+            pieces.append((first, first + each))
+    for first, last in pieces:
+        i = next(i for i, (start, end) in enumerate(left) if start <= first and last <= end)
+        start, end = left[i]
+        left[i : i + 1] = [(a, b) for a, b in ((start, first), (last, end)) if b > a]
+    return tuple(left), tuple(pieces)

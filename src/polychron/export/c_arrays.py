@@ -81,8 +81,8 @@ def checksum(content: bytes) -> int:
     """Fletcher's, over words of 32 bits.
 
     Example:
-        >>> checksum(bytes([1, 0, 0, 0, 2, 0, 0, 0]))
-        7
+        >>> hex(checksum(bytes([1, 0, 0, 0, 2, 0, 0, 0])))
+        '0x40003'
     """
     words = np.frombuffer(content, dtype="<u4").astype(np.uint32)
     one = np.cumsum(words, dtype=np.uint32)

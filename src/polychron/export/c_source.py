@@ -88,7 +88,7 @@ def export_c(
     if tables is not None:
         files[Path(tables)] = text.file
     for file, content in files.items():
-        _write(file, content)
+        write_file(file, content)
     return ExportedC(
         path.with_suffix(".c"),
         path.with_suffix(".h"),
@@ -98,7 +98,12 @@ def export_c(
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """Write beside the old file, then rename.
+
+    Raises:
+        InputError: the system refused.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.writing")

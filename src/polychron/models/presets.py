@@ -14,6 +14,9 @@ from polychron.models.transformer import TransformerConfig
 # Measured on texts of 1 and 4 MB: what a run of 6 passes profits from is half of what suits one of 16.
 PASSES_OF_FULL_DROP = 12
 
+# A text that is read as often, or more often, is remembered; then a fiftieth of it, at most 64 KiB, calibrates.
+CALIBRATE_FROM_PASSES = 6
+
 
 @dataclass(frozen=True)
 class TrainingDefaults:
@@ -41,6 +44,17 @@ class TrainingDefaults:
     def drop_for(self, n_bytes: float, n_text: int) -> float:
         """The part to leave out in a run over ``n_bytes`` bytes of a text of ``n_text``, to the hundredth."""
         return round(self.drop * min(1.0, n_bytes / (PASSES_OF_FULL_DROP * max(n_text, 1))), 2)
+
+
+def calibration_bytes(n_bytes: float, n_text: int) -> int:
+    """Bytes to set aside for calibration in a run over ``n_bytes`` bytes of a text of ``n_text``.
+
+    Example:
+        >>> calibration_bytes(24e6, 1_000_000), calibration_bytes(24e6, 3_600_000), calibration_bytes(24e6, 12_000_000)
+        (20000, 65536, 0)
+    """
+    n_aside = min(n_text // 50, 1 << 16)
+    return n_aside if n_bytes >= CALIBRATE_FROM_PASSES * n_text and n_aside >= 2048 else 0
 
 
 @dataclass(frozen=True)

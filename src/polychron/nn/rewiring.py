@@ -118,7 +118,7 @@ def rewire(
     u = comparisons(x, layer.anchors, layer.delays)
     bits = (u > 0).flatten(2).numpy()  # I R P
     row = np.einsum("irp,r->ip", bits, 1 << np.arange(bits.shape[1]))
-    tables = layer.synaptic_vectors.detach().numpy()
+    tables = layer.synaptic_vectors.detach().float().numpy()
     visits = np.stack([np.bincount(one, minlength=tables.shape[1]) for one in row])
     lost = np.stack([lost_by_merging(n, rows) for n, rows in zip(visits, tables, strict=True)])
     worst = lost.argmin(axis=1)
@@ -197,6 +197,6 @@ def _merge(layer: LookupTables, i: int, r: int, visits: np.ndarray) -> None:
     if layer.update is not None and layer.update.state is not None:
         values.append(layer.update.state[i][:, None])
     for value in values:
-        mean = weight[0, :, None] * value[low] + weight[1, :, None] * value[high]
+        mean = (weight[0, :, None] * value[low] + weight[1, :, None] * value[high]).to(value.dtype)
         value[low] = mean
         value[high] = mean

@@ -52,7 +52,7 @@ def train_only_part(optimizer: RowOptimizer, model: torch.nn.Module, record: Rec
     """The optimizer of a run, held to the part of the model that it is to train.
 
     Raises:
-        InputError: a part is to be trained online.
+        InputError: a part is to be trained online, or the record speaks of more tables than there are.
     """
     only = record.training.only
     if only is None:
@@ -62,6 +62,11 @@ def train_only_part(optimizer: RowOptimizer, model: torch.nn.Module, record: Rec
     n_added = growth.added_tables(model, record.start.add_tables if only == "added" else 0)
     layers = dict(model.named_modules())
     frozen = {name: layers[name].n_tables - n for name, n in n_added.items()}
+    if min(frozen.values()) < 0:
+        raise InputError(
+            f"the record says that {record.start.add_tables} tables were added to every layer, and one has fewer: "
+            "config.json is damaged"
+        )
     if only == "readout":
         frozen.pop("readout")
     return FrozenTables(optimizer, model, frozen)

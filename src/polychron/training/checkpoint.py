@@ -118,6 +118,7 @@ class TrainingRecord(BudgetedSection):
     """What decides what a run computes. Of ``steps`` and ``seconds`` one is its budget, the other None.
 
     ``only`` names what is trained: the tables that a run added to what it began from, or the readout; None: all.
+    ``calibration``: bytes of the training part that are not trained on but fit the factor of the logits at the end.
     ``rewire``: after so many steps each the least telling comparisons are replaced; None: never.
     """
 
@@ -128,6 +129,7 @@ class TrainingRecord(BudgetedSection):
     warmup_steps: _Count
     visit_cap: Annotated[int, Field(ge=1, lt=2**31)] | None
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    calibration: _Count = 0
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]
     only: Literal["added", "readout"] | None = None
@@ -153,9 +155,13 @@ class PositionRecord(Section):
 
 
 class MetricsRecord(Section):
-    """What was measured last, None where nothing was; the ``val`` figures are of the whole held-out part."""
+    """What was measured last, None where nothing was; the ``val`` figures are of the whole held-out part.
+
+    ``readout_scale``: what calibration at the end of the training multiplied the readout's tables by.
+    """
 
     train_nats_per_byte: _Finite | None = None
+    readout_scale: _Finite | None = None
     val_nats_per_byte: _Finite | None = None
     val_bytes: _Count | None = None
 

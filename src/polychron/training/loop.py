@@ -18,9 +18,11 @@ import torch
 
 from polychron import models, optim
 from polychron.data import Vocabulary, Windows, hold_out
+from polychron.data.holdout import set_aside
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.training.begin_from import train_only_part
+from polychron.training.calibrate import calibrate
 from polychron.training.checkpoint import (
     CheckpointWriter,
     MetricsRecord,
@@ -212,6 +214,7 @@ class Run:
         optimizer: attached to the model; has ``state_dict()``.
         vocabulary: of the model.
         held_out: (N,) token ids of the text to validate on.
+        set_aside: stretches (N,) of the training part that calibrate the model at the end.
         writer: of the folder for checkpoints.
         record: settings, and position to start from; kept up to date while the run goes on.
         checkpoint_seconds: training time between two checkpoints. More, if writing one takes over a tenth of
@@ -224,6 +227,7 @@ class Run:
     optimizer: Any
     vocabulary: Vocabulary
     held_out: np.ndarray
+    set_aside: list[np.ndarray]
     writer: CheckpointWriter
     record: Record
     checkpoint_seconds: float = 30.0
@@ -289,6 +293,10 @@ class Run:
             optimizer=train_only_part(optimizer, model, record),
             vocabulary=vocabulary,
             held_out=vocabulary.encode(holdout.held_out_of(data)),
+            set_aside=[
+                vocabulary.encode(data[start:end])
+                for start, end in set_aside(holdout.training, training.calibration)[1]
+            ],
             writer=writer,
             record=record,
             **intervals,
@@ -385,6 +393,10 @@ class Run:
         self.record = self.record.model_copy(update=fields)
 
     def _save(self) -> CheckpointReport:
+        metrics = self.record.metrics
+        if self._progress >= 1 and self.set_aside and metrics.readout_scale is None:
+            scale = calibrate(self.model, self.set_aside)
+            self._note(metrics=metrics.model_copy(update={"readout_scale": scale}))
         self.writer.save(self.record, checkpoint_tensors(self.model, self.optimizer))
         return CheckpointReport(self.record.position.step, self.writer.directory)
 
@@ -398,7 +410,8 @@ def windows_of(record: Record, data: np.ndarray) -> Windows:
     training = record.training
     holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
     tokens = Vocabulary(bytes(record.vocabulary)).encode(data)
-    return Windows(tokens, holdout.training, length=training.length, batch=training.batch, seed=training.seed)
+    segments, _ = set_aside(holdout.training, training.calibration)
+    return Windows(tokens, segments, length=training.length, batch=training.batch, seed=training.seed)
 
 
 def require_room(config: Any, preset: str) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor
 from polychron.data.windows import Windows
 from polychron.models.language_model import LanguageModel
 from polychron.nn import LookupTables, RecurrentTables
+from polychron.nn.fixed_rows import fixed_rows
 from polychron.nn.rewiring import Rewired, rewire
-from polychron.ops import RowUpdate
 
 # What a comparison tells is judged on so many positions.
 SAMPLE_POSITIONS = 1 << 14
@@ -71,7 +70,7 @@ def read_gradients(model: LanguageModel, tokens: Tensor, targets: Tensor) -> dic
 
     model.eval()
     with ExitStack() as stack:
-        stack.enter_context(_rows_fixed(model))
+        stack.enter_context(fixed_rows(model.layers_in_order()))
         for layer in model.layers_in_order():
             if isinstance(layer, LookupTables) and not isinstance(layer, RecurrentTables):
                 stack.callback(layer.register_forward_hook(hook).remove)
@@ -79,23 +78,3 @@ def read_gradients(model: LanguageModel, tokens: Tensor, targets: Tensor) -> dic
             logits = model(tokens)
             torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").backward()
     return {layer: (x, output.grad) for layer, (x, output) in seen.items()}
-
-
-@contextmanager
-def _rows_fixed(model: LanguageModel) -> Iterator[None]:
-    """For a while rows move at rate 0 and position codes get no gradient.
-
-    Rate 0 in the fused update is what is fastest: the operators for torch's optimizers load torch's compiler first.
-    """
-    layers = model.layers_in_order()
-    before = [(layer, layer.gradient, layer.update) for layer in layers]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    try:
-        for layer in layers:
-            layer.use_gradient("fused", RowUpdate("sgd", 0.0))
-        yield
-    finally:
-        for layer, gradient, update in before:
-            layer.use_gradient(gradient, update)
-        for parameter, gradient in gradients:
-            parameter.grad = gradient

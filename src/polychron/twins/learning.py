@@ -37,12 +37,14 @@ class Learner:
         score: nats a byte of held-out ids (N,) uint8.
         bytes_per_step: bytes predicted in a step.
         n_parameters: trained numbers; of tables also the embedding, which is not trained.
+        network: that learns, where there is one.
     """
 
     step: Callable[[int, float], float]
     score: Callable[[np.ndarray], float]
     bytes_per_step: int
     n_parameters: int
+    network: torch.nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def of_tables(
     def nats(tokens: np.ndarray) -> float:
         return score(model, tokens, split.vocabulary).nats_per_byte
 
-    return Learner(step, nats, windows.bytes_per_batch, model.n_parameters())
+    return Learner(step, nats, windows.bytes_per_batch, model.n_parameters(), model)
 
 
 def of_twin(recipe: Recipe, settings: Settings, split: Split, seed: int) -> Learner:
@@ -99,7 +101,7 @@ def of_twin(recipe: Recipe, settings: Settings, split: Split, seed: int) -> Lear
     def nats(tokens: np.ndarray) -> float:
         return nats_per_byte(twin, tokens, split)
 
-    return Learner(step, nats, batches.bytes_per_batch, twin.n_parameters())
+    return Learner(step, nats, batches.bytes_per_batch, twin.n_parameters(), twin)
 
 
 def learn(

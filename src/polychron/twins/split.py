@@ -34,8 +34,10 @@ class Split:
     text: np.ndarray
 
     @classmethod
-    def of(cls, path: Path) -> Split:
+    def of(cls, path: Path | None) -> Split:
         """A file or folder, its last tenth held out: exactly what ``polychron train --holdout tail`` divides.
+
+        Without a path it is Python's standard library.
 
         Raises:
             InputError: the text cannot be read or is too short.

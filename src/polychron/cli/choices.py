@@ -1,0 +1,80 @@
+"""What options may be set to, of variants and of reproductions; those of one command alone are in `app`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class HashKind(str, Enum):
+    """Values of ``--hash``."""
+
+    order = "order"
+    bins = "bins"
+    zero = "zero"
+    hyperplane = "hyperplane"
+
+
+class ReadingKind(str, Enum):
+    """Values of ``--reading``."""
+
+    hard = "hard"
+    soft = "soft"
+    confidence = "confidence"
+
+
+class GradientKind(str, Enum):
+    """Values of ``--gradient``."""
+
+    nearest = "nearest"
+    all = "all"
+    softmax = "softmax"
+    scalar = "scalar"
+
+
+class AnchorKind(str, Enum):
+    """Values of ``train --anchors``."""
+
+    random = "random"
+    covering = "covering"
+
+
+class SensoryAnchorKind(str, Enum):
+    """Values of ``train-classifier --anchors``."""
+
+    sensory = "sensory"
+    random = "random"
+    covering = "covering"
+
+
+class ReproducedItem(str, Enum):
+    """Values of ``reproduce ITEM``."""
+
+    table1 = "table1"
+    table2 = "table2"
+    table3 = "table3"
+    table4 = "table4"
+    fig3 = "fig3"
+    fig13 = "fig13"
+    ablation = "ablation"
+    bpc = "bpc"
+    all = "all"
+
+
+class ScaleKind(str, Enum):
+    """Values of ``--scale``."""
+
+    small = "small"
+    full = "full"
+
+
+Hash = Annotated[HashKind | None, typer.Option(help="How latencies address rows. [default: order]")]
+Reading = Annotated[ReadingKind | None, typer.Option(help="What of the rows is added. [default: hard]")]
+Gradient = Annotated[
+    GradientKind | None, typer.Option(help="What latencies learn from, of the hard reading. [default: nearest]")
+]
+Bins = Annotated[
+    int | None, typer.Option(min=2, max=65_536, help="Bins of a comparison under --hash bins. [default: 3]")
+]

@@ -1,0 +1,125 @@
+"""The items by name, and what it takes to run one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import polychron
+from polychron.errors import InputError
+from polychron.reproduce import counted, measured
+from polychron.reproduce.measured import SIZES, Work
+from polychron.reproduce.outcome import Reproduction
+from polychron.twins.split import Split
+
+COUNTED = {"table3": counted.table3, "table4": counted.table4, "fig3": counted.fig3}
+# What the paper numbers I and II is taken to be its figures of bits per character: the recurrent network's, beside
+# LSTMs, and the transformer's.
+MEASURED: dict[str, Callable[[Work], Reproduction]] = {
+    "table1": lambda work: measured.bits(work, ("recurrent",), "table1"),
+    "table2": lambda work: measured.bits(work, ("transformer",), "table2"),
+    "fig13": measured.fig13,
+    "ablation": measured.ablation,
+    "bpc": measured.bits,
+}
+ITEMS = ("table1", "table2", "table3", "table4", "fig3", "fig13", "ablation", "bpc")
+
+
+def reproduce(
+    item: str,
+    out: Path,
+    *,
+    text: Path | None = None,
+    scale: str = "small",
+    n_seeds: int = 3,
+    n_bytes: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Reproduction:
+    """Run an item and write ``ITEM.json``, ``ITEM.md`` and, where there is a picture, ``ITEM.png`` into ``out``.
+
+    What is measured runs on one thread, so that processor time is the time it takes; the number of threads is put back.
+
+    Args:
+        item: one of :data:`ITEMS`.
+        out: folder, made if it is not there.
+        text: file or folder to learn; None: Python's standard library.
+        scale: ``"small"`` or ``"full"``.
+        n_seeds: 0, 1, ... of what is measured.
+        n_bytes: trained on in every run in place of the scale's.
+        tell: takes lines of progress.
+
+    Raises:
+        InputError: an unknown item or scale, a text that cannot be used, or files that cannot be written.
+
+    Example:
+        >>> reproduce("table9", Path("."))
+        Traceback (most recent call last):
+        ...
+        polychron.errors.InputError: ITEM must be one of table1, ..., bpc; got 'table9'
+    """
+    if item not in ITEMS:
+        raise InputError(f"ITEM must be one of {ITEMS[0]}, ..., {ITEMS[-1]}; got {item!r}")
+    if scale not in SIZES:
+        raise InputError(f"--scale must be one of {', '.join(SIZES)}; got {scale!r}")
+    if n_seeds < 1 or (n_bytes is not None and n_bytes < 1):
+        raise InputError(f"--seeds and --bytes must be at least 1; got {n_seeds} and {n_bytes}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {out}: {error.strerror or error}") from None
+    found = COUNTED[item]() if item in COUNTED else _measure(item, text, scale, n_seeds, n_bytes, tell)
+    _write(out / f"{item}.json", json.dumps(found.to_dict(), indent=1) + "\n")
+    _write(out / f"{item}.md", found.markdown() + "\n")
+    if found.draw is not None:
+        found.draw(out / f"{item}.png")
+    return found
+
+
+def _measure(
+    item: str, text: Path | None, scale: str, n_seeds: int, n_bytes: int | None, tell: Callable[[str], None]
+) -> Reproduction:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        split = Split.of(text)
+        size = SIZES[scale]
+        if n_bytes is not None:
+            size = dataclasses.replace(size, n_bytes=n_bytes, trial_bytes=max(1, n_bytes // 4))
+        setting = {
+            "text": f"{split.name} (SHA-256 {split.sha256[:12]}), its last tenth held out",
+            "scale": scale,
+            "bytes_trained_on": size.n_bytes,
+            "held-out_bytes_scored": min(size.sample_bytes, split.held_out.size),
+            "seeds": ", ".join(map(str, range(n_seeds))),
+            "machine": f"one thread of {_processor()}",
+            "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
+            f"polychron {polychron.__version__}, {polychron.kernel_info()['kernel']} kernels",
+        }
+        return MEASURED[item](Work(split, size, tuple(range(n_seeds)), setting, tell))
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.writing")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None

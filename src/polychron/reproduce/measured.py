@@ -1,0 +1,312 @@
+"""Items that are measured: learning speed (figure 13), bits per character, the ablation without FFN."""
+
+# B window, T position
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polychron import analysis, models
+from polychron.analysis.plots import saved_figure
+from polychron.reproduce.outcome import CONFIRMED, NOT_CONFIRMED, OTHER_SCALE, Finding, Reproduction
+from polychron.twins import RECIPES
+from polychron.twins.contest import Contestant, Outcome, Terms, run_contest, spread
+from polychron.twins.cost import FLOAT
+from polychron.twins.learning import Learner, of_tables, of_twin
+from polychron.twins.split import Split
+from polychron.twins.training import Settings
+
+LOOKS = (0.02, 0.04, 0.08, 0.15, 0.3, 0.6)
+PUBLISHED_SPEED = 50
+PUBLISHED_TRAFFIC = 10_000
+# Bits per character that the paper claims for its recurrent network and its transformer.
+PUBLISHED_BITS = {"recurrent": 1.39, "transformer": 0.99}
+NOTHING_LOST = 0.01  # nats: what leaving the FFN out may cost and still be nothing
+ABLATION = {"n_neurons": 16, "n_heads": 1, "n_layers": 2, "n_tables": 16, "n_comparisons": 4, "window": 8}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained and which presets stand for the paper's settings.
+
+    Attributes:
+        n_bytes: trained on in every run.
+        trial_bytes: for each rate that is tried.
+        sample_bytes: of the held-out tail that are scored; those of spread places.
+        delay: preset of the delay network.
+        transformer: preset of the table transformer.
+        recurrent: preset of the recurrent network.
+        twins: dense networks, by the names of :data:`polychron.twins.RECIPES`.
+        is_published: whether transformer and recurrent are of the published sizes.
+    """
+
+    n_bytes: int
+    trial_bytes: int
+    sample_bytes: int
+    delay: str
+    transformer: str
+    recurrent: str
+    twins: tuple[str, ...]
+    is_published: bool
+
+
+SIZES = {
+    "small": Size(1 << 18, 1 << 16, 1 << 14, "tiny", "paper-small", "small", ("transformer-small", "gru"), False),
+    "full": Size(20 << 20, 2 << 20, 1 << 18, "small", "paper", "paper",
+                 ("transformer-small", "transformer-medium", "transformer-large", "gru", "window-mlp"), True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a measured item is given.
+
+    Attributes:
+        split: the text.
+        size: how much.
+        seeds: of every contestant.
+        setting: for the report.
+        tell: takes a line of progress.
+    """
+
+    split: Split
+    size: Size
+    seeds: tuple[int, ...]
+    setting: dict[str, Any]
+    tell: Callable[[str], None]
+
+
+def tables(kind: str, preset: str, **changes: Any) -> Contestant:
+    """A network of tables as ``polychron train`` trains it, at half, once and twice its preset's rate."""
+    training = models.training_defaults(kind, preset)
+
+    def make(split: Split, rate: float, seed: int) -> Learner:
+        config = models.preset(kind, preset, split.vocabulary.size)
+        if changes:
+            config = type(config)(**{**asdict(config), **changes})
+        return of_tables(config, split, seed, rate=rate, batch=min(training.batch, 32), length=training.length,
+                         visit_cap=training.visit_cap)  # fmt: skip
+
+    return Contestant(f"{kind} {preset}", make, tuple(training.rate * factor for factor in (1.0, 0.5, 2.0)))
+
+
+def twin(name: str) -> Contestant:
+    """A dense twin at half, once and twice the rate of its recipe."""
+    recipe = RECIPES[name]
+    return Contestant(
+        name, lambda split, rate, seed: of_twin(recipe, Settings(rate), split, seed),
+        tuple(recipe.rate * factor for factor in (1.0, 0.5, 2.0)),
+    )  # fmt: skip
+
+
+def fig13(work: Work) -> Reproduction:
+    """Loss over steps, bytes and seconds; how much less ours takes to where the best dense twin ends."""
+    size = work.size
+    ours = [tables("delay", size.delay), tables("transformer", size.transformer)]
+    twins = [twin(name) for name in size.twins]
+    terms = Terms(n_bytes=size.n_bytes, trial_bytes=size.trial_bytes, sample_bytes=size.sample_bytes, looks=LOOKS)
+    outcomes = run_contest([*ours, *twins], work.split, terms, work.seeds, tell=work.tell)
+    dense = {name: [o for o in outcomes if o.name == name] for name in size.twins}
+    best = min(dense, key=lambda name: statistics.mean(o.nats for o in dense[name]))
+    findings, measured = [], {"outcomes": [asdict(outcome) for outcome in outcomes], "best_twin": best}
+    for contestant in ours:
+        runs = [o for o in outcomes if o.name == contestant.name]
+        end = f"ends at {spread([o.nats for o in runs])} nats, {best} at {spread([o.nats for o in dense[best]])}"
+        for axis, what in ((1, "bytes"), (2, "seconds"), (0, "steps")):
+            factors = [times_less(o, next(d for d in dense[best] if d.seed == o.seed), axis) for o in runs]
+            measured[f"{contestant.name}: times fewer {what}"] = factors
+            verdict = NOT_CONFIRMED
+            if min(factors) >= PUBLISHED_SPEED:
+                verdict = CONFIRMED if size.is_published and contestant.name == "transformer paper" else OTHER_SCALE
+            findings.append(
+                Finding(f"{contestant.name}: learning 50 times faster, in {what}", "50", times(factors), verdict,
+                        end if what == "bytes" else "")
+            )  # fmt: skip
+    findings += traffic(work.split, size, best)
+    return Reproduction("fig13", "learning speed beside tuned dense twins (figure 13)", tuple(findings), work.setting,
+                        measured, lambda path: draw_curves(path, outcomes, work.split.name))  # fmt: skip
+
+
+def times_less(ours: Outcome, dense: Outcome, axis: int) -> float:
+    """How many times less ours took to the loss that the dense twin ends with; 0 where it did not get there.
+
+    Between two looks the logarithm of what was spent is taken to fall on a straight line over the loss; a loss below
+    the first look's counts as reached at that look.
+
+    Args:
+        ours: a run.
+        dense: the twin's run.
+        axis: of a point: 0 steps, 1 bytes, 2 seconds.
+    """
+    target, spent = dense.nats, dense.points[-1][axis]
+    before = None
+    for point in ours.points:
+        if point[3] <= target:
+            at = math.log(point[axis])
+            if before is not None and before[3] > target:
+                part = (before[3] - target) / (before[3] - point[3])
+                at = math.log(before[axis]) + part * (at - math.log(before[axis]))
+            return spent / math.exp(at)
+        before = point
+    return 0.0
+
+
+def times(factors: Sequence[float]) -> str:
+    """Factors for people.
+
+    Example:
+        >>> times([2.0, 3.0]), times([0.0, 0.0]), times([0.0, 2.0])
+        ('2.5 times (2 to 3)', 'does not get there', 'gets there under 1 of 2 seeds')
+    """
+    reached = [factor for factor in factors if factor > 0]
+    if not reached:
+        return "does not get there"
+    if len(reached) < len(factors):
+        return f"gets there under {len(reached)} of {len(factors)} seeds"
+    if len(factors) == 1:
+        return f"{factors[0]:.3g} times (one seed)"
+    return f"{statistics.mean(factors):.3g} times ({min(factors):.3g} to {max(factors):.3g})"
+
+
+def traffic(split: Split, size: Size, best: str) -> list[Finding]:
+    """Bytes and operations for the next byte of a text: the best dense twin's beside the tables'."""
+    recipe = RECIPES[best]
+    with torch.no_grad():
+        reading = recipe.build(split.vocabulary.size, 0.0).reading_cost()
+    findings = []
+    for kind, preset in (("delay", size.delay), ("transformer", size.transformer)):
+        cost = analysis.count_cost(models.preset(kind, preset, split.vocabulary.size))
+        touched = cost.row_bytes(FLOAT) + cost.latency_bytes(FLOAT)
+        operations = cost.comparisons + cost.additions
+        for what, ours, dense in (
+            ("bytes touched", touched, reading.bytes),
+            ("operations", operations, reading.operations),
+        ):
+            ratio = dense / ours
+            findings.append(
+                Finding(f"{kind} {preset}: 10,000 times fewer {what} a byte", f"{PUBLISHED_TRAFFIC:,}",
+                        f"{ratio:.3g} times", OTHER_SCALE if ratio >= PUBLISHED_TRAFFIC else NOT_CONFIRMED,
+                        f"{dense:,.0f} of {best} / {ours:,.0f}, rows counted")
+            )  # fmt: skip
+    return findings
+
+
+def bits(work: Work, kinds: Sequence[str] = ("recurrent", "transformer"), item: str = "bpc") -> Reproduction:
+    """Bits per character of the recurrent network and the transformer: all positions, and the last of a window."""
+    findings, measured, outcomes = [], {}, []
+    for kind in kinds:
+        preset = getattr(work.size, kind)
+        last: list[float] = []
+        contestant = with_last_position(tables(kind, preset), work, last)
+        terms = Terms(n_bytes=work.size.n_bytes, trial_bytes=work.size.trial_bytes,
+                      sample_bytes=work.size.sample_bytes, looks=LOOKS)  # fmt: skip
+        runs = run_contest([contestant], work.split, terms, work.seeds, tell=work.tell)
+        outcomes += runs
+        for where, nats in (("all positions", [run.nats for run in runs]), ("last position of a window", last)):
+            found = [value / math.log(2) for value in nats]
+            claimed = PUBLISHED_BITS[kind]
+            verdict = NOT_CONFIRMED
+            if max(found) <= claimed:
+                verdict = CONFIRMED if work.size.is_published else OTHER_SCALE
+            measured[f"{kind} {preset}, {where}"] = found
+            note = "the paper scored the last position only, on another corpus" if where.startswith("last") else ""
+            findings.append(
+                Finding(f"bits per character, {kind} {preset}, {where}", f"{claimed}", spread(found), verdict, note)
+            )
+    measured["outcomes"] = [asdict(outcome) for outcome in outcomes]
+    title = {"table1": "bits per character of the recurrent network", "table2": "bits per character of the transformer",
+             "bpc": "bits per character"}[item]  # fmt: skip
+    return Reproduction(item, title, tuple(findings), work.setting, measured,
+                        lambda path: draw_curves(path, outcomes, work.split.name))  # fmt: skip
+
+
+def with_last_position(contestant: Contestant, work: Work, last: list[float]) -> Contestant:
+    """The contestant, whose scoring of the whole run's end also notes the loss of the last position of windows."""
+
+    def make(split: Split, rate: float, seed: int) -> Learner:
+        learner = contestant.make(split, rate, seed)
+        if split is not work.split:  # a trial
+            return learner
+        at = len(last)
+
+        def score(held_out) -> float:
+            del last[at:]
+            last.append(last_position(learner.network, held_out))
+            return learner.score(held_out)
+
+        return Learner(learner.step, score, learner.bytes_per_step, learner.n_parameters, learner.network)
+
+    return Contestant(contestant.name, make, contestant.rates)
+
+
+def last_position(model: models.LanguageModel, held_out) -> float:
+    """Mean nats of the byte after each of the windows that the held-out ids (N,) are cut into: the paper's measure."""
+    tokens = torch.from_numpy(held_out.astype("int64"))
+    context = model.config.context
+    n_windows = (len(tokens) - 1) // context
+    windows = torch.arange(n_windows)[:, None] * context + torch.arange(context + 1)
+    model.eval()
+    nats = [
+        model.nats(tokens[some][:, :-1].contiguous(), tokens[some][:, 1:].contiguous())[:, -1]
+        for some in windows.split(64)
+    ]
+    return torch.cat(nats).mean().item()
+
+
+def ablation(work: Work) -> Reproduction:
+    """Attention only, n = 16 and one head, beside the same with FFN."""
+    changes = dict(ABLATION, context=32)
+    contestants = [
+        Contestant(name, tables("transformer", "paper-small", **changes, ffn=ffn).make, (0.02, 0.01, 0.04))
+        for name, ffn in (("attention only", None), ("with FFN", "tables"))
+    ]
+    terms = Terms(n_bytes=work.size.n_bytes, trial_bytes=work.size.trial_bytes, sample_bytes=work.size.sample_bytes,
+                  looks=LOOKS)  # fmt: skip
+    outcomes = run_contest(contestants, work.split, terms, work.seeds, tell=work.tell)
+    alone, whole = ([o.nats for o in outcomes if o.name == c.name] for c in contestants)
+    lost = [a - w for a, w in zip(alone, whole, strict=True)]
+    finding = Finding(
+        "without FFN nothing is lost: tables are not linear already",
+        "(in words; n = 16, one head)",
+        f"{spread(alone)} nats without, {spread(whole)} with",
+        OTHER_SCALE if max(lost) <= NOTHING_LOST else NOT_CONFIRMED,
+        f"difference {spread(lost)} nats; nothing means at most {NOTHING_LOST}; "
+        f"{changes['n_layers']} layers, window {changes['window']}",
+    )
+    return Reproduction("ablation", "attention only", (finding,), work.setting,
+                        {"outcomes": [asdict(outcome) for outcome in outcomes]},
+                        lambda path: draw_curves(path, outcomes, work.split.name))  # fmt: skip
+
+
+def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
+    """Loss over steps, bytes and seconds: a line for each contestant, mean of the seeds, a band from best to worst."""
+    colours = ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#6A4C93")
+    names = list(dict.fromkeys(outcome.name for outcome in outcomes))
+    with saved_figure(path, width=10.5, height=4.2) as figure:
+        panels = figure.subplots(1, 3, sharey=True)
+        for axes, (axis, title) in zip(panels, ((0, "steps"), (1, "bytes"), (2, "seconds of one thread")), strict=True):
+            for name, colour in zip(names, colours * 9, strict=False):
+                runs = [o for o in outcomes if o.name == name]
+                looks = list(zip(*(o.points for o in runs), strict=False))
+                spent = [statistics.mean(point[axis] for point in look) for look in looks]
+                nats = [[point[3] for point in look] for look in looks]
+                mean = [statistics.mean(some) for some in nats]
+                width = 1.3 if name in RECIPES else 2.2
+                axes.plot(spent, mean, "o-", color=colour, label=name, markersize=3, linewidth=width)
+                axes.fill_between(spent, [min(some) for some in nats], [max(some) for some in nats], color=colour,
+                                  alpha=0.18, linewidth=0)  # fmt: skip
+            axes.set_xscale("log")
+            axes.set_xlabel(title)
+            axes.grid(color="#E6E6E6", linewidth=0.7)
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[0].set_ylabel("held-out nats per byte")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names),
+                      frameon=False)  # fmt: skip
+        figure.suptitle(f"Learning {text}", x=0.01, ha="left", fontsize=11)
