@@ -131,7 +131,7 @@ def draw(points: list[Point], sizes: dict[str, int], about: str, path: Path) -> 
         axes.set_xlabel("n_c, comparisons a table (rows: 2^n_c)")
         axes.set_ylabel("nanoseconds a position")
         axes.set_title(about, fontsize=11)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
 
@@ -158,7 +158,7 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(about | {"points": [asdict(p) for p in points]}, indent=1))
     if arguments.png:
-        title = f"n {arguments.n}, {arguments.tables} tables, batch {arguments.batch:,}, {about['threads']} threads"
+        title = f"n {arguments.n}, {arguments.tables} tables, batch {arguments.batch:,}, threads {about['threads']}"
         draw(points, about["caches"], f"Time of a position: {title}", arguments.png)
     return 0
 

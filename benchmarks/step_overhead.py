@@ -25,6 +25,7 @@ from polychron import models, optim
 from polychron.data import Windows
 from polychron.models import DelayConfig, ModelConfig
 from polychron.nn import Chain
+from polychron.ops.lookup.native import view
 from polychron.training.loop import train_steps
 from polychron.training.schedule import Budget, Schedule
 
@@ -49,8 +50,12 @@ def calls_of(config: ModelConfig, drop: float) -> dict[str, Callable[[], object]
     model = models.build(config, seed=0)
     optimizer = optim.attach(model, "sgd", rate=RATE, drop=drop)
     tokens, targets = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.int64)
-    chain = Chain(model.embedding.latencies, model.layers_in_order(), trains=True)
-    given = tokens.numpy(), targets.numpy(), "sgd", RATE, 0.0, float("inf"), chain._draw_kept(), torch.get_num_threads()
+    layers = model.layers_in_order()
+    chain = Chain(model.embedding.latencies, layers, trains=True)
+    model.train()
+    kept = [view(layer.draw_step()) for layer in layers] if drop else []
+    seeds = [layer.update.seed for layer in layers] if drop else []
+    given = (tokens.numpy(), targets.numpy(), "sgd", RATE, 0.0, float("inf"), seeds, kept, torch.get_num_threads())
     text = (np.arange(4096) % config.vocabulary_size).astype(np.int64)
     windows = Windows(text, [(0, text.size)], length=1, batch=1, seed=0)
 

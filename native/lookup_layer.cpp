@@ -48,12 +48,12 @@ void read_layer(const Hasher& hasher, const Latencies& given, const Tables& tabl
       hasher.positions({in.x + begin * n, 1, count, n, nullptr, 0}, 0, count,
                        {worker.row.get(), nullptr, nullptr, chunk}, worker.scratch.get());
       kernels().gather_sum({tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, worker.row.get(),
-                            chunk, residual ? residual + begin * K : nullptr, y + begin * K, K},
+                            chunk, residual ? residual + begin * K : nullptr, y + begin * K, K, tables.type},
                            0, count);
     } else {
       hasher.positions(in, begin, end, all, worker.scratch.get());
       kernels().gather_sum({tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, all.row, n_flat,
-                            residual, y, K},
+                            residual, y, K, tables.type},
                            begin, end);
     }
   });

@@ -3,7 +3,7 @@
 // Legend: B sequence, T position, I table, R comparison, J row, K output, H history.
 #include "lookup_layer_binding.hpp"
 
-#include <vector>
+#include <cstdint>
 
 #include "border.hpp"
 #include "lookup_layer.hpp"
@@ -22,7 +22,7 @@ class LookupLayer {
     checked_.anchors = checked_.delays = nullptr;  // the arrays are Python's
   }
 
-  void read(In<float, 3> x, Maybe<In<float, 3>> history, Rows<float> tables, bool residual, Out<float, 3> y,
+  void read(In<float, 3> x, Maybe<In<float, 3>> history, TableArray tables, bool residual, Out<float, 3> y,
             Maybe<Out<uint8_t, 1>> kept, int n_threads) const {
     const auto B = static_cast<int64_t>(x.shape(0)), T = static_cast<int64_t>(x.shape(1));
     const int64_t I = checked_.n_tables;
@@ -34,12 +34,13 @@ class LookupLayer {
     check_flat(B * T);
     const Latencies latencies{x.data(), B, T, n_inputs_, data(history),
                               history ? static_cast<int64_t>(history->shape(1)) : 0};
-    const Tables rows{tables.data(), shape.n_rows, shape.n_outputs, shape.row_stride};
+    const Tables rows{tables.data(), shape.n_rows, shape.n_outputs, shape.row_stride, shape.type};
     Addresses keep{nullptr, nullptr, nullptr, B * T};
     if (kept) {  // rows (int32), then u (float), then pairs (uint8), each (I, B, T)
       const int64_t n = I * B * T;
       require_shape(*kept, "kept", {9 * n});
-      require(reinterpret_cast<uintptr_t>(kept->data()) % alignof(float) == 0, "kept must lie on a multiple of 4 bytes");
+      const auto address = reinterpret_cast<std::uintptr_t>(kept->data());
+      require(address % alignof(float) == 0, "kept must lie on a multiple of 4 bytes");
       keep.row = reinterpret_cast<int32_t*>(kept->data());
       keep.u = reinterpret_cast<float*>(kept->data() + 4 * n);
       keep.pair = kept->data() + 8 * n;
