@@ -287,6 +287,8 @@ def ablation(work: Work) -> Reproduction:
 
 def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
     """Loss over steps, bytes and seconds: a line for each contestant, mean of the seeds, a band from best to worst."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     colours = ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#6A4C93")
     names = list(dict.fromkeys(outcome.name for outcome in outcomes))
     with saved_figure(path, width=10.5, height=4.2) as figure:
@@ -303,6 +305,9 @@ def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
                 axes.fill_between(spent, [min(some) for some in nats], [max(some) for some in nats], color=colour,
                                   alpha=0.18, linewidth=0)  # fmt: skip
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(title)
             axes.grid(color="#E6E6E6", linewidth=0.7)
             axes.spines[["top", "right"]].set_visible(False)
