@@ -152,7 +152,7 @@ void Chain::forward(const ChainStep& step, float* nats) {
         std::fill_n(buffer.get(), n, 0.0f);
         return buffer;
       };
-      worker.scratch.push_back(zeros(layer.hasher.scratch_floats()));
+      worker.scratch.push_back(zeros(layer.hash().scratch_floats()));
       worker.key_scratch.push_back(zeros(layer.key_hasher ? layer.key_hasher->scratch_floats() : 0));
       worker.lists.emplace_back();
       if (layer.attention) worker.lists.back().emplace(pair_shape(layer, step), per_task);
