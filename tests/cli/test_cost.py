@@ -47,7 +47,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path):
     for arguments, message in [
         (["nowhere"], "nowhere does not exist"),
         ([trained, "--model", "delay"], "exclude each other"),
-        (["--preset", "huge"], "must be one of micro, tiny, small, base"),
+        (["--preset", "huge"], "must be one of micro, tiny, small, medium, base"),
         (["--plot", "capacity.doc"], "must end in one of"),
     ]:
         refused = polychron("cost", *arguments)

@@ -50,7 +50,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path
         ([trained, "--out", "x", "--to", "abacus"], "abacus"),
         ([trained, "--out", "x", "--temperature", 0], "temperature must be above 0"),
         ([trained, "--out", "1"], "begins with a letter"),
-        ([trained, "--out", "x", "--to", "web", "--tables", "t"], "--tables is for C"),
+        ([trained, "--out", "x", "--to", "web", "--tables", "t"], "--tables is an option of --to c"),
         ([trained, "--out", trained / "config.json" / "x"], "cannot write"),
     ]:
         refused = polychron("export", *arguments)

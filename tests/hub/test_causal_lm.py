@@ -234,4 +234,4 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="must not be 0 inside of a text"):
         model(tokens, attention_mask=torch.tensor([[1, 1, 1], [1, 0, 1]]))
     with pytest.raises(ValueError, match="float32"):
-        model.to(torch.bfloat16)(tokens)
+        model.to(torch.float16)(tokens)

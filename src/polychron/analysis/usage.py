@@ -178,7 +178,7 @@ def explained_by(visits: np.ndarray, rows: np.ndarray) -> np.ndarray:
     read are the same.
 
     Example:
-        >>> explained_by(np.array([1, 1, 2, 2]), np.array([[0.0], [0.0], [1.0], [1.0]])).tolist()
+        >>> explained_by(np.array([1, 1, 2, 2]), np.array([[0.0], [0.0], [1.0], [1.0]])).round(6).tolist()
         [0.0, 1.0]
     """
     read = np.flatnonzero(visits)
