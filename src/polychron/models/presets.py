@@ -69,6 +69,12 @@ class Preset:
     from_minutes: float | None = None
 
 
+def _delay_training(drop: float, bytes_per_second: int) -> TrainingDefaults:
+    return TrainingDefaults(
+        batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=drop, bytes_per_second=bytes_per_second
+    )
+
+
 CONFIGS: dict[str, type[ModelConfig]] = {
     "delay": DelayConfig,
     "transformer": TransformerConfig,
@@ -80,21 +86,15 @@ PRESETS: dict[str, dict[str, Preset]] = {
         # In int8 with its program less than 256 KB, what a small microcontroller has.
         "micro": Preset(
             {"n_tables": 16, "n_comparisons": 8, "readout_n_tables": 8, "readout_n_comparisons": 7},
-            TrainingDefaults(
-                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, bytes_per_second=1_000_000
-            ),
+            _delay_training(drop=0.0, bytes_per_second=1_000_000),
         ),
         "tiny": Preset(
             {"n_tables": 32, "n_comparisons": 8, "readout_n_tables": 8, "readout_max_delay": 3},
-            TrainingDefaults(
-                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.15, bytes_per_second=900_000
-            ),
+            _delay_training(drop=0.15, bytes_per_second=900_000),
         ),
         "small": Preset(
             {"readout_n_comparisons": 12, "readout_max_delay": 3},
-            TrainingDefaults(
-                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.35, bytes_per_second=350_000
-            ),
+            _delay_training(drop=0.35, bytes_per_second=350_000),
             from_minutes=0,
         ),
         "medium": Preset(
@@ -105,9 +105,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            TrainingDefaults(
-                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.4, bytes_per_second=150_000
-            ),
+            _delay_training(drop=0.4, bytes_per_second=150_000),
             from_minutes=2,
         ),
         "base": Preset(
@@ -119,9 +117,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            TrainingDefaults(
-                batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=0.4, bytes_per_second=90_000
-            ),
+            _delay_training(drop=0.4, bytes_per_second=90_000),
             from_minutes=6,
         ),
     },
