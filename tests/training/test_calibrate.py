@@ -98,3 +98,22 @@ def test_only_what_is_read_often_is_calibrated():
     assert calibration_bytes(5.9e6, 1_000_000) == 0
     assert calibration_bytes(6e6, 1_000_000) == 20_000
     assert calibration_bytes(1e9, 50_000) == 0
+
+
+def test_a_run_sets_aside_calibrates_and_says_so(tmp_path, monkeypatch):
+    from polychron.cli import main
+    from polychron.training import open_checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    text = np.random.default_rng(0).choice(list(b"abc de"), 20_000).astype(np.uint8).tobytes()
+    (tmp_path / "text.txt").write_bytes(text)
+    options = ["--preset", "tiny", "--batch", "4", "--length", "32", "--steps", "60", "--json"]
+    assert main(["train", "text.txt", *options, "--calibration", "2000", "--out", "run"]) == 0
+    assert main(["train", "text.txt", *options, "--calibration", "2000", "--threads", "1", "--out", "again"]) == 0
+    record = open_checkpoint("run").record
+    assert record.training.calibration == 2000
+    assert 0.4 <= record.metrics.readout_scale <= 1.2
+    assert (tmp_path / "run/weights-60.safetensors").read_bytes() == (
+        tmp_path / "again/weights-60.safetensors"
+    ).read_bytes()
+    assert main(["train", "text.txt", "--from", "run", "--only", "readout", "--calibration", "2000"]) == 2

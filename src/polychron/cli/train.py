@@ -133,6 +133,8 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
         raise InputError(f"--drop must be at least 0 and below 1; got {settings.drop:g}")
     if settings.rewire is not None and settings.only is not None:
         raise InputError("--rewire and --only exclude each other: rows of a replaced comparison are merged")
+    if settings.calibration and settings.only is not None:
+        raise InputError("--calibration and --only exclude each other: calibration changes every row of the readout")
     if settings.update == "online" and kind != "transformer":
         raise InputError(f"--update online is the transformer's; the model is {kind}: add --model transformer")
     if settings.update == "online" and settings.optimizer == "adagrad":
@@ -187,7 +189,7 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
             warmup_steps=defaults.warmup_steps,
             visit_cap=defaults.visit_cap if merges_sgd else None,
             drop=_or(settings.drop, defaults.drop_for(n_bytes, n_text)),
-            calibration=_or(settings.calibration, models.calibration_bytes(n_bytes, n_text)),
+            calibration=_or(settings.calibration, 0 if settings.only else models.calibration_bytes(n_bytes, n_text)),
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
             only=settings.only,
