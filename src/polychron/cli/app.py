@@ -15,13 +15,23 @@ import typer
 
 from polychron.cli.choices import (
     AnchorKind,
+    Augmentation,
     Bins,
+    Element,
+    ExportKind,
     Gradient,
     Hash,
+    HoldoutKind,
+    ModelKind,
+    OptimizerKind,
+    Part,
+    Precision,
     Reading,
     ReproducedItem,
     ScaleKind,
     SensoryAnchorKind,
+    TableType,
+    UpdateKind,
 )
 from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
 
@@ -32,81 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-
-
-class ModelKind(str, Enum):
-    """Values of ``--model``."""
-
-    delay = "delay"
-    transformer = "transformer"
-    recurrent = "recurrent"
-
-
-class HoldoutKind(str, Enum):
-    """Values of ``--holdout``."""
-
-    blocks = "blocks"
-    tail = "tail"
-
-
-class OptimizerKind(str, Enum):
-    """Values of ``--optimizer``."""
-
-    sgd = "sgd"
-    adagrad = "adagrad"
-
-
-class ExportKind(str, Enum):
-    """Values of ``export --to``."""
-
-    c = "c"
-    hf = "hf"
-    onnx = "onnx"
-    web = "web"
-
-
-class Precision(str, Enum):
-    """Values of ``quantize --to``."""
-
-    int8 = "int8"
-    bfloat16 = "bfloat16"
-
-
-class Augmentation(str, Enum):
-    """Values of ``--augment``."""
-
-    none = "none"
-    shift = "shift"
-    shift_mirror = "shift+mirror"
-
-
-class Element(str, Enum):
-    """Values of ``--element``."""
-
-    float32 = "float32"
-    float16 = "float16"
-    int8 = "int8"
-
-
-class Part(str, Enum):
-    """Values of ``--only``."""
-
-    added = "added"
-    readout = "readout"
-
-
-class UpdateKind(str, Enum):
-    """Values of ``--update``."""
-
-    batch = "batch"
-    online = "online"
-
-
-class TableType(str, Enum):
-    """Values of ``--tables``."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 Threads = Annotated[

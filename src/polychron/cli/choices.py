@@ -1,4 +1,4 @@
-"""What options may be set to, of variants and of reproductions; those of one command alone are in `app`."""
+"""What options of the command line may be set to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,81 @@ from enum import Enum
 from typing import Annotated
 
 import typer
+
+
+class ModelKind(str, Enum):
+    """Values of ``--model``."""
+
+    delay = "delay"
+    transformer = "transformer"
+    recurrent = "recurrent"
+
+
+class HoldoutKind(str, Enum):
+    """Values of ``--holdout``."""
+
+    blocks = "blocks"
+    tail = "tail"
+
+
+class OptimizerKind(str, Enum):
+    """Values of ``--optimizer``."""
+
+    sgd = "sgd"
+    adagrad = "adagrad"
+
+
+class ExportKind(str, Enum):
+    """Values of ``export --to``."""
+
+    c = "c"
+    hf = "hf"
+    onnx = "onnx"
+    web = "web"
+
+
+class Precision(str, Enum):
+    """Values of ``quantize --to``."""
+
+    int8 = "int8"
+    bfloat16 = "bfloat16"
+
+
+class Augmentation(str, Enum):
+    """Values of ``--augment``."""
+
+    none = "none"
+    shift = "shift"
+    shift_mirror = "shift+mirror"
+
+
+class Element(str, Enum):
+    """Values of ``--element``."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
+class Part(str, Enum):
+    """Values of ``--only``."""
+
+    added = "added"
+    readout = "readout"
+
+
+class UpdateKind(str, Enum):
+    """Values of ``--update``."""
+
+    batch = "batch"
+    online = "online"
+
+
+class TableType(str, Enum):
+    """Values of ``--tables``."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 class HashKind(str, Enum):

@@ -105,7 +105,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            _delay_training(drop=0.4, bytes_per_second=200_000),
+            _delay_training(drop=0.4, bytes_per_second=150_000),
             from_minutes=2,
         ),
         "base": Preset(
@@ -117,7 +117,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            _delay_training(drop=0.4, bytes_per_second=160_000),
+            _delay_training(drop=0.4, bytes_per_second=90_000),
             from_minutes=6,
         ),
     },
