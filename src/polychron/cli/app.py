@@ -81,7 +81,16 @@ def train(
     drop: Annotated[
         float | None,
         typer.Option(
-            help="Part of the tables that a step leaves out. [default: 0, and 0.1 where a text is read ten times]"
+            help="Part of the tables that a step leaves out. [default: the more, the more often a text is read]"
+        ),
+    ] = None,
+    members: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Ensemble members that share all but the readout; each has a readout of the preset's size. "
+            "[default: 1, more where a text is read often]",
         ),
     ] = None,
     calibration: Annotated[
@@ -177,6 +186,7 @@ def train(
         seed=seed,
         rate=rate,
         drop=drop,
+        members=members,
         calibration=calibration,
         optimizer=_value(optimizer),
         update=_value(update),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polychron.errors import InputError
@@ -18,6 +18,10 @@ PASSES_OF_FULL_DROP = 32
 CALIBRATE_FROM_PASSES = 6
 
 
+# Each member of an ensemble learns from its share of the passes alone.
+PASSES_OF_A_MEMBER = 8
+
+
 @dataclass(frozen=True)
 class TrainingDefaults:
     """Settings of a run that its preset suggests.
@@ -30,6 +34,7 @@ class TrainingDefaults:
         visit_cap: of SGD: a row read more often in one step moves as if read so often.
         drop: part of a layer's tables that a step leaves out, against overfitting, in a run that reads its text at
             least ``PASSES_OF_FULL_DROP`` times; in proportion less where it is read less often.
+        most_members: members of the ensemble that the readout is divided among, in a run that reads its text often.
         bytes_per_second: what two ordinary cores train on; to guess how often a run of so many minutes reads its text.
     """
 
@@ -39,11 +44,23 @@ class TrainingDefaults:
     warmup_steps: int
     visit_cap: int
     drop: float = 0.0
+    most_members: int = 1
     bytes_per_second: int = 400_000
 
     def drop_for(self, n_bytes: float, n_text: int) -> float:
         """The part to leave out in a run over ``n_bytes`` bytes of a text of ``n_text``, to the hundredth."""
         return round(self.drop * min(1.0, n_bytes / (PASSES_OF_FULL_DROP * max(n_text, 1))), 2)
+
+
+    def members_for(self, n_bytes: float, n_text: int) -> int:
+        """Members of a run over ``n_bytes`` bytes of a text of ``n_text``: one for every ``PASSES_OF_A_MEMBER`` passes.
+
+        Example:
+            >>> defaults = training_defaults("delay", "medium")
+            >>> [defaults.members_for(n_bytes, 1_000_000) for n_bytes in (1e6, 24e6, 1e9)]
+            [1, 3, 4]
+        """
+        return min(self.most_members, max(1, int(n_bytes / (PASSES_OF_A_MEMBER * max(n_text, 1)))))
 
 
 def calibration_bytes(n_bytes: float, n_text: int) -> int:
@@ -69,10 +86,11 @@ class Preset:
     from_minutes: float | None = None
 
 
-def _delay_training(drop: float, bytes_per_second: int) -> TrainingDefaults:
+def _delay_training(drop: float, bytes_per_second: int, most_members: int = 1) -> TrainingDefaults:
     return TrainingDefaults(
-        batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=drop, bytes_per_second=bytes_per_second
-    )
+        batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=drop, most_members=most_members,
+        bytes_per_second=bytes_per_second,
+    )  # fmt: skip
 
 
 CONFIGS: dict[str, type[ModelConfig]] = {
@@ -94,7 +112,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
         "small": Preset(
             {"readout_n_comparisons": 12, "readout_max_delay": 3},
-            _delay_training(drop=0.35, bytes_per_second=350_000),
+            _delay_training(drop=0.35, bytes_per_second=350_000, most_members=4),
             from_minutes=0,
         ),
         "medium": Preset(
@@ -105,7 +123,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            _delay_training(drop=0.4, bytes_per_second=150_000),
+            _delay_training(drop=0.4, bytes_per_second=150_000, most_members=4),
             from_minutes=2,
         ),
         "base": Preset(
@@ -117,7 +135,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            _delay_training(drop=0.4, bytes_per_second=90_000),
+            _delay_training(drop=0.4, bytes_per_second=90_000, most_members=4),
             from_minutes=6,
         ),
     },
@@ -183,6 +201,23 @@ def preset(kind: str, name: str, vocabulary_size: int) -> ModelConfig:
         64
     """
     return CONFIGS[kind](vocabulary_size=vocabulary_size, **_find(kind, name).fields)
+
+
+def with_members(config: ModelConfig, members: int) -> ModelConfig:
+    """The configuration with a readout of its size for each of the members.
+
+    Raises:
+        InputError: the model's readout has no size of its own.
+
+    Example:
+        >>> with_members(preset("delay", "small", vocabulary_size=83), 3).readout_n_tables
+        48
+    """
+    if members == 1:
+        return config
+    if not hasattr(config, "readout_n_tables"):
+        raise InputError(f"members of an ensemble go with a delay or recurrent model; the model is {config.kind}")
+    return replace(config, readout_n_tables=members * config.readout_n_tables)
 
 
 def training_defaults(kind: str, name: str) -> TrainingDefaults:

@@ -53,9 +53,10 @@ class Chain:
         self._update = layers[-1].update if trains else None
         self._layers = list(layers)
         self._draws = trains and any(
-            (layer.drops_tables and layer.update.drop) or layer.synaptic_vectors.dtype == torch.bfloat16
+            (layer.drops_tables and layer.update.leaves_out) or layer.synaptic_vectors.dtype == torch.bfloat16
             for layer in layers
         )
+        self._rate_factors = [layer.update.rate_factor for layer in layers] if trains else []
         self._codes = [layer.position_code for layer in layers if isinstance(layer, PairAttention)]
         self._code_gradients = [torch.zeros_like(code) for code in self._codes]
         self._memory = memory_of(embedding, layers)
@@ -102,6 +103,7 @@ class Chain:
             visit_cap,
             seeds,
             [view(tables) for tables in kept],
+            self._rate_factors if self._draws else [],
             torch.get_num_threads(),
         )
         for code, gradient in zip(self._codes, self._code_gradients, strict=True):

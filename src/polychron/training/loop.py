@@ -286,6 +286,7 @@ class Run:
             "online_sgd" if training.update == "online" else training.optimizer,
             visit_cap=training.visit_cap,
             drop=training.drop,
+            members=training.members,
         )
         return cls(
             model=model,
