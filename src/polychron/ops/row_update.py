@@ -14,6 +14,7 @@ that the mean is exact: a step smaller than half a unit in the last place is not
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 KINDS = ("sgd", "adagrad", "online_sgd")
@@ -94,7 +95,9 @@ class RowUpdate:
         n_kept = max(1, round((1 - self.drop) * n_tables))
         if n_kept == n_tables:
             return None
-        return torch.randperm(n_tables)[:n_kept].sort().values.int()
+        kept = torch.randperm(n_tables).numpy()[:n_kept].astype(np.int32)
+        kept.sort()  # numpy's calls take a fifth of the time of torch's on so few numbers
+        return torch.from_numpy(kept)
 
     def draw_seed(self) -> int:
         """A new :attr:`seed`, drawn from torch's generator."""
