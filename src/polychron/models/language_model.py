@@ -115,11 +115,12 @@ class LanguageModel(nn.Module):
         """The model as one native object, made anew when its memory has changed; None where it cannot be."""
         layers = self.layers_in_order()
         embedding = self.embedding.latencies
+        chain = self._chains.get(trains)
+        if chain is not None and chain.fits(embedding, layers):
+            return chain
         if not can_chain(embedding, layers, trains=trains):
             return None
-        chain = self._chains.get(trains)
-        if chain is None or not chain.fits(embedding, layers):
-            chain = self._chains[trains] = Chain(embedding, layers, trains=trains)
+        chain = self._chains[trains] = Chain(embedding, layers, trains=trains)
         return chain
 
     def __getstate__(self) -> dict[str, object]:

@@ -51,7 +51,6 @@ class TrainingDefaults:
         """The part to leave out in a run over ``n_bytes`` bytes of a text of ``n_text``, to the hundredth."""
         return round(self.drop * min(1.0, n_bytes / (PASSES_OF_FULL_DROP * max(n_text, 1))), 2)
 
-
     def members_for(self, n_bytes: float, n_text: int) -> int:
         """Members of a run over ``n_bytes`` bytes of a text of ``n_text``: one for every ``PASSES_OF_A_MEMBER`` passes.
 

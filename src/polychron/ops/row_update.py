@@ -14,6 +14,7 @@ that the mean is exact: a step smaller than half a unit in the last place is not
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 KINDS = ("sgd", "adagrad", "online_sgd")
@@ -130,7 +131,9 @@ class RowUpdate:
         if n_kept == n_tables:
             return None
         start = of_member * int(torch.randint(self.members, ())) if self.members > 1 else 0
-        return start + torch.randperm(of_member)[:n_kept].sort().values.int()
+        kept = torch.randperm(of_member).numpy()[:n_kept].astype(np.int32) + np.int32(start)
+        kept.sort()  # numpy's calls take a fifth of the time of torch's on so few numbers
+        return torch.from_numpy(kept)
 
     def draw_seed(self) -> int:
         """A new :attr:`seed`, drawn from torch's generator."""

@@ -164,7 +164,8 @@ def train_steps(
     keep = 1 - 1 / _SMOOTHING_STEPS
     progress = budget.progress(step, seconds)
     began = time.perf_counter() - seconds
-    while progress < 1 and not should_stop():
+    stops = should_stop()
+    while progress < 1 and not stops:
         optimizer.rate = rate = schedule.rate(step, progress)
         torch.default_generator.manual_seed(_mix(windows.seed, step))
         tokens, targets = windows.batch(step)
@@ -183,7 +184,8 @@ def train_steps(
         seconds = time.perf_counter() - began
         progress = budget.progress(step, seconds)
         after_step(step, progress)
-        if seconds - reported_seconds >= report_seconds or progress == 1 or should_stop():
+        stops = should_stop()
+        if stops or progress == 1 or seconds - reported_seconds >= report_seconds:
             yield StepReport(
                 step=step,
                 seconds=seconds,
@@ -197,6 +199,7 @@ def train_steps(
             )
             reported_step, reported_seconds = step, seconds
             model.train()  # the caller may have validated
+            stops = stops or should_stop()  # it had time to change its mind; all steps are reported
             began = time.perf_counter() - seconds
 
 
