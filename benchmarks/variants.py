@@ -6,8 +6,9 @@
 
 Text: a small delay network, nats per byte on a fixed sample of the held-out tail. Images: a small deep network on
 Fashion-MNIST (Debian's dataset-fashion-mnist, or --images FOLDER), wrong answers on the first of the test images. A
-variant's rate is chosen among three on the end of the training part. One thread; time is processor time. Seeds come
-one after another, so that a benchmark that was stopped has a whole row of the first.
+variant's rate is chosen on the end of the training part: among three, and on by the same factor where the best is the
+lowest or the highest. One thread; time is processor time. Seeds come one after another, so that a benchmark that was
+stopped has a whole row of the first.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 TEXT_ONLY, IMAGES_ONLY = ("no delays",), ("anchors random",)
 DELAY = {"n_neurons": 32, "n_tables": 32, "n_comparisons": 6, "readout_n_tables": 16, "readout_n_comparisons": 6}
 DEEP = {"n_layers": 1, "n_tables": 16, "n_comparisons": 6, "readout_n_tables": 128, "readout_n_comparisons": 6}
-RATES = (0.5, 1.0, 2.0)  # of the usual one
+RATES = (0.5, 1.0, 2.0)  # of the usual one; the trials go on where the best is at an end
 TEXT_RATE, IMAGES_RATE = 0.02, 0.015
 TUNING_SEED = 1_000_003
 
@@ -163,7 +164,7 @@ def measure(tasks: list[Task], folder: ResultFolder, arguments: argparse.Namespa
 
 
 def tune(task: Task, variant: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The best of three rates, each tried for a part of the bytes."""
+    """The best rate, each tried for a part of the bytes."""
     _, scored = task.make(variant, task.rate, TUNING_SEED, True)
     rate = best_rate(
         lambda rate: task.make(variant, rate, TUNING_SEED, True)[0],
