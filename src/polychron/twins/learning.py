@@ -144,8 +144,14 @@ def learn(
     return points
 
 
-def best_rate(make: Callable[[float], Learner], rates: tuple[float, ...], held_out: np.ndarray, n_bytes: int) -> float:
-    """The rate after which ``held_out`` costs least; one that diverges costs without end.
+def best_rate(
+    make: Callable[[float], Learner],
+    rates: tuple[float, ...],
+    held_out: np.ndarray,
+    n_bytes: int | None = None,
+    seconds: float | None = None,
+) -> float:
+    """The rate after whose run of so many bytes or seconds ``held_out`` costs least; to diverge costs without end.
 
     Where the best of ``rates`` is their lowest or highest, the trials go on beyond it by the same factor until it lies
     between two worse ones, at most `FURTHER_RATES` times; a single rate is taken as it is.
@@ -156,8 +162,9 @@ def best_rate(make: Callable[[float], Learner], rates: tuple[float, ...], held_o
     costs: dict[float, float] = {}
 
     def try_rate(rate: float) -> None:
+        learner = make(rate)
         try:
-            costs[rate] = learn(make(rate), held_out, n_bytes=n_bytes)[-1].nats
+            costs[rate] = learn(learner, held_out, n_bytes=n_bytes, seconds=seconds)[-1].nats
         except InputError:
             costs[rate] = math.inf
 
