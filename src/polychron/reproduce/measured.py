@@ -29,6 +29,7 @@ PUBLISHED_TRAFFIC = 10_000
 # Bits per character that the paper claims for its recurrent network and its transformer.
 PUBLISHED_BITS = {"recurrent": 1.39, "transformer": 0.99}
 NOTHING_LOST = 0.01  # nats: what leaving the FFN out may cost and still be nothing
+STEP_BYTES = 1024  # of ours: short runs need steps more than large ones
 ABLATION = {"n_neurons": 16, "n_heads": 1, "n_layers": 2, "n_tables": 16, "n_comparisons": 4, "window": 8}
 
 
@@ -91,8 +92,8 @@ def tables(kind: str, preset: str, **changes: Any) -> Contestant:
         config = models.preset(kind, preset, split.vocabulary.size)
         if changes:
             config = type(config)(**{**asdict(config), **changes})
-        return of_tables(config, split, seed, rate=rate, batch=min(training.batch, 32), length=training.length,
-                         visit_cap=training.visit_cap)  # fmt: skip
+        return of_tables(config, split, seed, rate=rate, batch=max(1, STEP_BYTES // training.length),
+                         length=training.length, visit_cap=training.visit_cap)  # fmt: skip
 
     return Contestant(f"{kind} {preset}", make, tuple(training.rate * factor for factor in (1.0, 0.5, 2.0)))
 
