@@ -294,7 +294,7 @@ def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
     names = list(dict.fromkeys(outcome.name for outcome in outcomes))
     with saved_figure(path, width=10.5, height=4.2) as figure:
         panels = figure.subplots(1, 3, sharey=True)
-        for axes, (axis, title) in zip(panels, ((0, "steps"), (1, "bytes"), (2, "seconds of one thread")), strict=True):
+        for axes, (axis, title) in zip(panels, ((0, "steps"), (1, "bytes"), (2, "processor time")), strict=True):
             for name, colour in zip(names, colours * 9, strict=False):
                 runs = [o for o in outcomes if o.name == name]
                 looks = list(zip(*(o.points for o in runs), strict=False))
@@ -307,7 +307,7 @@ def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
                                   alpha=0.18, linewidth=0)  # fmt: skip
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_major_formatter(EngFormatter("s" if axis == 2 else "", sep=""))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(title)
             axes.grid(color="#E6E6E6", linewidth=0.7)
