@@ -21,16 +21,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.classifier_learner import WARMUP_STEPS, batches_of, of_classifier, wrong_answers
 from harness.kept import KeptRuns, conditions, spread
-from polychron import optim
-from polychron.data.batches import Batches
 from polychron.data.examples import LabelledSet, divide, load_labelled
-from polychron.models.deep import DeepClassifier, DeepConfig, classifier_preset
-from polychron.training.classify import score_classifier
+from polychron.models.deep import DeepConfig, classifier_preset
 from polychron.training.schedule import Schedule
 from polychron.twins.learning import Learner, best_rate, learn
 
-WARMUP_STEPS = 20
 TUNING_SEED = 1_000_003
 OUR_FACTORS = (0.5, 1.0, 2.0)  # of the preset's rate
 DENSE_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
@@ -52,39 +49,12 @@ class DenseMLP(nn.Sequential):
         return nn.functional.cross_entropy(self(inputs), labels, reduction="sum")
 
 
-def batches_of(labelled: LabelledSet, batch: int, seed: int) -> Batches:
-    augment = ("shift+mirror" if labelled.mirrors else "shift") if labelled.height else "none"
-    return Batches(labelled, batch=batch, augment=augment, seed=seed)
-
-
-def score_of(model: nn.Module, labelled: LabelledSet) -> Callable[[np.ndarray], float]:
-    """The part of wrong answers among chosen examples of the test part."""
-
-    def wrong(which: np.ndarray) -> float:
-        inputs, labels = labelled.test_inputs[which], labelled.test_labels[which]
-        return 1 - score_classifier(model, inputs, labels, len(labelled.class_names)).accuracy
-
-    return wrong
-
-
 def deep(labelled: LabelledSet, preset: str, rate: float, seed: int) -> Learner:
     settings = classifier_preset(preset)
     config = DeepConfig(
         n_pixels=labelled.n_inputs, n_classes=len(labelled.class_names), width=labelled.width, **settings.fields
     )
-    model = DeepClassifier(config, seed)
-    optimizer = optim.attach(model, "sgd")
-    batches, rates = batches_of(labelled, settings.batch, seed), Schedule(rate, WARMUP_STEPS)
-
-    def step(k: int, progress: float) -> float:
-        model.train()
-        optimizer.rate = rates.rate(k, progress)
-        optimizer.zero_grad()
-        loss = model.train_step(*batches.batch(k))
-        optimizer.step()
-        return loss / settings.batch
-
-    return Learner(step, score_of(model, labelled), settings.batch, model.n_parameters())
+    return of_classifier(config, labelled, rate, seed, settings.batch)
 
 
 def dense(labelled: LabelledSet, width: int, batch: int, rate: float, seed: int) -> Learner:
@@ -103,7 +73,7 @@ def dense(labelled: LabelledSet, width: int, batch: int, rate: float, seed: int)
         adam.step()
         return loss.item()
 
-    return Learner(step, score_of(model, labelled), batch, sum(p.numel() for p in model.parameters()))
+    return Learner(step, wrong_answers(model, labelled), batch, sum(p.numel() for p in model.parameters()))
 
 
 def run_set(labelled: LabelledSet, arguments: argparse.Namespace, kept: KeptRuns) -> None:
