@@ -6,8 +6,9 @@
 
 Text: a small delay network, nats per byte on a fixed sample of the held-out tail. Images: a small deep network on
 Fashion-MNIST (Debian's dataset-fashion-mnist, or --images FOLDER), wrong answers on the first of the test images. A
-variant's rate is chosen among three on the end of the training part. One thread; time is processor time. Seeds come
-one after another, so that a benchmark that was stopped has a whole row of the first.
+variant's rate is chosen on the end of the training part: among three, and on by the same factor where the best is the
+lowest or the highest. One thread; time is processor time. Seeds come one after another, so that a benchmark that was
+stopped has a whole row of the first.
 """
 
 from __future__ import annotations
@@ -24,18 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.classifier_learner import of_classifier
 from harness.conditions import machine, versions
 from harness.ending import exit_code
 from harness.results import ResultFolder, read_json
 from harness.variant_report import draw, markdown
-from polychron import optim
-from polychron.data.batches import Batches
-from polychron.data.examples import LabelledSet, divide, load_labelled
+from polychron.data.examples import divide, load_labelled
 from polychron.errors import InputError
 from polychron.models import DelayConfig, with_variant
-from polychron.models.deep import DeepClassifier, DeepConfig
-from polychron.training.classify import score_classifier
-from polychron.training.schedule import Schedule
+from polychron.models.deep import DeepConfig
 from polychron.twins.learning import Learner, best_rate, learn, of_tables, sample_of
 from polychron.twins.split import Split
 
@@ -58,8 +56,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 TEXT_ONLY, IMAGES_ONLY = ("no delays",), ("anchors random",)
 DELAY = {"n_neurons": 32, "n_tables": 32, "n_comparisons": 6, "readout_n_tables": 16, "readout_n_comparisons": 6}
 DEEP = {"n_layers": 1, "n_tables": 16, "n_comparisons": 6, "readout_n_tables": 128, "readout_n_comparisons": 6}
-RATES = (0.5, 1.0, 2.0)  # of the usual one
+RATES = (0.5, 1.0, 2.0)  # of the usual one; the trials go on where the best is at an end
 TEXT_RATE, IMAGES_RATE = 0.02, 0.015
+IMAGES_BATCH = 64
 TUNING_SEED = 1_000_003
 
 
@@ -107,36 +106,11 @@ def images_task(name: str, arguments: argparse.Namespace) -> tuple[Task, dict[st
 
     def make(variant: dict[str, Any], rate: float, seed: int, tuned: bool) -> tuple[Learner, np.ndarray]:
         part = tuning if tuned else labelled
-        return of_images(with_variant(base, **variant), part, rate, seed), np.arange(arguments.scored_images)
+        learner = of_classifier(with_variant(base, **variant), part, rate, seed, IMAGES_BATCH)
+        return learner, np.arange(arguments.scored_images)
 
     about = {"images": labelled.name, "images_sha256": labelled.sha256, "images_model": base.to_dict()}
     return Task("images", make, arguments.examples, arguments.seconds, IMAGES_RATE), about
-
-
-def of_images(config: DeepConfig, labelled: LabelledSet, rate: float, seed: int, batch: int = 64) -> Learner:
-    """A deep network; what it scores is the part of wrong answers among the first test images."""
-    model = DeepClassifier(config, seed)
-    optimizer = optim.attach(model, "sgd", visit_cap=None)
-    augment = ("shift+mirror" if labelled.mirrors else "shift") if labelled.height else "none"
-    batches = Batches(labelled, batch=batch, augment=augment, seed=seed)
-    rates = Schedule(peak=rate, warmup_steps=20)
-
-    def step(k: int, progress: float) -> float:
-        model.train()
-        optimizer.rate = rates.rate(k, progress)
-        optimizer.zero_grad()
-        loss = model.train_step(*batches.batch(k))
-        optimizer.step()
-        return loss / batch
-
-    def wrong(which: np.ndarray) -> float:
-        which = which[which < len(labelled.test_labels)]
-        scored = score_classifier(
-            model, labelled.test_inputs[which], labelled.test_labels[which], len(labelled.class_names)
-        )
-        return 1 - scored.accuracy
-
-    return Learner(step, wrong, batch, model.n_parameters())
 
 
 def measure(tasks: list[Task], folder: ResultFolder, arguments: argparse.Namespace) -> None:
@@ -163,7 +137,7 @@ def measure(tasks: list[Task], folder: ResultFolder, arguments: argparse.Namespa
 
 
 def tune(task: Task, variant: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The best of three rates, each tried for a part of the bytes."""
+    """The best rate, each tried for a part of the bytes."""
     _, scored = task.make(variant, task.rate, TUNING_SEED, True)
     rate = best_rate(
         lambda rate: task.make(variant, rate, TUNING_SEED, True)[0],

@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -117,7 +118,9 @@ class BoundModel {
 
 class BoundStream {
  public:
-  explicit BoundStream(const BoundModel& model) : model_(model.get()), stream_(model.get()) {}
+  BoundStream(const BoundModel& model, bool counting)
+      : model_(model.get()), counters_(counting ? std::make_unique<Counters>(model_) : nullptr),
+        stream_(model_, counters_.get()) {}
 
   // Throws unless the sampler was made for this stream's model and there are logits to draw from.
   void check(const Sampler& sampler) const {
@@ -160,6 +163,32 @@ class BoundStream {
     stream_.copy_logits(out.data());
   }
 
+  void forget_counts() {
+    require(counters_ != nullptr, "this stream does not count");
+    counters_->forget();
+  }
+
+  // A dictionary a layer, the readout's last.
+  nb::list counts() const {
+    require(counters_ != nullptr, "this stream does not count");
+    nb::list stages;
+    for (const Counts& counts : counters_->stages()) {
+      nb::dict of_stage;
+      of_stage["comparisons"] = counts.comparisons;
+      of_stage["filler"] = counts.filler;
+      of_stage["latency_bytes"] = counts.latency_bytes;
+      of_stage["joined"] = counts.joined;
+      of_stage["keys"] = counts.keys;
+      of_stage["rows"] = counts.rows;
+      of_stage["additions"] = counts.additions;
+      of_stage["row_bytes"] = counts.row_bytes;
+      of_stage["row_lines"] = counts.row_lines;
+      of_stage["distinct_rows"] = counts.distinct_rows;
+      stages.append(of_stage);
+    }
+    return stages;
+  }
+
   // An int8 model's logits in the model's unit, before they become float32.
   void units(nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) const {
     require(stream_.started(), "nothing has been read yet");
@@ -180,6 +209,7 @@ class BoundStream {
   }
 
   const Model& model_;
+  std::unique_ptr<Counters> counters_;
   Stream stream_;
 };
 
@@ -240,12 +270,14 @@ void bind_runtime(nb::module_& m) {
       .def("set_readout", &BoundModel::set_readout, nb::arg("rows").noconvert(), nb::arg("anchors").noconvert(),
            nb::arg("delays").noconvert().none(), nb::arg("shifts").noconvert().none());
   nb::class_<BoundStream>(m, "RuntimeStream")
-      .def(nb::init<const BoundModel&>(), nb::arg("model"), nb::keep_alive<1, 2>())
+      .def(nb::init<const BoundModel&, bool>(), nb::arg("model"), nb::arg("counting") = false, nb::keep_alive<1, 2>())
       .def("reset", &BoundStream::reset)
       .def("read", &BoundStream::read, nb::arg("ids"))
       .def("score", &BoundStream::score, nb::arg("ids"), nb::arg("nats").noconvert().none() = nb::none())
       .def("logits", &BoundStream::logits, nb::arg("out").noconvert())
-      .def("units", &BoundStream::units, nb::arg("out").noconvert());
+      .def("units", &BoundStream::units, nb::arg("out").noconvert())
+      .def("forget_counts", &BoundStream::forget_counts)
+      .def("counts", &BoundStream::counts);
   nb::class_<Sampler>(m, "RuntimeSampler")
       .def("__init__", [](Sampler* self, const BoundModel& model, double temperature, double top_p, uint64_t seed) {
         require(temperature >= 0.0 && top_p > 0.0 && top_p <= 1.0, "temperature or top_p is out of range");

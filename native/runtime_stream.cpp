@@ -45,8 +45,9 @@ int32_t* Trail::push() {
   return data_.data() + end_++ * stride_;
 }
 
-Stream::Stream(const Model& model)
-    : model_(model), set_(runtime::kernels()), readout_latencies_(longest_delay(model.readout()), model.stride()), tokens_(0, 1) {
+Stream::Stream(const Model& model, Counters* counters)
+    : model_(model), counters_(counters), set_(counters ? counting_kernels() : runtime::kernels()),
+      readout_latencies_(longest_delay(model.readout()), model.stride()), tokens_(0, 1) {
   int64_t most_rows = model.readout().hash.n_groups * kHashLanes, n_tokens_kept = 0, n_parts = 1;
   const auto follow = [&](const Lookup& lookup) {
     if (lookup.contribution.empty()) return;
@@ -154,6 +155,7 @@ template <bool integer> void Stream::attend(const Attention& attention, StageSta
     std::copy_n(query_.data(), padded, key);
   }
   ++state.n_keys;
+  if (counters_) counters_->join_keys(I * n);
   if (n == 0) return;
   const std::vector<ShiftGroup>& of_tables = attention.tables.groups;
   for (size_t g = 0; g < of_tables.size(); ++g) {
@@ -175,6 +177,7 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   std::copy_n(model_.embedding(token), model_.stride(), z_.data());
   for (size_t s = 0; s < states_.size(); ++s) {
     const Stage& stage = model_.stages()[s];
+    if (counters_) counters_->enter(s);
     if (stage.lookup) {
       const Tables& tables = stage.lookup->tables;
       address<integer>(*stage.lookup, states_[s].latencies, s == 0);
@@ -187,6 +190,7 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   }
   const Lookup& readout = model_.readout();
   if (!wants_logits && longest_delay(readout) == 0) return;
+  if (counters_) counters_->enter(states_.size());
   address<integer>(readout, readout_latencies_, states_.empty());
   if (!wants_logits) return;
   add<integer>(rows(readout.tables, index_.data(), readout.tables.n_tables),

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime_counters.hpp"
 #include "runtime_model.hpp"
 
 namespace polychron::runtime {
@@ -26,7 +27,8 @@ class Trail {
 
 class Stream {
  public:
-  explicit Stream(const Model& model);
+  // counters: of this model, to count what is done; null to do it only.
+  explicit Stream(const Model& model, Counters* counters = nullptr);
 
   void reset();
   void read(int64_t token);           // logits are those of the token after it; token < n_tokens
@@ -58,7 +60,8 @@ class Stream {
   RowList rows(const Tables&, const int32_t* index, int64_t n) const;
 
   const Model& model_;
-  const Kernels& set_;
+  Counters* counters_;
+  const Kernels set_;
   std::vector<StageState> states_;
   Trail readout_latencies_;
   Trail tokens_;                      // of lookups whose rows follow from the last tokens

@@ -34,7 +34,11 @@ class KeptRuns(list):
 
     def has(self, *key: object) -> bool:
         """Whether the run of these fields is finished."""
-        return any(tuple(result[name] for name in self._key) == key for result in self)
+        return self.get(*key) is not None
+
+    def get(self, *key: object) -> dict | None:
+        """The result of the run of these fields; None: it is not finished."""
+        return next((result for result in self if tuple(result[name] for name in self._key) == key), None)
 
     def add(self, result: dict) -> None:
         """Keeps a result, and prints it."""

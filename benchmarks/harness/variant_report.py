@@ -73,7 +73,8 @@ def draw(results: list[dict[str, Any]], variants: tuple[str, ...], path: Path) -
             for at, kinds in enumerate(reversed(list(found.values()))):
                 for kind, colour, move in (("amount", TWIN_COLOURS[0], 0.14), ("seconds", OUR_COLOUR, -0.14)):
                     losses = [run["loss"] for run in kinds[kind]]
-                    label = {"amount": "at equal bytes", "seconds": "at equal time"}[kind] if at == 0 else None
+                    equal = {"text": "bytes", "images": "examples"}[task] if kind == "amount" else "time"
+                    label = f"at equal {equal}" if at == 0 else None
                     places = [at + move] * len(losses)
                     axes.plot(losses, places, "o", color=colour, markersize=4.5, alpha=0.8, label=label)
             best = min(run["loss"] for kinds in found.values() for run in kinds["amount"])

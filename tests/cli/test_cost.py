@@ -36,6 +36,21 @@ def test_a_checkpoint_is_counted_layer_by_layer(polychron: Command, trained: Pat
     assert "together" in polychron("cost", trained).out
 
 
+def test_what_the_kernels_counted_stands_beside_what_was_predicted(polychron: Command, trained: Path, text: Path):
+    (result,) = polychron("cost", trained, "--measure", text, "--bytes", "300", "--json").objects
+    measured = result["measured"]
+    assert (measured["bytes"], measured["element"]) == (300, "float32")
+    for layer, counted in zip(result["layers"], measured["layers"], strict=True):
+        assert counted["layer"] == layer["layer"]
+        assert counted["predicted"]["row_bytes"] == layer["row_bytes"]
+        assert counted["counted"]["rows"] == layer["rows"]
+        assert counted["counted"]["additions"] >= layer["additions"]
+        assert 0 < counted["distinct_rows"] <= 300 * layer["rows"]
+    read = polychron("cost", trained, "--measure", text).out
+    assert "counted by the kernels" in read
+    assert "rows were read at least once" in read
+
+
 def test_the_plot_is_drawn(polychron: Command):
     done = polychron("cost", "--model", "delay", "--plot", "capacity.png")
     assert done.code == 0
@@ -49,6 +64,8 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path):
         ([trained, "--model", "delay"], "exclude each other"),
         (["--preset", "huge"], "must be one of micro, tiny, small, medium, base"),
         (["--plot", "capacity.doc"], "must end in one of"),
+        (["--measure", "nowhere.txt"], "give its folder DIR as well"),
+        ([trained, "--measure", "nowhere.txt"], "no such file or folder: nowhere.txt"),
     ]:
         refused = polychron("cost", *arguments)
         assert refused.code == 2

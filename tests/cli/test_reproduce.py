@@ -22,6 +22,15 @@ def test_a_measured_item_for_a_program(polychron: Command, text: Path):
     assert [Path(file).exists() for file in result["files"]] == [True] * 3
 
 
+def test_without_matplotlib_everything_but_the_picture_is_written(polychron: Command, monkeypatch):
+    monkeypatch.setattr("polychron.analysis.plots.can_draw", lambda: False)
+    done = polychron("reproduce", "fig3")
+    assert done.code == 0
+    assert "no picture: a plot needs a package" in done.err
+    assert "pip install 'polychron[plots]'" in done.err
+    assert sorted(path.name for path in Path("reproduction").iterdir()) == ["fig3.json", "fig3.md"]
+
+
 def test_bad_input_is_one_clear_line(polychron: Command):
     for arguments in (["fig99"], ["bpc", "--text", "nowhere"], ["bpc", "--seeds", 0]):
         refused = polychron("reproduce", *arguments)

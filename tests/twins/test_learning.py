@@ -74,6 +74,21 @@ def test_the_best_rate_is_found_and_divergence_costs_without_end(split):
         learn(counted(math.inf)[0], split.held_out, n_bytes=20)
 
 
+@pytest.mark.parametrize(
+    ("ideal", "found", "tried"),
+    [(0.2, 0.2, 3), (1.7, 1.6, 6), (0.03, 0.025, 6), (100.0, 6.4, 7)],  # the last lies beyond all trials
+)
+def test_trials_go_on_until_the_best_rate_lies_between_two_worse_ones(ideal, found, tried):
+    seen = []
+
+    def make(rate):
+        seen.append(rate)
+        return Learner(lambda k, progress: 1.0, lambda held_out: abs(math.log(rate / ideal)), 10, n_parameters=0)
+
+    assert best_rate(make, (0.1, 0.2, 0.4), np.zeros(4, np.uint8), 10) == pytest.approx(found)
+    assert len(seen) == tried
+
+
 def test_a_sample_is_spread_over_the_held_out_part():
     held_out = np.arange(200, dtype=np.uint8)
     assert sample_of(held_out, 1000) is held_out

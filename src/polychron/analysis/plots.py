@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+NO_PLOTS = "a plot needs a package that is not installed: pip install 'polychron[plots]'"
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches.
 
@@ -23,7 +32,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("a plot needs a package that is not installed: pip install 'polychron[plots]'") from None
+        raise InputError(NO_PLOTS) from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

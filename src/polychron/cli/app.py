@@ -386,6 +386,11 @@ def cost(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw the capacities: .png, .svg or .pdf.")
     ] = None,
+    measure: Annotated[
+        Path | None,
+        typer.Option(metavar="TEXT", help="Let DIR read this file or folder with kernels that count what they do."),
+    ] = None,
+    n_bytes: Annotated[int, typer.Option("--bytes", min=2, max=2**24, help="Measure on so much of the text.")] = 65536,
     json: Json = False,
 ) -> None:
     """Count what a token costs: comparisons, additions, rows, bytes, and energy under a named table.
@@ -404,6 +409,8 @@ def cost(
             positions=positions,
             element=element.value,
             plot=plot,
+            measure=measure,
+            n_measured=n_bytes,
             json=json,
         )
 

@@ -12,6 +12,7 @@ from polychron.analysis.capacity import power_of_ten
 from polychron.analysis.cost import ELEMENT_BYTES
 from polychron.analysis.energy import TABLE_NAME
 from polychron.cli.console import make_console, print_json, say
+from polychron.cli.cost_measured import measure_cost, measured_lines
 from polychron.errors import InputError
 from polychron.limits import format_bytes
 from polychron.training.checkpoint import open_checkpoint
@@ -28,13 +29,20 @@ def run_cost(
     positions: int,
     element: str,
     plot: Path | None,
+    measure: Path | None = None,
+    n_measured: int = 65536,
     json: bool,
 ) -> None:
-    """Count a checkpoint or a preset; without either, the paper's tables and all presets."""
+    """Count a checkpoint or a preset; without either, the paper's tables and all presets.
+
+    ``measure``: a text, of which a checkpoint reads ``n_measured`` bytes with kernels that count.
+    """
     if element not in ELEMENT_BYTES:
         raise InputError(f"--element must be one of {', '.join(ELEMENT_BYTES)}; got {element!r}")
     if directory is not None and (model is not None or preset is not None):
         raise InputError("DIR and --model or --preset exclude each other: a checkpoint says what it is")
+    if measure is not None and directory is None:
+        raise InputError("--measure counts what a trained model does: give its folder DIR as well")
     if plot is not None:
         analysis.plot_capacity(plot)
     if directory is None and model is None and preset is None:
@@ -49,6 +57,9 @@ def run_cost(
         title, config = _asked_for(directory, model, preset)
         fields = _one(title, config, positions, element)
         lines = list(_one_lines(fields, element))
+        if directory is not None and measure is not None:
+            fields["measured"] = measure_cost(directory, config, measure, n_measured)
+            lines += ["", *measured_lines(fields["measured"])]
     if plot is not None:
         fields["plot"] = str(plot)
         lines.append(f"\ncapacity drawn in {plot}")

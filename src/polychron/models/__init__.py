@@ -21,11 +21,10 @@ from polychron.models.presets import (
 )
 from polychron.models.recurrent import RecurrentConfig, RecurrentLM
 from polychron.models.transformer import TransformerConfig, TransformerLM
-from polychron.models.variants import VARIANT_OPTIONS, with_variant
+from polychron.models.variants import with_variant
 
 __all__ = [
     "DEFAULT_PRESETS",
-    "VARIANT_OPTIONS",
     "DelayConfig",
     "DelayLM",
     "LanguageModel",

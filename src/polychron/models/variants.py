@@ -8,7 +8,6 @@ from typing import Any
 from polychron.errors import InputError
 from polychron.models.config import TableConfig
 
-VARIANT_OPTIONS = ("hash", "reading", "gradient", "n_bins", "anchors", "max_delay", "table_type")
 _COMPARISONS = ("n_comparisons", "readout_n_comparisons")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import polychron
+from polychron.analysis import plots
 from polychron.errors import InputError
 from polychron.reproduce import counted, measured
 from polychron.reproduce.measured import SIZES, Work
@@ -43,7 +44,8 @@ def reproduce(
 ) -> Reproduction:
     """Run an item and write ``ITEM.json``, ``ITEM.md`` and, where there is a picture, ``ITEM.png`` into ``out``.
 
-    What is measured runs on one thread, so that processor time is the time it takes; the number of threads is put back.
+    Without matplotlib there is no picture: ``tell`` is told, and what is returned does not draw. What is measured runs
+    on one thread, so that processor time is the time it takes; the number of threads is put back.
 
     Args:
         item: one of :data:`ITEMS`.
@@ -77,7 +79,11 @@ def reproduce(
     _write(out / f"{item}.json", json.dumps(found.to_dict(), indent=1) + "\n")
     _write(out / f"{item}.md", found.markdown() + "\n")
     if found.draw is not None:
-        found.draw(out / f"{item}.png")
+        if plots.can_draw():
+            found.draw(out / f"{item}.png")
+        else:
+            tell(f"no picture: {plots.NO_PLOTS}")
+            found = dataclasses.replace(found, draw=None)
     return found
 
 

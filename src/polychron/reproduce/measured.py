@@ -29,6 +29,7 @@ PUBLISHED_TRAFFIC = 10_000
 # Bits per character that the paper claims for its recurrent network and its transformer.
 PUBLISHED_BITS = {"recurrent": 1.39, "transformer": 0.99}
 NOTHING_LOST = 0.01  # nats: what leaving the FFN out may cost and still be nothing
+STEP_BYTES = 1024  # of ours: short runs need steps more than large ones
 ABLATION = {"n_neurons": 16, "n_heads": 1, "n_layers": 2, "n_tables": 16, "n_comparisons": 4, "window": 8}
 
 
@@ -91,8 +92,8 @@ def tables(kind: str, preset: str, **changes: Any) -> Contestant:
         config = models.preset(kind, preset, split.vocabulary.size)
         if changes:
             config = type(config)(**{**asdict(config), **changes})
-        return of_tables(config, split, seed, rate=rate, batch=min(training.batch, 32), length=training.length,
-                         visit_cap=training.visit_cap)  # fmt: skip
+        return of_tables(config, split, seed, rate=rate, batch=max(1, STEP_BYTES // training.length),
+                         length=training.length, visit_cap=training.visit_cap)  # fmt: skip
 
     return Contestant(f"{kind} {preset}", make, tuple(training.rate * factor for factor in (1.0, 0.5, 2.0)))
 
@@ -293,7 +294,7 @@ def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
     names = list(dict.fromkeys(outcome.name for outcome in outcomes))
     with saved_figure(path, width=10.5, height=4.2) as figure:
         panels = figure.subplots(1, 3, sharey=True)
-        for axes, (axis, title) in zip(panels, ((0, "steps"), (1, "bytes"), (2, "seconds of one thread")), strict=True):
+        for axes, (axis, title) in zip(panels, ((0, "steps"), (1, "bytes"), (2, "processor time")), strict=True):
             for name, colour in zip(names, colours * 9, strict=False):
                 runs = [o for o in outcomes if o.name == name]
                 looks = list(zip(*(o.points for o in runs), strict=False))
@@ -306,7 +307,7 @@ def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
                                   alpha=0.18, linewidth=0)  # fmt: skip
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_major_formatter(EngFormatter("s" if axis == 2 else "", sep=""))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(title)
             axes.grid(color="#E6E6E6", linewidth=0.7)

@@ -26,6 +26,7 @@ from polychron.twins.training import Settings, nats_per_byte, one_step, prepare,
 from polychron.twins.twin import Recipe
 
 SAMPLE_PIECES = 8
+FURTHER_RATES = 4
 
 
 @dataclass(frozen=True)
@@ -143,21 +144,44 @@ def learn(
     return points
 
 
-def best_rate(make: Callable[[float], Learner], rates: tuple[float, ...], held_out: np.ndarray, n_bytes: int) -> float:
-    """The rate after which ``held_out`` costs least; one that diverges costs without end.
+def best_rate(
+    make: Callable[[float], Learner],
+    rates: tuple[float, ...],
+    held_out: np.ndarray,
+    n_bytes: int | None = None,
+    seconds: float | None = None,
+) -> float:
+    """The rate after whose run of so many bytes or seconds ``held_out`` costs least; to diverge costs without end.
+
+    Where the best of ``rates`` is their lowest or highest, the trials go on beyond it by the same factor until it lies
+    between two worse ones, at most `FURTHER_RATES` times; a single rate is taken as it is.
 
     Raises:
         InputError: all diverged.
     """
-    costs = {}
-    for rate in rates:
+    costs: dict[float, float] = {}
+
+    def try_rate(rate: float) -> None:
+        learner = make(rate)
         try:
-            costs[rate] = learn(make(rate), held_out, n_bytes=n_bytes)[-1].nats
+            costs[rate] = learn(learner, held_out, n_bytes=n_bytes, seconds=seconds)[-1].nats
         except InputError:
             costs[rate] = math.inf
+
+    for rate in rates:
+        try_rate(rate)
     best = min(costs, key=costs.__getitem__)
     if not math.isfinite(costs[best]):
         raise InputError(f"the training diverged at every rate of {', '.join(f'{rate:g}' for rate in rates)}")
+    for _ in range(FURTHER_RATES if len(costs) > 1 else 0):
+        ascending = sorted(costs)
+        if best == ascending[0]:
+            try_rate(best * best / ascending[1])
+        elif best == ascending[-1]:
+            try_rate(best * best / ascending[-2])
+        else:
+            break
+        best = min(costs, key=costs.__getitem__)
     return best
 
 

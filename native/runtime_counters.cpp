@@ -1,0 +1,104 @@
+#include "runtime_counters.hpp"
+
+#include <algorithm>
+
+namespace polychron::runtime {
+namespace {
+
+thread_local Counters* active = nullptr;
+
+void hash_f32(const HashPlan& plan, const float* x, int32_t* index) {
+  active->hash(plan, sizeof *x);
+  kernels().hash_f32(plan, x, index);
+}
+
+void hash_i32(const HashPlan& plan, const int32_t* x, int32_t* index) {
+  active->hash(plan, sizeof *x);
+  kernels().hash_i32(plan, x, index);
+}
+
+void join_bits(const int32_t* const* parts, int64_t n_parts, int64_t n, int32_t* index) {
+  active->join(n_parts, n);
+  kernels().join_bits(parts, n_parts, n, index);
+}
+
+void add_f32(const RowList& list, const float* start, float* y) {
+  active->add(list, sizeof(float));
+  kernels().add_f32(list, start, y);
+}
+
+void add_bf16(const RowList& list, const float* start, float* y) {
+  active->add(list, sizeof(uint16_t));
+  kernels().add_bf16(list, start, y);
+}
+
+void add_i8(const RowList& list, const ShiftGroup* groups, int64_t n_groups, const int32_t* start, int32_t* y) {
+  active->add(list, sizeof(int8_t));
+  kernels().add_i8(list, groups, n_groups, start, y);
+}
+
+size_t n_rows(const Tables& tables) { return static_cast<size_t>(tables.n_tables * tables.n_rows); }
+
+}  // namespace
+
+Counters::Counters(const Model& model) {
+  for (const Stage& stage : model.stages()) {
+    seen_.emplace_back(n_rows(stage.lookup ? stage.lookup->tables : stage.attention->tables));
+  }
+  seen_.emplace_back(n_rows(model.readout().tables));
+  counts_.resize(seen_.size());
+}
+
+void Counters::forget() {
+  std::fill(counts_.begin(), counts_.end(), Counts{});
+  for (std::vector<bool>& rows : seen_) std::fill(rows.begin(), rows.end(), false);
+}
+
+void Counters::enter(size_t stage) {
+  stage_ = stage;
+  active = this;
+}
+
+void Counters::hash(const HashPlan& plan, int64_t latency_size) {
+  Counts& counts = counts_[stage_];
+  for (int64_t at = 0; at < plan.n_groups * plan.n_comparisons * kHashLanes; ++at) {
+    if (plan.a[at] == plan.b[at]) {
+      ++counts.filler;
+    } else {
+      ++counts.comparisons;
+      counts.latency_bytes += 2 * latency_size;
+    }
+  }
+}
+
+void Counters::add(const RowList& list, int64_t element_size) {
+  Counts& counts = counts_[stage_];
+  const int64_t n_bytes = list.width * element_size;
+  for (int64_t m = 0; m < list.n; ++m) {
+    const auto row = static_cast<size_t>(list.index[m]);
+    const uintptr_t begin =
+        reinterpret_cast<uintptr_t>(list.rows) + row * static_cast<size_t>(list.stride * element_size);
+    ++counts.rows;
+    counts.additions += list.width;
+    counts.row_bytes += n_bytes;
+    counts.row_lines += static_cast<int64_t>((begin + static_cast<uintptr_t>(n_bytes) - 1) / kLineBytes -
+                                             begin / kLineBytes + 1);
+    if (!seen_[stage_][row]) {
+      seen_[stage_][row] = true;
+      ++counts.distinct_rows;
+    }
+  }
+}
+
+Kernels counting_kernels() {
+  Kernels set = kernels();
+  set.hash_f32 = hash_f32;
+  set.hash_i32 = hash_i32;
+  set.join_bits = join_bits;
+  set.add_f32 = add_f32;
+  set.add_bf16 = add_bf16;
+  set.add_i8 = add_i8;
+  return set;
+}
+
+}  // namespace polychron::runtime
