@@ -17,6 +17,7 @@ from polychron.cli.choices import (
     AnchorKind,
     Augmentation,
     Bins,
+    DeviceKind,
     Element,
     ExportKind,
     Gradient,
@@ -77,6 +78,9 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
     threads: Threads = None,
+    device: Annotated[
+        DeviceKind, typer.Option(help="Where to compute: on the CPU, or on a GPU by Triton's kernels.")
+    ] = DeviceKind.cpu,
     rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
     drop: Annotated[
         float | None,
@@ -212,6 +216,7 @@ def train(
             out=out,
             resume=resume,
             threads=threads,
+            device=device.value,
             checkpoint_seconds=checkpoint_seconds,
             json=json,
             tensorboard=tensorboard,

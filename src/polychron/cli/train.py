@@ -82,6 +82,7 @@ def run_train(
     out: Path | None,
     resume: bool,
     threads: int | None,
+    device: str,
     checkpoint_seconds: float,
     json: bool,
     tensorboard: bool,
@@ -89,15 +90,19 @@ def run_train(
     """Train and return the exit code: 0, or 128 + the signal that stopped the run."""
     if threads is not None:
         torch.set_num_threads(threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda needs a GPU that torch can use, and torch sees none here: leave it out")
     record, corpus, model = _recorded_run(text, settings, out) if resume else _new_run(text, settings)
+    if device != "cpu" and record.training.rewire is not None:
+        raise InputError(f"--rewire works on the CPU; the device is {device}: leave one of them out")
     directory = out or _fresh_directory(record)
 
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(CheckpointWriter(directory, resume=resume))
         if resume:
-            run = Run.resume(corpus.data, writer, checkpoint_seconds=checkpoint_seconds)
+            run = Run.resume(corpus.data, writer, device, checkpoint_seconds=checkpoint_seconds)
         else:
-            run = Run.begin(record, corpus.data, writer, model, checkpoint_seconds=checkpoint_seconds)
+            run = Run.begin(record, corpus.data, writer, model, device, checkpoint_seconds=checkpoint_seconds)
         scalars = stack.enter_context(_Scalars(directory)) if tensorboard else None
         view = stack.enter_context(JsonView() if json else TerminalView())
         view.begin(_facts(run, corpus))
@@ -312,6 +317,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "rewire": training.rewire,
         "seed": training.seed,
         "threads": torch.get_num_threads(),
+        "device": str(run.model.device),
         "step": record.position.step,
         "train_seconds": record.position.seconds,
         "checkpoint": str(run.writer.directory),
@@ -342,7 +348,7 @@ def _result(run: Run, finished: Finished) -> dict[str, Any]:
 def _sample(run: Run) -> str:
     """Some text of the trained model's own."""
     sampler = Sampler(temperature=0.8, top_p=0.95, seed=run.record.training.seed, excluded=[run.vocabulary.unseen_id])
-    pieces = generate(Stream(run.model), run.vocabulary, b"", _SAMPLE_BYTES, sampler)
+    pieces = generate(Stream(run.model.cpu()), run.vocabulary, b"", _SAMPLE_BYTES, sampler)
     return b"".join(pieces).decode("utf-8", errors="replace")
 
 

@@ -243,11 +243,13 @@ class Run:
         data: np.ndarray,
         writer: CheckpointWriter,
         model: torch.nn.Module | None = None,
+        device: str = "cpu",
         **intervals: float,
     ) -> Run:
         """A new run: its settings, the whole text (N,) uint8, and a writer that was opened for a new run.
 
-        ``model`` is what to begin with, of the configuration in the record; None: one that has learnt nothing.
+        ``model`` is what to begin with, of the configuration in the record; None: one that has learnt nothing. It
+        computes on ``device``; checkpoints do not tell on which.
 
         Raises:
             InputError: the model does not fit into memory, or no window into the text.
@@ -256,10 +258,10 @@ class Run:
             config = models.config_from_dict(record.model)
             require_room(config, record.preset)
             model = models.build(config, seed=record.training.seed)
-        return cls._of(record, model, data, writer, intervals)
+        return cls._of(record, model.to(device), data, writer, intervals)
 
     @classmethod
-    def resume(cls, data: np.ndarray, writer: CheckpointWriter, **intervals: float) -> Run:
+    def resume(cls, data: np.ndarray, writer: CheckpointWriter, device: str = "cpu", **intervals: float) -> Run:
         """The run whose checkpoint is in the folder of a writer that was opened to resume.
 
         ``data`` must be the text it was begun with; compare its SHA-256 with the record's.
@@ -268,7 +270,7 @@ class Run:
             InputError: the checkpoint cannot be used.
         """
         checkpoint = open_checkpoint(writer.directory)
-        run = cls._of(checkpoint.record, checkpoint.load_model(), data, writer, intervals)
+        run = cls._of(checkpoint.record, checkpoint.load_model().to(device), data, writer, intervals)
         checkpoint.load_optimizer(run.optimizer)
         return run
 
