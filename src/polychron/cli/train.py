@@ -197,7 +197,7 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
             rate=_or(settings.rate, defaults.rate),
             warmup_steps=defaults.warmup_steps,
             visit_cap=defaults.visit_cap if merges_sgd else None,
-            drop=_or(settings.drop, defaults.drop_for(n_bytes, n_text)),
+            drop=_or(settings.drop, defaults.drop_for(n_bytes, n_text, members)),
             members=members,
             calibration=_or(settings.calibration, 0 if settings.only else models.calibration_bytes(n_bytes, n_text)),
             optimizer=_or(settings.optimizer, "sgd"),
