@@ -11,8 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polychron.ops.lookup.reference import comparisons
-
 _LIMIT = 127
 _SWEEPS = 2  # the first takes away half of the error, the second a tenth, all further ones together a tenth
 _RARE = 8.0  # a row that was read so often is moved by half of its mean error
@@ -30,12 +28,15 @@ def rows_read(z: Tensor, anchors: Tensor, delays: Tensor | None) -> Tensor:
         >>> rows_read(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[[0, 1]]]), None).tolist()
         [[0, 1]]
     """
-    weight = 1 << torch.arange(anchors.shape[1])
-    return torch.cat([
-        ((comparisons(z[None], anchors[i : i + 1], None if delays is None else delays[i : i + 1])[0, :, 0] > 0)
-         * weight[:, None]).sum(dim=0, keepdim=True)
-        for i in range(len(anchors))
-    ])  # fmt: skip
+    n_past = 0 if delays is None else int(delays.max())
+    neurons = torch.nn.functional.pad(z.T, (n_past, 0)).contiguous()
+    lags = torch.zeros_like(anchors) if delays is None else delays
+    rows = torch.zeros(len(anchors), len(z), dtype=torch.int64)
+    for row, pairs, pair_lags in zip(rows, anchors.tolist(), lags.tolist(), strict=True):
+        for r, (pair, lag) in enumerate(zip(pairs, pair_lags, strict=True)):
+            a, b = (neurons[k].narrow(0, n_past - d, len(z)) for k, d in zip(pair, lag, strict=True))
+            row += (a > b).long() << r
+    return rows
 
 
 def add_rows(tables: Tensor, rows: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path
         (["nowhere"], "nowhere does not exist"),
         ([trained, "--to", "int4"], "int4"),
         ([tmp_path / "small"], "is quantised to int8"),
-        ([trained, "--out", tmp_path / "small"], "already has a checkpoint"),
+        ([trained, "--out", tmp_path / "small"], "already has a checkpoint: give another --out\n"),
         ([trained, "--out", trained], "already has a checkpoint"),
         ([trained, "--text", "nowhere"], "nowhere"),
     ]:

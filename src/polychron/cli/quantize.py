@@ -18,6 +18,7 @@ from polychron.quantization import quantize
 from polychron.runtime import Model, load
 from polychron.runtime.model import read_settings
 from polychron.runtime.text_stream import score_progressively
+from polychron.storage import CONFIG_NAME
 from polychron.training.checkpoint import Checkpoint, CheckpointWriter, QuantizationRecord, Record, open_checkpoint
 from polychron.training.evaluate import spread_sample
 
@@ -34,9 +35,11 @@ def run_quantize(directory: Path, *, to: str, out: Path | None, text: Path | Non
     read_settings(directory)  # refuses what the runtime could not run
     checkpoint.load_model()  # checks every tensor
     read_settings(directory)  # refuses what the runtime does not run, before anything is written
+    target = out if out is not None else directory.with_name(f"{directory.name}-{to}")
+    if (target / CONFIG_NAME).exists():
+        raise InputError(f"{target} already has a checkpoint: give another --out")
     data, source = _text(checkpoint.record, text)
     quantized = quantize(checkpoint.load_tensors(), to, _training_tokens(checkpoint) if to == "int8" else None)
-    target = out if out is not None else directory.with_name(f"{directory.name}-{to}")
     record = checkpoint.record.model_copy(
         update={
             "quantization": QuantizationRecord(

@@ -7,6 +7,7 @@ file beside the source, which the program is given a pointer to.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -99,15 +100,17 @@ def export_c(
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write beside the old file, then rename.
+    """Write beside the old file, then rename; what was written of a file that does not fit is taken away.
 
     Raises:
         InputError: the system refused.
     """
+    temporary = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.writing")
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
