@@ -1,15 +1,16 @@
 """Our C on simulated microcontrollers, beside a dense network of bytes: one table; or a text that a board writes.
 
     python benchmarks/microcontrollers.py classifier hapt
-    python benchmarks/microcontrollers.py text runs/micro-int8 book.txt --hidden 128 --dense-steps 4000
+    python benchmarks/microcontrollers.py text runs/micro-int8 book.txt --hidden 512 --dense-steps 8000
     python benchmarks/microcontrollers.py write runs/micro-int8 "It was a truth" --board cortex-m0
 
 The first trains a classifier of tables for a small flash, and perceptrons from none to 64 hidden units until one that
 has some is as accurate on the test part in int8. The second takes a checkpoint of a language model (``--preset micro``
 fits 256 KB) and trains a perceptron over the last eight bytes; while that has the higher loss, the comparison flatters
-the perceptron. Both are compiled with the same options; the answers of every board are compared with numpy's. Needs
-gcc-arm-none-eabi, gcc-riscv64-unknown-elf, qemu-system-arm and qemu-system-misc, for AVR gcc-avr, avr-libc and simavr
-(Debian's names); boards whose programs are missing, or whose memory is too small, are left out, and named.
+the perceptron. ``--dense FILE`` keeps it, for `dense_generation.py` too. Both are compiled with the same options; the
+answers of every board are compared with numpy's. Needs gcc-arm-none-eabi, gcc-riscv64-unknown-elf, qemu-system-arm and
+qemu-system-misc, for AVR gcc-avr, avr-libc and simavr (Debian's names); boards whose programs are missing, or whose
+memory is too small, are left out, and named.
 
 qemu counts instructions, not cycles: a multiplication of a Cortex-M0 that takes 32 cycles counts as one. simavr counts
 cycles.
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 
 from boards.dense_int8 import write_classifier, write_language_model
-from boards.dense_training import train_perceptron, train_window, window_in_bytes, windows
+from boards.dense_training import kept_window, train_perceptron, window_in_bytes, windows
 from boards.simulator import BOARDS, OPTIMIZATION, Measured, digest, filled, measure, missing
 from polychron import optim, runtime
 from polychron.data.batches import Batches
@@ -100,9 +101,11 @@ def compare_language_models(arguments: argparse.Namespace, folder: Path) -> list
     tokens = np.frombuffer(integers.vocabulary.ids_of(data.tobytes()), dtype=np.uint8)
     text = held_out[: arguments.examples]
 
-    trained = train_window(
-        tokens[:n_train], integers.vocabulary.size, arguments.hidden, arguments.dense_steps, arguments.seed
-    )
+    trained = kept_window(
+        arguments.dense, tokens[:n_train], integers.vocabulary.size, arguments.hidden, arguments.dense_steps,
+        arguments.seed,
+    )  # fmt: skip
+    n_hidden = trained.first.out_features
     dense, embedding = window_in_bytes(trained, tokens[:n_train])
     scored = tokens[n_train : n_train + arguments.scored]
     logits = torch.cat(
@@ -128,8 +131,8 @@ def compare_language_models(arguments: argparse.Namespace, folder: Path) -> list
     for name, source, answers, loss, what, options in (
         ("tables", folder / "tables.c", ours, nats / n_bytes, "additions", [f"-DWRITES={arguments.write}"]),
         (
-            f"dense, 8 bytes-{arguments.hidden}-{integers.vocabulary.size}", folder / "dense.c", theirs, dense_nats,
-            f"{dense.n_weights:,} multiplications", [],
+            f"dense, {trained.context} bytes-{n_hidden}-{integers.vocabulary.size}", folder / "dense.c", theirs,
+            dense_nats, f"{dense.n_weights:,} multiplications", [],
         ),
     ):  # fmt: skip
         main = filled("measure_language_model.c.in", NAME=source.stem, N_BYTES=len(text), N_PROMPT=min(9, len(text)),
@@ -205,8 +208,11 @@ def main() -> None:
     text = commands.add_parser("text")
     text.add_argument("directory", type=Path)
     text.add_argument("text", type=Path, help="what it was trained on with --holdout tail")
-    text.add_argument("--hidden", type=int, default=128)
-    text.add_argument("--dense-steps", type=int, default=4000)
+    text.add_argument(
+        "--dense", type=Path, help="safetensors file of a trained perceptron; written where there is none"
+    )
+    text.add_argument("--hidden", type=int, default=512)
+    text.add_argument("--dense-steps", type=int, default=8000)
     text.add_argument("--examples", type=int, default=100, help="bytes read on the boards")
     text.add_argument("--scored", type=int, default=100_000, help="held-out bytes scored")
     text.add_argument("--write", type=int, default=200, help="bytes that a board writes")

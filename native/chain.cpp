@@ -233,6 +233,7 @@ double Chain::train(const ChainStep& step, const TableUpdate& update, const std:
     TableUpdate own = update;
     own.state = layer.own.state;
     if (!seeds.empty()) own.seed = seeds[l];
+    if (!subsets.empty()) own.rate *= subsets[l].rate_factor;
     float* dx = l > 0 ? gradient_[l % 2].get() : nullptr;
     if (layer.attention) {
       backward_attention(layer, step, v, dx, own);

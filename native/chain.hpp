@@ -32,10 +32,11 @@ struct ChainAttention {
   PositionGradient position_gradient;
 };
 
-// The tables of a layer that take part in one step; the sum of their rows is multiplied by `scale`. Empty: all.
+// The tables of a layer that take part in one step; the sum of their rows is multiplied by `scale`, and they learn at
+// `rate_factor` times the update's rate. Empty: all.
 struct ChainSubset {
   std::vector<int32_t> which;   // ascending
-  float scale = 1.0f;
+  float scale = 1.0f, rate_factor = 1.0f;
 };
 
 struct ChainStep {

@@ -68,7 +68,9 @@ class ChainHandle {
 
   double train(In<int64_t, 2> tokens, In<int64_t, 2> targets, const std::string& kind, float rate, float epsilon,
                float visit_cap, const std::vector<uint32_t>& seeds,
-               const std::vector<std::optional<In<int32_t, 1>>>& kept, int n_threads) {
+               const std::vector<std::optional<In<int32_t, 1>>>& kept, const std::vector<float>& rate_factors,
+               int n_threads) {
+    require(rate_factors.size() == kept.size(), "rate_factors must be one for each of kept");
     require(seeds.empty() || seeds.size() == n_tables_.size(), "seeds must be one for each layer, or none");
     const ChainStep step = checked_step(tokens, targets, n_threads);
     TableUpdate update;
@@ -86,7 +88,7 @@ class ChainHandle {
     } else {
       throw std::invalid_argument("kind must be sgd, online_sgd or adagrad; got " + kind);
     }
-    const std::vector<ChainSubset> subsets = checked_subsets(kept);
+    const std::vector<ChainSubset> subsets = checked_subsets(kept, rate_factors);
     nb::gil_scoped_release release;
     const std::lock_guard<std::mutex> one_at_a_time(mutex_);
     return chain_.train(step, update, subsets, seeds);
@@ -135,7 +137,8 @@ class ChainHandle {
     return {tokens.data(), targets.data(), B, T, threads(n_threads)};
   }
 
-  std::vector<ChainSubset> checked_subsets(const std::vector<std::optional<In<int32_t, 1>>>& kept) const {
+  std::vector<ChainSubset> checked_subsets(const std::vector<std::optional<In<int32_t, 1>>>& kept,
+                                           const std::vector<float>& rate_factors) const {
     require(kept.empty() || kept.size() == n_tables_.size(), "kept must name the tables of every layer, or None");
     std::vector<ChainSubset> subsets(kept.size());
     for (size_t l = 0; l < kept.size(); ++l) {
@@ -150,6 +153,7 @@ class ChainHandle {
       }
       subsets[l].which.assign(which, which + n);
       subsets[l].scale = static_cast<float>(n_tables_[l]) / static_cast<float>(n);
+      subsets[l].rate_factor = rate_factors[l];
     }
     return subsets;
   }
@@ -185,7 +189,8 @@ void bind_chain(nb::module_& m) {
            nb::arg("code_gradient").noconvert(), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"),
            nb::arg("state").noconvert().none())
       .def("train", &ChainHandle::train, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(), nb::arg("kind"),
-           nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"), nb::arg("seeds"), nb::arg("kept"), nb::arg("n_threads"))
+           nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"), nb::arg("seeds"), nb::arg("kept"),
+           nb::arg("rate_factors"), nb::arg("n_threads"))
       .def("score", &ChainHandle::score, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(),
            nb::arg("nats").noconvert(), nb::arg("n_threads"));
 }

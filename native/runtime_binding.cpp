@@ -58,6 +58,11 @@ class BoundModel {
     keep(rows);
   }
 
+  void add_recurrent(InAny<3> rows, In<int32_t, 3> anchors, Maybe<In<uint8_t, 1>> shifts) {
+    model_.add_recurrent(tables(rows, shifts), pairs(anchors, std::nullopt, rows));
+    keep(rows);
+  }
+
   void set_readout(InAny<3> rows, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
                    Maybe<In<uint8_t, 1>> shifts) {
     model_.set_readout(tables(rows, shifts), pairs(anchors, delays, rows));
@@ -264,6 +269,8 @@ void bind_runtime(nb::module_& m) {
            nb::arg("logit_unit"))
       .def("add_lookup", &BoundModel::add_lookup, nb::arg("rows").noconvert(), nb::arg("anchors").noconvert(),
            nb::arg("delays").noconvert().none(), nb::arg("shifts").noconvert().none())
+      .def("add_recurrent", &BoundModel::add_recurrent, nb::arg("rows").noconvert(), nb::arg("anchors").noconvert(),
+           nb::arg("shifts").noconvert().none())
       .def("add_attention", &BoundModel::add_attention, nb::arg("rows").noconvert(), nb::arg("anchors").noconvert(),
            nb::arg("key_anchors").noconvert().none(), nb::arg("position_code").noconvert().none(),
            nb::arg("n_distances"), nb::arg("shifts").noconvert().none())

@@ -186,7 +186,24 @@ void Model::add_lookup(const TablesView& view, const AnchorsView& anchors) {
   lookup.tables = lay_out(view, int64_t{1} << anchors.n_comparisons, true, 1);
   lookup.hash = plan_hash(anchors, lookup.tables);
   if (stages_.empty()) precompute(lookup);
-  stages_.push_back({std::move(lookup), std::nullopt});
+  push({std::move(lookup), std::nullopt});
+}
+
+void Model::add_recurrent(const TablesView& view, const AnchorsView& anchors) {
+  require(anchors.n_comparisons >= 1 && anchors.n_comparisons <= 30, "a table must have 1 to 30 comparisons");
+  require(stages_.empty(), "a recurrent layer stands alone before the readout");
+  Lookup lookup;
+  lookup.tables = lay_out(view, int64_t{1} << anchors.n_comparisons, true, 1);
+  lookup.hash = plan_hash(anchors, lookup.tables);
+  require(lookup.hash.max_delay == 0, "a recurrent layer has no delays");
+  lookup.recurrent = true;
+  push({std::move(lookup), std::nullopt});
+}
+
+void Model::push(Stage stage) {
+  require(stages_.empty() || !stages_[0].lookup || !stages_[0].lookup->recurrent,
+          "a recurrent layer stands alone before the readout");
+  stages_.push_back(std::move(stage));
 }
 
 void Model::add_attention(const TablesView& view, const AnchorsView& query, const AnchorsView* key,
@@ -220,7 +237,7 @@ void Model::add_attention(const TablesView& view, const AnchorsView& query, cons
       attention.code[static_cast<size_t>(d * padded + q)] = bits;
     }
   }
-  stages_.push_back({std::nullopt, std::move(attention)});
+  push({std::nullopt, std::move(attention)});
 }
 
 void Model::set_readout(const TablesView& view, const AnchorsView& anchors) {

@@ -76,6 +76,7 @@ struct Lookup {
   Tables tables;
   Hash hash;
   std::vector<int32_t> contribution;    // (D + 1, V + 1, padded I), or empty; token V: none yet
+  bool recurrent = false;               // z <- embedding + rows of the z of the token before; the only stage then
 };
 
 struct Attention {
@@ -99,6 +100,7 @@ class Model {
   // Throw std::invalid_argument when something does not fit.
   void add_lookup(const TablesView&, const AnchorsView&);
   void add_attention(const TablesView&, const AnchorsView& query, const AnchorsView* key, const CodeView&);
+  void add_recurrent(const TablesView&, const AnchorsView&);
   void set_readout(const TablesView&, const AnchorsView&);
 
   Precision precision() const { return precision_; }
@@ -116,6 +118,7 @@ class Model {
  private:
   Tables lay_out(const TablesView&, int64_t n_rows_expected, bool residual, int64_t n_read) const;
   Hash plan_hash(const AnchorsView&, const Tables&) const;
+  void push(Stage);
   void precompute(Lookup&) const;
   template <class T> void precompute_as(Lookup&) const;
 

@@ -86,6 +86,7 @@ void Stream::reset() {
   }
   readout_latencies_.clear();
   tokens_.clear();
+  std::fill(z_.begin(), z_.end(), 0);
   for (int64_t d = 0; d < static_cast<int64_t>(parts_.size()); ++d) *tokens_.push() = static_cast<int32_t>(model_.n_tokens());
   started_ = false;
 }
@@ -174,13 +175,15 @@ template <bool integer> void Stream::keep_in_range() {
 
 template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   *tokens_.push() = static_cast<int32_t>(token);
+  const bool recurrent = !states_.empty() && model_.stages()[0].lookup && model_.stages()[0].lookup->recurrent;
+  if (recurrent) hash<integer>(model_.stages()[0].lookup->hash, z_.data(), index_.data());
   std::copy_n(model_.embedding(token), model_.stride(), z_.data());
   for (size_t s = 0; s < states_.size(); ++s) {
     const Stage& stage = model_.stages()[s];
     if (counters_) counters_->enter(s);
     if (stage.lookup) {
       const Tables& tables = stage.lookup->tables;
-      address<integer>(*stage.lookup, states_[s].latencies, s == 0);
+      if (!recurrent) address<integer>(*stage.lookup, states_[s].latencies, s == 0);
       add<integer>(rows(tables, index_.data(), tables.n_tables), tables.groups.data(),
                    static_cast<int64_t>(tables.groups.size()), z_.data(), z_.data());
     } else {

@@ -57,6 +57,8 @@ uint32_t board_ticks(void) {
   return n;
 }
 
+uint32_t board_ticks_since(uint32_t before) { return board_ticks() - before; }
+
 static void loop(uint32_t n) { __asm__ volatile(".balign 4\n1: addi %0, %0, -1\n bnez %0, 1b" : "+r"(n)); }
 
 #define STACK_POINTER(p) __asm__ volatile("mv %0, sp" : "=r"(p))
@@ -93,6 +95,9 @@ void board_exit(void) {
 
 uint32_t board_ticks(void) { return 0xFFFFFF - *(volatile uint32_t *)0xE000E018; }
 
+/* SysTick has 24 bits. */
+uint32_t board_ticks_since(uint32_t before) { return (board_ticks() - before) & 0xFFFFFF; }
+
 static void loop(uint32_t n) {
   __asm__ volatile(".syntax unified\n .balign 4\n1: subs %0, %0, #1\n bne 1b" : "+l"(n)::"cc");
 }
@@ -117,7 +122,7 @@ void board_write_number(const char *name, uint32_t number) {
 uint32_t board_calibrate(void) {
   const uint32_t before = board_ticks();
   loop(1000000);
-  return (board_ticks() - before) & 0xFFFFFF;
+  return board_ticks_since(before);
 }
 
 static uint32_t *painted;

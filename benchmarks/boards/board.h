@@ -12,6 +12,7 @@ void board_exit(void);
 /* A clock that goes forward with the instructions executed (qemu -icount shift=0): so many of its ticks are what
  * board_calibrate's two million instructions take. */
 uint32_t board_ticks(void);
+uint32_t board_ticks_since(uint32_t before);
 uint32_t board_calibrate(void);
 
 /* How deep the stack was below the caller of the one, when the other is called. */

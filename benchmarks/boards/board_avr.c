@@ -44,6 +44,8 @@ uint32_t board_ticks(void) {
   return (uint32_t)high << 16 | low;
 }
 
+uint32_t board_ticks_since(uint32_t before) { return board_ticks() - before; }
+
 /* One tick is one cycle. */
 uint32_t board_calibrate(void) {
   TCCR1A = 0;

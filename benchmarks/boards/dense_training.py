@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from boards.dense_int8 import DenseInt8, even, quantize_dense
@@ -72,6 +75,22 @@ def train_window(tokens: np.ndarray, n_tokens: int, n_hidden: int, steps: int, s
         nn.functional.cross_entropy(model(text[at]), text[at[:, -1] + 1]).backward()
         optimizer.step()
         schedule.step()
+    return model
+
+
+def kept_window(
+    path: Path | None, tokens: np.ndarray, n_tokens: int, n_hidden: int, steps: int, seed: int
+) -> WindowPerceptron:
+    """The perceptron in a safetensors file, whatever its size; or trained, and written there where a path is given."""
+    if path is not None and path.exists():
+        tensors = load_file(path)
+        width = tensors["embedding.weight"].shape[1]
+        model = WindowPerceptron(n_tokens, tensors["first.weight"].shape[1] // width, width, len(tensors["first.bias"]))
+        model.load_state_dict(tensors)
+        return model
+    model = train_window(tokens, n_tokens, n_hidden, steps, seed)
+    if path is not None:
+        save_file(model.state_dict(), path)
     return model
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from polychron.errors import InputError
+from polychron.row_rounding import add_rows, round_together, rows_read
 
 TARGETS = ("int8", "bfloat16")
 
@@ -25,6 +26,7 @@ _LATENCY_LIMIT = 32767
 # beyond 32 saturates; no model seen so far comes near.
 _LATENCY_BITS = (10, 14)
 _MAXIMUM_SHIFT = 15
+_READOUT = "model.readout.synaptic_vectors"
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,20 @@ class Quantized:
     logit_bits: int | None = None
 
 
-def quantize(tensors: Mapping[str, Tensor], to: str) -> Quantized:
+def quantize(tensors: Mapping[str, Tensor], to: str, tokens: Tensor | None = None) -> Quantized:
     """Tables of float32 as int8 or bfloat16.
 
     int8: table i is :math:`S_i \\approx q_i 2^{e_i}` with whole q in [-127, 127] and the exponent of least squared
     error over the table. Embeddings become int16 without changing the order of any token's latencies, so that the rows
-    of a first layer are those of the float model. bfloat16: to nearest, ties to even; embeddings stay float32.
+    of a first layer are those of the float model. With a text, hidden rows are chosen together, so that the latencies
+    that it meets come near the float model's (:func:`polychron.row_rounding.round_together`), and latencies are as fine
+    as 16 bits allow for it; layers from the first attention on are rounded row by row all the same. bfloat16: to
+    nearest, ties to even; embeddings stay float32.
 
     Args:
         tensors: of a checkpoint; those that are not ``model.*`` are left out.
         to: ``"int8"`` or ``"bfloat16"``.
+        tokens: (T,) ids of a text like those to come, 100,000 or more; best what the model was trained on. None: none.
 
     Raises:
         InputError: an unknown target; numbers that are not finite; tables too different in size for shifts of 15.
@@ -80,7 +86,7 @@ def quantize(tensors: Mapping[str, Tensor], to: str) -> Quantized:
                 for name, tensor in model.items()
             }
         )
-    return _to_int8(model)
+    return _to_int8(model, tokens)
 
 
 def dequantize(tensors: Mapping[str, Tensor], latency_bits: int | None, logit_bits: int | None) -> dict[str, Tensor]:
@@ -108,7 +114,7 @@ def dequantize(tensors: Mapping[str, Tensor], latency_bits: int | None, logit_bi
         if tensor.dtype == torch.bfloat16:
             result[name] = tensor.float()
         elif tensor.dtype == torch.int8:
-            unit = -(logit_bits if name == "model.readout.synaptic_vectors" else latency_bits)
+            unit = -(logit_bits if name == _READOUT else latency_bits)
             shifts = tensors[name.replace("synaptic_vectors", "shifts")].int() + unit
             result[name] = torch.ldexp(tensor.float(), shifts[:, None, None])
         elif tensor.dtype == torch.int16:
@@ -118,16 +124,20 @@ def dequantize(tensors: Mapping[str, Tensor], latency_bits: int | None, logit_bi
     return result
 
 
-def _to_int8(model: dict[str, Tensor]) -> Quantized:
-    embedding = model["model.embedding.latencies"].numpy()
-    latency_bits = _latency_bits(embedding, model)
+def _to_int8(model: dict[str, Tensor], tokens: Tensor | None) -> Quantized:
+    embedding = model["model.embedding.latencies"]
+    layers = [] if tokens is None else _layers_before_attention(model)
+    met = [embedding[tokens]] if layers else []  # latencies of the float model after each layer
+    for prefix in layers:
+        met.append(met[-1] + add_rows(model[prefix + "synaptic_vectors"], _rows(model, prefix, met[-1])))
+    latency_bits = _bits_for(max(float(z.abs().max()) for z in met) if met else _largest_latency(model))
     result: dict[str, Tensor] = {}
     logit_bits = 0
     for name, tensor in model.items():
         if name == "model.embedding.latencies":
-            result[name] = torch.from_numpy(keep_order(embedding, latency_bits))
+            result[name] = torch.from_numpy(keep_order(embedding.numpy(), latency_bits))
         elif name.endswith("synaptic_vectors"):
-            is_readout = name == "model.readout.synaptic_vectors"
+            is_readout = name == _READOUT
             tables, exponents = quantize_tables(tensor.numpy(), None if is_readout else -latency_bits)
             unit = int(exponents.min()) if is_readout else -latency_bits
             if is_readout:
@@ -141,19 +151,43 @@ def _to_int8(model: dict[str, Tensor]) -> Quantized:
             result[name.replace("synaptic_vectors", "shifts")] = torch.from_numpy(shifts.astype(np.uint8))
         else:
             result[name] = tensor
+    if layers:
+        z = torch.ldexp(result["model.embedding.latencies"][tokens].float(), torch.tensor(-latency_bits))
+    for prefix, wanted in zip(layers, met[1:], strict=True):
+        name, rows = prefix + "synaptic_vectors", _rows(model, prefix, z)
+        exponents = result[prefix + "shifts"].long() - latency_bits
+        result[name] = round_together(model[name], exponents, rows, wanted - z)
+        z = z + add_rows(torch.ldexp(result[name].float(), exponents[:, None, None]), rows)
     return Quantized(result, latency_bits, logit_bits)
 
 
-def _latency_bits(embedding: np.ndarray, model: Mapping[str, Tensor]) -> int:
-    """The finest unit at which no latency can leave 16 bits, within `_LATENCY_BITS`."""
-    bound = float(np.abs(embedding).max())
+def _layers_before_attention(model: Mapping[str, Tensor]) -> list[str]:
+    """The beginnings of the names of the layers of a delay model, or of those that a text meets before attention."""
+    prefixes: list[str] = []
+    while (prefix := f"model.layers.{len(prefixes)}.") + "synaptic_vectors" in model:
+        prefixes.append(prefix)
+    return prefixes
+
+
+def _rows(model: Mapping[str, Tensor], prefix: str, z: Tensor) -> Tensor:
+    return rows_read(z, model[prefix + "anchors"], model.get(prefix + "delays"))
+
+
+def _bits_for(largest: float) -> int:
+    """The finest unit at which a latency so large does not leave 16 bits, within `_LATENCY_BITS`."""
+    lowest, highest = _LATENCY_BITS
+    return min(highest, max(lowest, math.floor(math.log2(_LATENCY_LIMIT / max(largest, 1e-9)))))
+
+
+def _largest_latency(model: Mapping[str, Tensor]) -> float:
+    """What no latency can exceed: every table's largest number at once."""
+    bound = float(model["model.embedding.latencies"].abs().max())
     for name, tensor in model.items():
-        if name.endswith("synaptic_vectors") and name != "model.readout.synaptic_vectors":
+        if name.endswith("synaptic_vectors") and name != _READOUT:
             code = model.get(name.replace("synaptic_vectors", "position_code"))
             n_reads = 1 if code is None else code.shape[1] - 1
             bound += n_reads * float(tensor.abs().amax(dim=1).sum(dim=0).max())
-    lowest, highest = _LATENCY_BITS
-    return min(highest, max(lowest, math.floor(math.log2(_LATENCY_LIMIT / max(bound, 1e-9)))))
+    return bound
 
 
 def keep_order(latencies: np.ndarray, bits: int) -> np.ndarray:

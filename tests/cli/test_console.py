@@ -21,6 +21,7 @@ FACTS = {
     "optimizer": "sgd",
     "rate": 0.02,
     "drop": 0.1,
+    "members": 2,
     "calibration": 0,
     "hash": "order",
     "reading": "hard",
@@ -58,7 +59,7 @@ def test_a_log_gets_a_line_every_ten_seconds_of_training(capsys: pytest.CaptureF
             view.show(report(tenths / 10))
         view.show(ValidationReport(step=1500, score=Score(150.0, 100, 1.0), of_bytes=1000, final=False))
     out = capsys.readouterr().out
-    assert "128 bytes a step, 10% of the tables left out, seed 0" in out
+    assert "128 bytes a step, 10% of the tables left out, a readout of 2 members, seed 0" in out
     assert "resumed         at step 100, after 5 s of training" in out
     assert out.count("training loss 1.2500 nats/byte") == 2
     assert " 25%  200,000 bytes/s  training loss 1.2500 nats/byte  45 s left\n" in out

@@ -3,7 +3,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from polychron.models import RecurrentConfig
+
 from ..data.test_examples import write_idx_folder
+from ..runtime.conftest import random_model, save_model
 from .conftest import Command
 
 
@@ -41,6 +44,17 @@ def test_a_classifier_becomes_a_program_and_its_accuracy_is_told(polychron: Comm
     assert "holds a classifier, and a language model is asked for" in refused.err
     (tmp_path / "rows" / "train-labels-idx1-ubyte").unlink()
     assert "accuracy not measured: " in polychron("export", "r", "--out", tmp_path / "rows_model").out
+
+
+def test_a_recurrent_model_is_refused_as_c_and_told_what_takes_it(polychron: Command, tmp_path: Path):
+    config = RecurrentConfig(vocabulary_size=5, n_neurons=8, n_tables=2, n_comparisons=2, readout_n_tables=2)
+    recurrent = save_model(random_model(config), tmp_path / "recurrent")
+    for kind in ("c", "web"):
+        refused = polychron("export", recurrent, "--to", kind, "--out", tmp_path / "model")
+        assert refused.code == 2
+        assert refused.err.count("\n") == 1
+        assert "this one is recurrent: take --to onnx or --to hf" in refused.err
+    assert polychron("export", recurrent, "--to", "onnx", "--out", tmp_path / "model.onnx").code == 0
 
 
 def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path: Path):

@@ -259,6 +259,36 @@ def test_a_drop_that_leaves_nothing_is_refused(polychron: Command, text: Path, d
     assert "--drop must be at least 0 and below 1" in done.err
 
 
+def test_a_text_that_is_read_often_trains_several_members(polychron: Command, text: Path):
+    def members(*options: object) -> tuple[int, int]:
+        folder = Path(f"run-{len(list(Path().iterdir()))}")
+        done = polychron("train", text, *SMALL_RUN, *options, "--out", folder, "--json")
+        assert done.code == 0, done.err
+        record = open_checkpoint(folder).record
+        assert done.objects[0]["members"] == record.training.members
+        return record.training.members, record.model["readout_n_tables"]
+
+    assert members("--steps", 20, "--preset", "small") == (1, 16)
+    assert members("--steps", 80, "--batch", 64, "--length", 128, "--preset", "small") == (3, 48)  # 24 times
+    assert members("--steps", 20, "--members", 3) == (3, 24)
+    assert members("--steps", 20, "--members", 3, "--model", "recurrent", "--preset", "small") == (3, 48)
+
+
+def test_members_need_a_readout_that_can_be_divided(polychron: Command, text: Path):
+    done = polychron("train", text, "--members", 2, "--model", "transformer")
+    assert done.code == 2
+    assert "members of an ensemble go with a delay or recurrent model; the model is transformer" in done.err
+
+
+def test_a_model_goes_on_as_members_of_its_own_tables(polychron: Command, text: Path, trained: Path):
+    done = polychron("train", text, "--from", trained, "--members", 2, "--steps", 3, "--out", "two", "--json")
+    assert done.code == 0, done.err
+    assert open_checkpoint(Path("two")).record.model["readout_n_tables"] == 8
+    done = polychron("train", text, "--from", trained, "--members", 3, "--steps", 3)
+    assert done.code == 2
+    assert "--members 3 must divide the 8 tables of the model's readout evenly" in done.err
+
+
 def test_rewiring_is_one_option_and_is_recorded(polychron: Command, text: Path):
     done = polychron("train", text, *SMALL_RUN, "--steps", 4, "--rewire", 2, "--out", "run", "--json")
     assert done.objects[0]["rewire"] == 2

@@ -218,6 +218,64 @@ def test_a_step_that_leaves_tables_out(kind):
     assert torch.equal(two.nats(tokens, targets), two.readout.loss(two.latencies(tokens), targets))
 
 
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "online_sgd"])
+@pytest.mark.parametrize("drop", [0.0, 0.3])
+def test_a_step_of_one_member(kind, drop):
+    """Table by table through autograd is the definition; the other members' rows stay as they are."""
+    config = dataclasses.replace(DELAY, readout_n_tables=6)
+    before, _, _ = trained(config, kind, 1, chained=True, n_steps=0)
+    _, expected, losses = trained(config, kind, 1, chained=False, n_steps=1, drop=drop, members=2)
+    for n_threads in (1, 2):
+        model, state, chained = trained(config, kind, n_threads, chained=True, n_steps=1, drop=drop, members=2)
+        for name, tensor in expected.items():
+            torch.testing.assert_close(
+                state[name], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+            )
+        assert chained == pytest.approx(losses, rel=1e-5)
+    old, new = before.readout.synaptic_vectors, model.readout.synaptic_vectors
+    changed = (old != new).flatten(1).any(dim=1)
+    assert int(changed.sum()) == (3 if drop == 0 else 2)
+    assert bool(changed[:3].any()) != bool(changed[3:].any())
+
+
+def test_a_member_learns_as_it_would_alone():
+    """Members of a mean of two hold twice what they hold alone: the same losses, the same latencies before them."""
+    config = dataclasses.replace(DELAY, n_layers=0, readout_n_tables=6)
+    model = models.build(config, seed=0)
+    optim.attach(model, "sgd", rate=0.05, members=2, visit_cap=3)
+    readout = model.readout
+    alone = []
+    for member in range(2):
+        half = models.build(dataclasses.replace(config, readout_n_tables=3), seed=0)
+        some = slice(3 * member, 3 * member + 3)
+        half.readout.anchors.copy_(readout.anchors[some])
+        half.readout.delays.copy_(readout.delays[some])
+        optim.attach(half, "sgd", rate=0.05, visit_cap=3)
+        alone.append(half)
+    torch.manual_seed(0)
+    drawn = []
+    for _ in range(6):
+        tokens, targets = torch.randint(19, (2, 3, 9))
+        before = readout.synaptic_vectors.clone()
+        loss = model.train_step(tokens, targets)
+        member = int((before != readout.synaptic_vectors)[3:].any())
+        drawn.append(member)
+        assert alone[member].train_step(tokens, targets) == pytest.approx(loss, rel=1e-6)
+    assert set(drawn) == {0, 1}
+    for member, half in enumerate(alone):
+        torch.testing.assert_close(
+            2 * readout.synaptic_vectors[3 * member : 3 * member + 3], half.readout.synaptic_vectors
+        )
+    mean = (alone[0](tokens) + alone[1](tokens)) / 2
+    torch.testing.assert_close(model.eval()(tokens), mean)
+
+
+def test_members_that_cannot_share_the_tables():
+    model = models.build(dataclasses.replace(DELAY, readout_n_tables=6))
+    with pytest.raises(ValueError, match="members must divide the readout's 6 tables evenly; got 4"):
+        optim.attach(model, members=4)
+
+
 def test_steps_with_and_without_tables_left_out_alternate():
     model, _, _ = trained(DELAY, "sgd", 2, chained=True, drop=0.5)
     optim.attach(model, "sgd", rate=0.05)

@@ -35,6 +35,10 @@ MODELS = {
         vocabulary_size=28, context=9, n_neurons=33, n_layers=1, n_heads=1, n_tables=18, n_comparisons=3,
         n_position_bits=0, window=4, ffn=None, share_anchors=False,
     ),
+    "recurrent": models.RecurrentConfig(
+        vocabulary_size=28, context=300, n_neurons=40, n_tables=19, n_comparisons=5, readout_n_tables=5,
+        readout_n_comparisons=6,
+    ),
 }  # fmt: skip
 
 

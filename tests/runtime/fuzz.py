@@ -174,6 +174,10 @@ def originals() -> list[dict[str, bytes]]:
             vocabulary_size=28, context=9, n_neurons=33, n_layers=1, n_heads=1, n_tables=3, n_comparisons=2,
             n_position_bits=0, window=4, ffn=None, share_anchors=False,
         ),
+        models.RecurrentConfig(
+            vocabulary_size=28, context=8, n_neurons=11, n_tables=3, n_comparisons=3, readout_n_tables=2,
+            readout_n_comparisons=3,
+        ),
     )  # fmt: skip
     found = []
     for config in configs:

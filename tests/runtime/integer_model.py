@@ -25,6 +25,8 @@ class IntegerModel:
     def units(self, ids: bytes) -> np.ndarray:
         """(T, K) int64."""
         z = self.tensors["embedding.latencies"][list(ids)]
+        if "recurrent.synaptic_vectors" in self.tensors:
+            z = self.recur("recurrent.", z)
         layer = 0
         while any(name.startswith(f"layers.{layer}.") for name in self.tensors):
             prefix = f"layers.{layer}."
@@ -50,6 +52,15 @@ class IntegerModel:
         S, shifts = self.tensors[prefix + "synaptic_vectors"], self.tensors[prefix + "shifts"]
         rows = self.bits(z, self.tensors[prefix + "anchors"], self.tensors.get(prefix + "delays"))
         return sum(S[i, rows[:, i]] << shifts[i] for i in range(len(S)))
+
+    def recur(self, prefix: str, z: np.ndarray) -> np.ndarray:
+        """The rows of every position are those of the latencies of the one before."""
+        h = np.zeros((1, z.shape[1]), dtype=z.dtype)
+        out = []
+        for now in z:
+            h = saturate(now + self.lookup(prefix, h))
+            out.append(h[0])
+        return np.stack(out)
 
     def attention(self, prefix: str, z: np.ndarray) -> np.ndarray:
         V, shifts = self.tensors[prefix + "synaptic_vectors"], self.tensors[prefix + "shifts"]

@@ -19,7 +19,7 @@ import pytest
 from polychron import runtime
 from polychron.cli import main
 from polychron.errors import InputError
-from polychron.models import DelayConfig, RecurrentConfig
+from polychron.models import DelayConfig
 from polychron.runtime import SamplingOptions
 from polychron.server.limits import Limits
 
@@ -322,12 +322,14 @@ def test_what_cannot_be_served_is_one_clear_line(folder: Path, tmp_path: Path, c
     torn = Path(shutil.copytree(folder, tmp_path / "torn"))
     for path in torn.glob("weights-*"):
         path.write_bytes(path.read_bytes()[:-1])
-    config = RecurrentConfig(vocabulary_size=5, n_neurons=8, n_tables=2, n_comparisons=2, readout_n_tables=2)
-    recurrent = save_model(random_model(config), tmp_path / "recurrent")
+    config = DelayConfig(
+        vocabulary_size=5, n_neurons=8, n_tables=2, n_comparisons=2, readout_n_tables=2, reading="soft"
+    )
+    soft = save_model(random_model(config), tmp_path / "soft")
     for arguments, message in [
         (["nowhere"], "nowhere does not exist"),
         ([torn], "is damaged"),
-        ([recurrent], "the runtime runs delay and transformer models; this one is 'recurrent'"),
+        ([soft], "the runtime reads one row a table, addressed by order; this model has reading soft"),
         ([folder, "--host", "256.1.1.1"], "cannot listen on port 0 of '256.1.1.1'"),
         ([folder, "--host", "192.0.2.1"], "cannot listen on port 0 of '192.0.2.1'"),
         ([folder, "--seconds", "0"], "seconds must be above 0"),

@@ -67,10 +67,26 @@ def test_the_rate_is_the_schedules(make_run: RunMaker):
         assert report.rate == run.optimizer.rate
 
 
-def test_stopping_is_heard_before_every_step(make_run: RunMaker):
-    answers = iter([False, False, False, True, True, True])
-    reports = list(steps_of(make_run(), Budget(steps=100), should_stop=lambda: next(answers)))
-    assert [report.step for report in reports] == [2]
+@pytest.mark.parametrize("n_asked", range(1, 9))
+@pytest.mark.parametrize("report_seconds", [0, 1e9])
+def test_stopping_is_heard_before_every_step_and_what_was_trained_is_reported(
+    make_run: RunMaker, n_asked: int, report_seconds: float
+):
+    """At whichever question ``should_stop`` turns true."""
+    run, steps, asked = make_run(), [], 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= n_asked
+
+    options = {"should_stop": should_stop, "report_seconds": report_seconds}
+    reports = [
+        report.step
+        for report in steps_of(run, Budget(steps=100), after_step=lambda step, _: steps.append(step), **options)
+    ]
+    assert len(steps) < n_asked
+    assert reports[-1:] == steps[-1:]
 
 
 def test_nothing_is_trained_when_the_budget_is_used_up(make_run: RunMaker):

@@ -17,6 +17,7 @@ from polychron.cli.choices import (
     AnchorKind,
     Augmentation,
     Bins,
+    DeviceKind,
     Element,
     ExportKind,
     Gradient,
@@ -77,11 +78,23 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
     threads: Threads = None,
+    device: Annotated[
+        DeviceKind, typer.Option(help="Where to compute: on the CPU, or on a GPU by Triton's kernels.")
+    ] = DeviceKind.cpu,
     rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
     drop: Annotated[
         float | None,
         typer.Option(
-            help="Part of the tables that a step leaves out. [default: 0, and 0.1 where a text is read ten times]"
+            help="Part of the tables that a step leaves out. [default: the more, the more often a text is read]"
+        ),
+    ] = None,
+    members: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Ensemble members that share all but the readout; each has a readout of the preset's size. "
+            "[default: 1, more where a text is read often]",
         ),
     ] = None,
     calibration: Annotated[
@@ -177,6 +190,7 @@ def train(
         seed=seed,
         rate=rate,
         drop=drop,
+        members=members,
         calibration=calibration,
         optimizer=_value(optimizer),
         update=_value(update),
@@ -202,6 +216,7 @@ def train(
             out=out,
             resume=resume,
             threads=threads,
+            device=device.value,
             checkpoint_seconds=checkpoint_seconds,
             json=json,
             tensorboard=tensorboard,

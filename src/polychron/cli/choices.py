@@ -23,6 +23,13 @@ class HoldoutKind(str, Enum):
     tail = "tail"
 
 
+class DeviceKind(str, Enum):
+    """Values of ``--device``."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class OptimizerKind(str, Enum):
     """Values of ``--optimizer``."""
 

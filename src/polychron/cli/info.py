@@ -37,6 +37,10 @@ def _lines(fields: dict[str, object]) -> list[tuple[str, str]]:
     return [
         ("polychron", f"{fields['polychron']}, torch {fields['torch']}, Python {fields['python']}"),
         ("kernels", f"{fields['kernel']} (POLYCHRON_KERNEL can force {others or 'no other'})"),
+        (
+            "cuda",
+            fields["cuda"] + (", on " + torch.cuda.get_device_name() if torch.cuda.is_available() else "; no GPU"),
+        ),
         ("threads", str(fields["threads"])),
         ("huge pages", _pages(fields)),
     ]

@@ -51,6 +51,7 @@ class Settings:
     seed: int | None = None
     rate: float | None = None
     drop: float | None = None
+    members: int | None = None
     calibration: int | None = None
     optimizer: str | None = None
     update: str | None = None
@@ -81,6 +82,7 @@ def run_train(
     out: Path | None,
     resume: bool,
     threads: int | None,
+    device: str,
     checkpoint_seconds: float,
     json: bool,
     tensorboard: bool,
@@ -88,15 +90,19 @@ def run_train(
     """Train and return the exit code: 0, or 128 + the signal that stopped the run."""
     if threads is not None:
         torch.set_num_threads(threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda needs a GPU that torch can use, and torch sees none here: leave it out")
     record, corpus, model = _recorded_run(text, settings, out) if resume else _new_run(text, settings)
+    if device != "cpu" and record.training.rewire is not None:
+        raise InputError(f"--rewire works on the CPU; the device is {device}: leave one of them out")
     directory = out or _fresh_directory(record)
 
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(CheckpointWriter(directory, resume=resume))
         if resume:
-            run = Run.resume(corpus.data, writer, checkpoint_seconds=checkpoint_seconds)
+            run = Run.resume(corpus.data, writer, device, checkpoint_seconds=checkpoint_seconds)
         else:
-            run = Run.begin(record, corpus.data, writer, model, checkpoint_seconds=checkpoint_seconds)
+            run = Run.begin(record, corpus.data, writer, model, device, checkpoint_seconds=checkpoint_seconds)
         scalars = stack.enter_context(_Scalars(directory)) if tensorboard else None
         view = stack.enter_context(JsonView() if json else TerminalView())
         view.begin(_facts(run, corpus))
@@ -151,9 +157,16 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
         "hash": settings.hash, "reading": settings.reading, "gradient": settings.gradient, "n_bins": settings.bins,
         "anchors": settings.anchors, "max_delay": settings.max_delay, "table_type": settings.tables,
     }  # fmt: skip
+    minutes = _or(settings.minutes, 1.0)
+    batch, length = _or(settings.batch, defaults.batch), _or(settings.length, defaults.length)
+    n_bytes = 60 * minutes * defaults.bytes_per_second if settings.steps is None else settings.steps * batch * length
+    n_text = sum(end - start for start, end in segments.training)
     if start is None:
+        members = _or(settings.members, defaults.members_for(n_bytes, n_text))
         config = models.with_variant(models.preset(kind, preset, vocabulary.size), **variant)
+        config = models.with_members(config, members)
     else:
+        members = _or(settings.members, 1)
         if any(value is not None for value in variant.values()):
             raise InputError(
                 "a model that goes on keeps its layers: leave --hash, --tables and their like out of --from"
@@ -164,11 +177,7 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
         config = model.config
     if settings.update == "online" and not config.is_native:
         raise InputError("--update online is the paper's layer alone: leave --hash, --reading and --gradient out")
-    minutes = _or(settings.minutes, 1.0)
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
-    batch, length = _or(settings.batch, defaults.batch), _or(settings.length, defaults.length)
-    n_bytes = 60 * minutes * defaults.bytes_per_second if settings.steps is None else settings.steps * batch * length
-    n_text = sum(end - start for start, end in segments.training)
     record = Record(
         model=config.to_dict(),
         preset=preset,
@@ -188,7 +197,8 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
             rate=_or(settings.rate, defaults.rate),
             warmup_steps=defaults.warmup_steps,
             visit_cap=defaults.visit_cap if merges_sgd else None,
-            drop=_or(settings.drop, defaults.drop_for(n_bytes, n_text)),
+            drop=_or(settings.drop, defaults.drop_for(n_bytes, n_text, members)),
+            members=members,
             calibration=_or(settings.calibration, 0 if settings.only else models.calibration_bytes(n_bytes, n_text)),
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
@@ -199,6 +209,10 @@ def _new_run(text: Path | None, settings: Settings) -> tuple[Record, Corpus, tor
         ),
         start=None if start is None else start_record(start, add_tables, add_comparisons),
     )
+    if getattr(config, "readout_n_tables", members) % members:
+        raise InputError(
+            f"--members {members} must divide the {config.readout_n_tables} tables of the model's readout evenly"
+        )
     # Refused here, before a folder is made.
     require_room(config, preset)
     windows_of(record, corpus.data)
@@ -251,6 +265,7 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
                 "seed",
                 "rate",
                 "drop",
+                "members",
                 "calibration",
                 "optimizer",
                 "update",
@@ -293,6 +308,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "optimizer": training.optimizer if training.update == "batch" else f"{training.optimizer} online",
         "rate": training.rate,
         "drop": training.drop,
+        "members": training.members,
         "calibration": training.calibration,
         "batch": training.batch,
         "length": training.length,
@@ -301,6 +317,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "rewire": training.rewire,
         "seed": training.seed,
         "threads": torch.get_num_threads(),
+        "device": str(run.model.device),
         "step": record.position.step,
         "train_seconds": record.position.seconds,
         "checkpoint": str(run.writer.directory),
@@ -331,7 +348,7 @@ def _result(run: Run, finished: Finished) -> dict[str, Any]:
 def _sample(run: Run) -> str:
     """Some text of the trained model's own."""
     sampler = Sampler(temperature=0.8, top_p=0.95, seed=run.record.training.seed, excluded=[run.vocabulary.unseen_id])
-    pieces = generate(Stream(run.model), run.vocabulary, b"", _SAMPLE_BYTES, sampler)
+    pieces = generate(Stream(run.model.cpu()), run.vocabulary, b"", _SAMPLE_BYTES, sampler)
     return b"".join(pieces).decode("utf-8", errors="replace")
 
 

@@ -73,16 +73,13 @@ class Windows:
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Batch number ``step``: tokens (B, T) and their successors (B, T), both int64 and contiguous."""
-        first = step * self.batch_size
-        starts = np.empty(self.batch_size, dtype=np.int64)
-        filled = 0
-        while filled < self.batch_size:
-            number, position = divmod(first + filled, self.n_windows)
-            piece = self._pass_order(number)[position : position + self.batch_size - filled]
-            starts[filled : filled + piece.size] = piece
-            filled += piece.size
-        rows = torch.from_numpy(self._rows[starts])
-        return rows[:, :-1].long(), rows[:, 1:].long()
+        number, position = divmod(step * self.batch_size, self.n_windows)
+        starts = self._pass_order(number)[position : position + self.batch_size]
+        while starts.size < self.batch_size:  # the next pass has begun
+            number += 1
+            starts = np.concatenate([starts, self._pass_order(number)[: self.batch_size - starts.size]])
+        rows = self._rows[starts]
+        return torch.from_numpy(rows[:, :-1].astype(np.int64)), torch.from_numpy(rows[:, 1:].astype(np.int64))
 
     def _order_of_pass(self, number: int) -> np.ndarray:
         """Where the windows of a pass begin, in the order they are met: (n_windows,) int64."""

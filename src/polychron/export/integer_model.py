@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from polychron.data.vocabulary import Vocabulary
-from polychron.errors import InputError
+from polychron.errors import InputError, UnsupportedModelError
 from polychron.quantization import quantize
 from polychron.runtime import load
 from polychron.training.checkpoint import open_checkpoint
@@ -63,6 +63,7 @@ def read_integer_model(directory: str | os.PathLike[str]) -> IntegerModel:
 
     Raises:
         InputError: no model, a damaged one, or one in bfloat16.
+        UnsupportedModelError: a recurrent one.
     """
     folder = Path(directory)
     checkpoint = open_checkpoint(folder)
@@ -71,6 +72,11 @@ def read_integer_model(directory: str | os.PathLike[str]) -> IntegerModel:
         raise InputError(
             f"{folder} is quantised to {quantization.precision}, which takes floating point: export the folder that "
             "it was made from, or quantise that to int8"
+        )
+    if checkpoint.config.kind == "recurrent":
+        raise UnsupportedModelError(
+            f"{folder} cannot be exported as C, which delay and transformer models can; this one is recurrent: take "
+            "--to onnx or --to hf"
         )
     load(folder)  # refuses whatever does not fit together
     tensors, logit_bits = checkpoint.load_tensors(), quantization and quantization.logit_bits

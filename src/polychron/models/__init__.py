@@ -17,6 +17,7 @@ from polychron.models.presets import (
     preset,
     preset_names,
     training_defaults,
+    with_members,
 )
 from polychron.models.recurrent import RecurrentConfig, RecurrentLM
 from polychron.models.transformer import TransformerConfig, TransformerLM
@@ -40,6 +41,7 @@ __all__ = [
     "preset",
     "preset_names",
     "training_defaults",
+    "with_members",
     "with_variant",
 ]
 

@@ -83,6 +83,11 @@ class LanguageModel(nn.Module):
         """Nats of tokens[1:], each predicted with as much context as the model can use: (N,) int64 to (N - 1,)."""
         raise NotImplementedError
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.embedding.latencies.device
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token at each position: (B, T) int64 to (B, T, K)."""
         return self.readout(self.latencies(tokens))
@@ -94,32 +99,38 @@ class LanguageModel(nn.Module):
     def train_step(self, tokens: Tensor, targets: Tensor) -> float:
         """``loss(tokens, targets).backward()`` of a model with an optimizer attached; returns the loss.
 
-        Where native kernels run it is one call to them (:class:`polychron.nn.Chain`), with the same result.
+        Where native kernels run it is one call to them (:class:`polychron.nn.Chain`), with the same result. Tokens may
+        lie on another device than the model.
         """
         chain = self._chain(trains=True)
         if chain is not None:
             return chain.train(tokens, targets)
-        loss = self.loss(tokens, targets)
+        loss = self.loss(tokens.to(self.device), targets.to(self.device))
         loss.backward()
         return loss.item()
 
     @torch.no_grad()
     def nats(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Nats of ``targets`` (B, T) after ``tokens`` (B, T), position by position; nothing is differentiated."""
+        """Nats of ``targets`` (B, T) after ``tokens`` (B, T), position by position; nothing is differentiated.
+
+        On the device of ``tokens``, wherever the model is.
+        """
         chain = self._chain(trains=False)
         if chain is not None:
             return chain.score(tokens, targets)
-        return self.readout.loss(self.latencies(tokens), targets)
+        nats = self.readout.loss(self.latencies(tokens.to(self.device)), targets.to(self.device))
+        return nats.to(tokens.device)
 
     def _chain(self, *, trains: bool) -> Chain | None:
         """The model as one native object, made anew when its memory has changed; None where it cannot be."""
         layers = self.layers_in_order()
         embedding = self.embedding.latencies
+        chain = self._chains.get(trains)
+        if chain is not None and chain.fits(embedding, layers):
+            return chain
         if not can_chain(embedding, layers, trains=trains):
             return None
-        chain = self._chains.get(trains)
-        if chain is None or not chain.fits(embedding, layers):
-            chain = self._chains[trains] = Chain(embedding, layers, trains=trains)
+        chain = self._chains[trains] = Chain(embedding, layers, trains=trains)
         return chain
 
     def __getstate__(self) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polychron.errors import InputError
@@ -11,8 +11,10 @@ from polychron.models.delay import DelayConfig
 from polychron.models.recurrent import RecurrentConfig
 from polychron.models.transformer import TransformerConfig
 
-# Measured on texts of 1 and 4 MB: the best part to leave out grows with the passes, from 6 to 24 in proportion.
+# Measured on texts of 1 and 4 MB: the best part to leave out grows with the passes that one member of an ensemble learns
+# from, and an ensemble of members that learn from eight passes each is better than one that learns from all.
 PASSES_OF_FULL_DROP = 32
+PASSES_OF_A_MEMBER = 8
 
 # A text that is read as often, or more often, is remembered; then a fiftieth of it, at most 64 KiB, calibrates.
 CALIBRATE_FROM_PASSES = 6
@@ -28,8 +30,9 @@ class TrainingDefaults:
         rate: peak learning rate, for a loss summed over positions.
         warmup_steps: steps in which the rate rises to its peak.
         visit_cap: of SGD: a row read more often in one step moves as if read so often.
-        drop: part of a layer's tables that a step leaves out, against overfitting, in a run that reads its text at
-            least ``PASSES_OF_FULL_DROP`` times; in proportion less where it is read less often.
+        drop: part of a layer's tables that a step leaves out, against overfitting, where each member learns from at least
+            ``PASSES_OF_FULL_DROP`` passes over the text; in proportion less where from fewer.
+        most_members: members of the ensemble that the readout is divided among, in a run that reads its text often.
         bytes_per_second: what two ordinary cores train on; to guess how often a run of so many minutes reads its text.
     """
 
@@ -39,11 +42,23 @@ class TrainingDefaults:
     warmup_steps: int
     visit_cap: int
     drop: float = 0.0
+    most_members: int = 1
     bytes_per_second: int = 400_000
 
-    def drop_for(self, n_bytes: float, n_text: int) -> float:
+    def drop_for(self, n_bytes: float, n_text: int, members: int = 1) -> float:
         """The part to leave out in a run over ``n_bytes`` bytes of a text of ``n_text``, to the hundredth."""
-        return round(self.drop * min(1.0, n_bytes / (PASSES_OF_FULL_DROP * max(n_text, 1))), 2)
+        passes = n_bytes / (members * max(n_text, 1))
+        return round(self.drop * min(1.0, passes / PASSES_OF_FULL_DROP), 2)
+
+    def members_for(self, n_bytes: float, n_text: int) -> int:
+        """Members of a run over ``n_bytes`` bytes of a text of ``n_text``: one for every ``PASSES_OF_A_MEMBER`` passes.
+
+        Example:
+            >>> defaults = training_defaults("delay", "medium")
+            >>> [defaults.members_for(n_bytes, 1_000_000) for n_bytes in (1e6, 24e6, 1e9)]
+            [1, 3, 6]
+        """
+        return min(self.most_members, max(1, int(n_bytes / (PASSES_OF_A_MEMBER * max(n_text, 1)))))
 
 
 def calibration_bytes(n_bytes: float, n_text: int) -> int:
@@ -69,10 +84,11 @@ class Preset:
     from_minutes: float | None = None
 
 
-def _delay_training(drop: float, bytes_per_second: int) -> TrainingDefaults:
+def _delay_training(drop: float, bytes_per_second: int, most_members: int = 1) -> TrainingDefaults:
     return TrainingDefaults(
-        batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=drop, bytes_per_second=bytes_per_second
-    )
+        batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=drop, most_members=most_members,
+        bytes_per_second=bytes_per_second,
+    )  # fmt: skip
 
 
 CONFIGS: dict[str, type[ModelConfig]] = {
@@ -94,7 +110,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
         "small": Preset(
             {"readout_n_comparisons": 12, "readout_max_delay": 3},
-            _delay_training(drop=0.35, bytes_per_second=350_000),
+            _delay_training(drop=0.35, bytes_per_second=350_000, most_members=6),
             from_minutes=0,
         ),
         "medium": Preset(
@@ -105,7 +121,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            _delay_training(drop=0.4, bytes_per_second=150_000),
+            _delay_training(drop=0.4, bytes_per_second=200_000, most_members=6),
             from_minutes=2,
         ),
         "base": Preset(
@@ -117,7 +133,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            _delay_training(drop=0.4, bytes_per_second=90_000),
+            _delay_training(drop=0.4, bytes_per_second=160_000, most_members=6),
             from_minutes=6,
         ),
     },
@@ -183,6 +199,23 @@ def preset(kind: str, name: str, vocabulary_size: int) -> ModelConfig:
         64
     """
     return CONFIGS[kind](vocabulary_size=vocabulary_size, **_find(kind, name).fields)
+
+
+def with_members(config: ModelConfig, members: int) -> ModelConfig:
+    """The configuration with a readout of its size for each of the members.
+
+    Raises:
+        InputError: the model's readout has no size of its own.
+
+    Example:
+        >>> with_members(preset("delay", "small", vocabulary_size=83), 3).readout_n_tables
+        48
+    """
+    if members == 1:
+        return config
+    if not hasattr(config, "readout_n_tables"):
+        raise InputError(f"members of an ensemble go with a delay or recurrent model; the model is {config.kind}")
+    return replace(config, readout_n_tables=members * config.readout_n_tables)
 
 
 def training_defaults(kind: str, name: str) -> TrainingDefaults:

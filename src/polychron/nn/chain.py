@@ -53,12 +53,14 @@ class Chain:
         self._update = layers[-1].update if trains else None
         self._layers = list(layers)
         self._draws = trains and any(
-            (layer.drops_tables and layer.update.drop) or layer.synaptic_vectors.dtype == torch.bfloat16
+            (layer.drops_tables and layer.update.leaves_out) or layer.synaptic_vectors.dtype == torch.bfloat16
             for layer in layers
         )
+        self._rate_factors = [layer.update.rate_factor for layer in layers] if trains else []
         self._codes = [layer.position_code for layer in layers if isinstance(layer, PairAttention)]
         self._code_gradients = [torch.zeros_like(code) for code in self._codes]
-        self._memory = memory_of(embedding, layers)
+        self._trains = trains
+        self._stamp = _stamp_of(embedding, layers, trains)
         self._updates = [layer.update for layer in layers]  # kept, or an address could come to mean another one
         self._chain = native.Chain(view(embedding))
         code_gradients = iter(self._code_gradients)
@@ -79,8 +81,12 @@ class Chain:
                 )
 
     def fits(self, embedding: Tensor, layers: Sequence[RowLayer]) -> bool:
-        """Whether the chain still points to what these layers hold."""
-        return self._memory == memory_of(embedding, layers)
+        """Whether the chain still points to what these layers hold, and may run where it could when it was made."""
+        return (
+            layers == self._layers
+            and runs_native(embedding)
+            and self._stamp == _stamp_of(embedding, layers, self._trains)
+        )
 
     def train(self, tokens: Tensor, targets: Tensor) -> float:
         """One step on tokens (B, T) int64 and their targets (B, T): the tables change; returns the sum of nats.
@@ -102,6 +108,7 @@ class Chain:
             visit_cap,
             seeds,
             [view(tables) for tables in kept],
+            self._rate_factors if self._draws else [],
             torch.get_num_threads(),
         )
         for code, gradient in zip(self._codes, self._code_gradients, strict=True):
@@ -119,14 +126,28 @@ class Chain:
         return torch.from_numpy(nats)
 
 
-def memory_of(embedding: Tensor, layers: Sequence[RowLayer]) -> list[int]:
-    """Addresses of all that a chain points to."""
-    memory = [embedding.data_ptr()]
+def _stamp_of(embedding: Tensor, layers: Sequence[RowLayer], trains: bool) -> list[object]:
+    """Changes when :func:`can_chain`, or what a chain points to, may have; made before every step."""
+    stamp: list[object] = [embedding.data_ptr()]
     for layer in layers:
-        tensors = layer.__dict__["_parameters"], layer.__dict__["_buffers"]
-        memory += [t.data_ptr() for held in tensors for t in held.values() if t is not None]
-        memory.append(id(layer.update))
-    return memory
+        held = layer.__dict__
+        for parameter in held["_parameters"].values():
+            if parameter is not None:
+                stamp += parameter.data_ptr(), parameter.requires_grad
+        stamp += [buffer.data_ptr() for buffer in held["_buffers"].values() if buffer is not None]
+        if trains:
+            update = held["update"]
+            stamp += held["gradient"], id(update)
+            if update is not None:
+                stamp += (
+                    update.kind,
+                    update.epsilon,
+                    update.visit_cap,
+                    update.drop,
+                    update.members,
+                    id(update.shared_rate),
+                )
+    return stamp
 
 
 def can_chain(embedding: Tensor, layers: Sequence[RowLayer], *, trains: bool) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from polychron.anchors import draw_anchors, draw_delays
 from polychron.nn.row_layer import RowLayer, anchors_in_range
 from polychron.ops import RowUpdate, lookup, readout_cross_entropy
+from polychron.ops.dispatch import arithmetic, runs_triton
 
 
 class LookupTables(RowLayer):
@@ -99,11 +100,15 @@ class LookupTables(RowLayer):
     def _read_some(self, x: Tensor, history: Tensor | None, kept: Tensor) -> Tensor:
         r"""[x +] n_tables / m times the sum over the m kept tables: table by table, so that each updates in place.
 
-        The definition; a :class:`polychron.nn.Chain` does the same at full speed.
+        The definition; a :class:`polychron.nn.Chain` does the same at full speed, and so does a GPU.
         """
         self.update.prepare(self.synaptic_vectors)
         y = 0
-        for i in kept.tolist():
+        at_once = runs_triton(x) and self.synaptic_vectors.dtype == torch.float32 and self.update.kind != "online_sgd"
+        if at_once:
+            run = arithmetic(x, "lookup")
+            y = run.read_some(x, self.synaptic_vectors, self.anchors, self.delays, history, kept, self.update)
+        for i in [] if at_once else kept.tolist():
             one = slice(i, i + 1)
             delays = None if self.delays is None else self.delays[one]
             y = y + lookup(

@@ -59,7 +59,7 @@ class RowLayer(nn.Module):
         update = self.update
         if update is None or not self.training:
             return None
-        kept = update.draw_kept(self.n_tables) if update.drop and self.drops_tables else None
+        kept = update.draw_kept(self.n_tables) if self.drops_tables and update.leaves_out else None
         if self.synaptic_vectors.dtype is torch.bfloat16:
             update.draw_seed()
         return kept

@@ -1,11 +1,14 @@
-"""Which arithmetic runs: a native kernel where one fits, otherwise the reference in plain PyTorch.
+"""Which arithmetic runs: native kernels on the CPU, Triton's on CUDA devices, otherwise the reference in plain PyTorch.
 
-Both give the same results: the same bits on integer-valued data, and within rounding otherwise (a native kernel adds
-in another order). All native kernels give the same bits as one another, for any number of threads.
+All give the same results: the same bits on integer-valued data, and within rounding otherwise (a kernel adds in another
+order). All native kernels give the same bits as one another, for any number of threads.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable
@@ -25,8 +28,9 @@ except ImportError as error:  # the package works without its extension, only sl
     _missing = str(error)
 
 REFERENCE = "reference"
+TRITON = "triton"
 
-_forced_reference = False
+_forced: str | None = None  # the reference, or Triton on CPU tensors
 _warned = False
 
 
@@ -44,7 +48,8 @@ class use_kernel:  # noqa: N801 - reads as a statement
     """Chooses the arithmetic by name, from now on or within a ``with`` block.
 
     Args:
-        name: one of :func:`available_kernels`.
+        name: one of :func:`available_kernels`; CUDA tensors go to Triton's kernels under all of them but
+            ``"reference"``. Or ``"triton"``: for CPU tensors, too, which takes its interpreter, ``TRITON_INTERPRET=1``.
 
     Raises:
         ValueError: no such kernel on this machine.
@@ -67,18 +72,23 @@ class use_kernel:  # noqa: N801 - reads as a statement
 
 
 def _choose(name: str) -> None:
-    global _forced_reference
+    global _forced
+    if name == TRITON and has_triton():
+        _forced = TRITON
+        return
     if name not in available_kernels():
         reason = f"; the extension is missing ({_missing})" if native is None else ""
         raise ValueError(f"kernel must be one of {', '.join(available_kernels())} here; got {name!r}{reason}")
-    _forced_reference = name == REFERENCE
-    if not _forced_reference and native is not None:
+    _forced = REFERENCE if name == REFERENCE else None
+    if _forced is None and native is not None:
         native.use_kernels(name)
 
 
 def current_kernel() -> str:
     """Name of the arithmetic that runs float32 CPU tensors now."""
-    return REFERENCE if native is None or _forced_reference else native.current_kernels()
+    if _forced is not None:
+        return _forced
+    return REFERENCE if native is None else native.current_kernels()
 
 
 def runs_native(tensor: torch.Tensor) -> bool:
@@ -93,7 +103,7 @@ def reads_native(tables: torch.Tensor) -> bool:
 
 def _native_on(device: torch.device) -> bool:
     global _warned
-    if _forced_reference or device.type != "cpu":
+    if _forced is not None or device.type != "cpu":
         return False
     if native is None:
         if not _warned:
@@ -106,6 +116,25 @@ def _native_on(device: torch.device) -> bool:
             )
         return False
     return True
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed; it is imported at the first call that needs it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def runs_triton(tensor: torch.Tensor) -> bool:
+    """Whether operations on ``tensor`` go to Triton's kernels: float32, on a CUDA device, Triton installed."""
+    if tensor.dtype != torch.float32 or _forced == REFERENCE:
+        return False
+    return _forced == TRITON or (tensor.is_cuda and has_triton())
+
+
+def arithmetic(tensor: torch.Tensor, operation: str) -> ModuleType:
+    """The module of ``polychron.ops.<operation>`` whose functions compute on ``tensor``: native, triton, reference."""
+    name = "native" if runs_native(tensor) else TRITON if runs_triton(tensor) else REFERENCE
+    return importlib.import_module(f"polychron.ops.{operation}.{name}")
 
 
 def run_uncompiled(function: Callable, *arguments: object) -> torch.Tensor:
@@ -121,18 +150,20 @@ def kernel_info() -> dict[str, object]:
     """What runs on this machine, and which memory the tables got.
 
     Returns:
-        ``kernel``: the arithmetic of float32 CPU tensors. ``available``: those that could be forced. ``threads``.
+        ``kernel``: the arithmetic of float32 CPU tensors. ``available``: those that could be forced. ``cuda``: that of
+        float32 CUDA tensors, ``triton`` where it is installed, otherwise ``reference``. ``threads``.
         ``huge_pages``: the system's setting: ``always``, ``madvise``, ``never`` or ``unknown``. ``table_bytes``: of
         tables that huge pages were asked for (those of 2 MiB and more, as layers allocate them). ``huge_page_bytes``:
         how many of these lie on huge pages now; None where the system does not tell.
 
     Example:
         >>> sorted(kernel_info())
-        ['available', 'huge_page_bytes', 'huge_pages', 'kernel', 'table_bytes', 'threads']
+        ['available', 'cuda', 'huge_page_bytes', 'huge_pages', 'kernel', 'table_bytes', 'threads']
     """
     return {
         "kernel": current_kernel(),
         "available": available_kernels(),
+        "cuda": TRITON if has_triton() and _forced != REFERENCE else REFERENCE,
         "threads": torch.get_num_threads(),
         "huge_pages": table_pages.setting(),
         "table_bytes": table_pages.asked_bytes(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from polychron.nn import RowLayer, VariantLayer
+from polychron.nn import Readout, RowLayer, VariantLayer, VariantReadout
 from polychron.ops import RowUpdate
 
 
@@ -21,7 +21,14 @@ class RowOptimizer:
     """
 
     def __init__(
-        self, model: nn.Module, kind: str, rate: float, epsilon: float, visit_cap: int | None, drop: float = 0.0
+        self,
+        model: nn.Module,
+        kind: str,
+        rate: float,
+        epsilon: float,
+        visit_cap: int | None,
+        drop: float = 0.0,
+        members: int = 1,
     ):
         self.kind = kind
         self._rate = RowUpdate(kind, rate, epsilon, visit_cap)
@@ -31,7 +38,11 @@ class RowOptimizer:
             raise ValueError("model must have layers of tables (polychron.nn.RowLayer); got none")
         tables = set()
         for layer in self._layers.values():
-            layer.use_gradient("fused", RowUpdate(kind, self._rate.shared_rate, epsilon, visit_cap, drop))
+            of_layer = members if isinstance(layer, (Readout, VariantReadout)) else 1
+            if layer.n_tables % of_layer:
+                raise ValueError(f"members must divide the readout's {layer.n_tables} tables evenly; got {members}")
+            update = RowUpdate(kind, self._rate.shared_rate, epsilon, visit_cap, drop, of_layer)
+            layer.use_gradient("fused", update)
             tables.add(id(layer.synaptic_vectors))
         self._dense = [p for p in model.parameters() if id(p) not in tables and p.requires_grad]
 
@@ -87,6 +98,7 @@ def attach(
     epsilon: float = 1e-8,
     visit_cap: int | None = None,
     drop: float = 0.0,
+    members: int = 1,
 ) -> RowOptimizer:
     """Makes every layer of tables in ``model`` update itself during the backward pass.
 
@@ -99,6 +111,11 @@ def attach(
         visit_cap: of SGD: a row that more positions read in one step moves as if so many did; see
             :class:`polychron.ops.RowUpdate`.
         drop: part of the tables of each layer (attention excepted) that a step leaves out, against overfitting.
+        members: of an ensemble that share all layers but the readout, whose tables are divided among them; each step
+            trains one. The readout computes their mean: nothing changes but what a row learns.
+
+    Raises:
+        ValueError: a model without tables, or a readout whose tables cannot be divided among the members.
 
     Example:
         >>> from polychron.nn import LookupTables
@@ -109,4 +126,4 @@ def attach(
         >>> layer.synaptic_vectors.grad is None
         True
     """
-    return RowOptimizer(model, kind, rate, epsilon, visit_cap, drop)
+    return RowOptimizer(model, kind, rate, epsilon, visit_cap, drop, members)

@@ -37,7 +37,7 @@ class Settings:
     """What the runtime needs of ``config.json``.
 
     Attributes:
-        kind: ``"delay"`` or ``"transformer"``.
+        kind: ``"delay"``, ``"transformer"`` or ``"recurrent"``.
         context: of a transformer, the positions of a window when a text is scored; None: a text is one stream.
         vocabulary: byte values and their ids.
         precision: of the tables.
@@ -80,6 +80,9 @@ class Model:
                 self._take("embedding.latencies", "I16" if settings.precision == "int8" else "F32", 2),
                 2.0**-settings.logit_bits,
             )
+            if _MODEL + "recurrent.synaptic_vectors" in self._unread:
+                rows, shifts = self._rows("recurrent.")
+                self.native.add_recurrent(rows, self._take("recurrent.anchors", "I32", 3), shifts)
             layers = 0
             while any(name.startswith(f"{_MODEL}layers.{layers}.") for name in self._unread):
                 self._add_layer(f"layers.{layers}.")
@@ -210,8 +213,10 @@ def read_settings(folder: Path) -> Settings:
         raise InputError(f"{path} is damaged: version must be at least 1")
     model = get(fields, "model", dict, "model")
     kind = get(model, "kind", str, "model.kind")
-    if kind not in ("delay", "transformer"):
-        raise UnsupportedModelError(f"{path}: the runtime runs delay and transformer models; this one is {kind[:64]!a}")
+    if kind not in ("delay", "transformer", "recurrent"):
+        raise UnsupportedModelError(
+            f"{path}: the runtime runs delay, transformer and recurrent models; this one is {kind[:64]!a}"
+        )
     variant = [f"{name} {model[name]!s:.32}" for name, usual in (("hash", "order"), ("reading", "hard"))
                if model.get(name, usual) != usual]  # fmt: skip
     if variant:

@@ -129,6 +129,7 @@ class TrainingRecord(BudgetedSection):
     warmup_steps: _Count
     visit_cap: Annotated[int, Field(ge=1, lt=2**31)] | None
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    members: Annotated[int, Field(ge=1, le=64)] = 1
     calibration: _Count = 0
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]

@@ -164,7 +164,8 @@ def train_steps(
     keep = 1 - 1 / _SMOOTHING_STEPS
     progress = budget.progress(step, seconds)
     began = time.perf_counter() - seconds
-    while progress < 1 and not should_stop():
+    stops = should_stop()
+    while progress < 1 and not stops:
         optimizer.rate = rate = schedule.rate(step, progress)
         torch.default_generator.manual_seed(_mix(windows.seed, step))
         tokens, targets = windows.batch(step)
@@ -183,7 +184,8 @@ def train_steps(
         seconds = time.perf_counter() - began
         progress = budget.progress(step, seconds)
         after_step(step, progress)
-        if seconds - reported_seconds >= report_seconds or progress == 1 or should_stop():
+        stops = should_stop()
+        if stops or progress == 1 or seconds - reported_seconds >= report_seconds:
             yield StepReport(
                 step=step,
                 seconds=seconds,
@@ -197,6 +199,7 @@ def train_steps(
             )
             reported_step, reported_seconds = step, seconds
             model.train()  # the caller may have validated
+            stops = stops or should_stop()  # it had time to change its mind; all steps are reported
             began = time.perf_counter() - seconds
 
 
@@ -240,11 +243,13 @@ class Run:
         data: np.ndarray,
         writer: CheckpointWriter,
         model: torch.nn.Module | None = None,
+        device: str = "cpu",
         **intervals: float,
     ) -> Run:
         """A new run: its settings, the whole text (N,) uint8, and a writer that was opened for a new run.
 
-        ``model`` is what to begin with, of the configuration in the record; None: one that has learnt nothing.
+        ``model`` is what to begin with, of the configuration in the record; None: one that has learnt nothing. It
+        computes on ``device``; checkpoints do not tell on which.
 
         Raises:
             InputError: the model does not fit into memory, or no window into the text.
@@ -253,10 +258,10 @@ class Run:
             config = models.config_from_dict(record.model)
             require_room(config, record.preset)
             model = models.build(config, seed=record.training.seed)
-        return cls._of(record, model, data, writer, intervals)
+        return cls._of(record, model.to(device), data, writer, intervals)
 
     @classmethod
-    def resume(cls, data: np.ndarray, writer: CheckpointWriter, **intervals: float) -> Run:
+    def resume(cls, data: np.ndarray, writer: CheckpointWriter, device: str = "cpu", **intervals: float) -> Run:
         """The run whose checkpoint is in the folder of a writer that was opened to resume.
 
         ``data`` must be the text it was begun with; compare its SHA-256 with the record's.
@@ -265,7 +270,7 @@ class Run:
             InputError: the checkpoint cannot be used.
         """
         checkpoint = open_checkpoint(writer.directory)
-        run = cls._of(checkpoint.record, checkpoint.load_model(), data, writer, intervals)
+        run = cls._of(checkpoint.record, checkpoint.load_model().to(device), data, writer, intervals)
         checkpoint.load_optimizer(run.optimizer)
         return run
 
@@ -286,6 +291,7 @@ class Run:
             "online_sgd" if training.update == "online" else training.optimizer,
             visit_cap=training.visit_cap,
             drop=training.drop,
+            members=training.members,
         )
         return cls(
             model=model,

@@ -11,14 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polychron.ops.dispatch import runs_native
-from polychron.ops.lookup import native, reference
+from polychron.ops import dispatch
 from polychron.ops.row_update import RowUpdate
 
 
 def arithmetic(tensor: Tensor):
     """The module whose functions compute on ``tensor``."""
-    return native if runs_native(tensor) else reference
+    return dispatch.arithmetic(tensor, "lookup")
 
 
 def read_one_table(table: Tensor, row: Tensor) -> Tensor:

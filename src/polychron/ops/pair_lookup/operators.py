@@ -7,13 +7,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polychron.ops.dispatch import runs_native
-from polychron.ops.pair_lookup import native, reference
+from polychron.ops import dispatch
 
 
 def arithmetic(tensor: Tensor):
     """The module whose functions compute on ``tensor``."""
-    return native if runs_native(tensor) else reference
+    return dispatch.arithmetic(tensor, "pair_lookup")
 
 
 def _sizes(anchors: Tensor, key_anchors: Tensor | None, position_code: Tensor) -> tuple[int, int, int]:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polychron.ops.dispatch import runs_native
+from polychron.ops import dispatch
 from polychron.ops.lookup import operators as lookup
-from polychron.ops.readout import native, reference
 
 
 def _arithmetic(tensor: Tensor):
-    return native if runs_native(tensor) else reference
+    return dispatch.arithmetic(tensor, "readout")
 
 
 @torch.library.custom_op("polychron::readout_cross_entropy", mutates_args=())

@@ -1,0 +1,248 @@
+"""Readings merged by row, as Triton kernels: the gradient of a row is the sum of v over all that read it, in order.
+
+Readings are sorted by row (stable: positions stay ascending) and every row's are added one after another, as the
+reference adds them; of a row with many, pieces of a set length are added, then the pieces. Nothing is added atomically.
+"""
+
+# P position, I table, J row, K output, M reading (of a table, sorted by row)
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from polychron.ops.lookup.reference import count_visits
+from polychron.ops.row_layout import has_even_rows
+from polychron.ops.row_update import RowUpdate, apply_merged
+
+# Elements of a tile: it, and what is loaded for it, stay in registers.
+_TILE = 1024
+_READINGS = 256
+
+_ADD, _SGD, _ADAGRAD = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+
+
+def tile(n_outputs: int) -> tuple[int, int]:
+    """Positions and outputs of one program's tile."""
+    block_k = min(triton.next_power_of_2(n_outputs), _TILE)
+    return max(1, min(32, _TILE // block_k)), block_k
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager:
+    """Kernels start on the current device: makes it the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def readable(tables: Tensor) -> Tensor:
+    """Tables whose rows are contiguous and evenly spaced; a copy only where they were not."""
+    tables = tables.detach()
+    return tables if has_even_rows(tables) else tables.contiguous()
+
+
+@triton.jit
+def _find_runs(rows, begin, end, M, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
+    """Where the readings of the same row begin and end: binary searches in sorted rows."""
+    m = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    base = tl.program_id(1).to(tl.int64) * M
+    inside = m < M
+    row = tl.load(rows + base + m, mask=inside, other=0)
+    low, high = tl.zeros([BLOCK], tl.int32), m
+    for _ in range(ROUNDS):
+        middle = (low + high) // 2
+        less = tl.load(rows + base + middle, mask=inside, other=0) < row
+        low = tl.where(less, middle + 1, low)
+        high = tl.where(less, high, middle)
+    tl.store(begin + base + m, low, mask=inside)
+    low, high = m + 1, tl.zeros([BLOCK], tl.int32) + M
+    for _ in range(ROUNDS):
+        middle = (low + high) // 2
+        same = (tl.load(rows + base + middle, mask=inside & (middle < M), other=0) <= row) & (middle < high)
+        low = tl.where(same, middle + 1, low)
+        high = tl.where(same, high, middle)
+    tl.store(end + base + m, low, mask=inside)
+
+
+@triton.jit
+def _finish(
+    total, ends, n_visits, i, place, k, out, state, stride_i, stride_j, J, K, rate, epsilon, visit_cap,
+    KIND: tl.constexpr, CAPPED: tl.constexpr,
+):  # fmt: skip
+    """Puts the sums of rows that end here where they belong: stores them, or changes the rows by them."""
+    inside = ends[:, None] & (k < K)[None, :]
+    at = out + i * stride_i + place.to(tl.int64)[:, None] * stride_j + k[None, :]
+    if KIND == _ADD:
+        tl.store(at, total, mask=inside)
+    else:
+        if KIND == _SGD:
+            if CAPPED:
+                cap = visit_cap.to(tl.float32)
+                share = tl.math.div_rn(cap, tl.maximum(n_visits.to(tl.float32), cap))
+                step = (rate * share)[:, None] * total
+            else:
+                step = rate * total
+        else:
+            squares = state + i * J + place
+            sums = tl.load(squares, mask=ends, other=0.0) + tl.math.div_rn(
+                tl.sum(total * total, axis=1), tl.zeros_like(n_visits).to(tl.float32) + K
+            )
+            tl.store(squares, sums, mask=ends)
+            step = tl.math.div_rn(rate * total, tl.sqrt_rn(sums)[:, None] + epsilon)
+        tl.store(at, tl.load(at, mask=inside, other=0.0) - step, mask=inside)
+
+
+@triton.jit
+def _sum_readings(
+    v, order, rows, places, begin, end, pieces, out, state, M, J, K, n_pairs, n_slots, stride_i, stride_j,
+    rate, epsilon, visit_cap,
+    KIND: tl.constexpr, CAPPED: tl.constexpr, PIECE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Rows with up to PIECE readings are finished; of others the sums of their pieces are kept.
+
+    Two pieces that begin within PIECE readings of each other are the last of one row and the first of the next: so
+    each has a slot of its own.
+    """
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    i = tl.program_id(1).to(tl.int64)
+    k = tl.program_id(2) * BLOCK_K + tl.arange(0, BLOCK_K)
+    inside = m < M
+    first = tl.load(begin + i * M + m, mask=inside, other=0)
+    last = tl.load(end + i * M + m, mask=inside, other=0)
+    row = tl.load(rows + i * M + m, mask=inside, other=J)
+    starts = (row < J) & ((m - first) % PIECE == 0)
+    length = tl.where(starts, tl.minimum(last - m, PIECE), 0)
+    total = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
+    for s in range(tl.max(length, axis=0)):
+        reads = s < length
+        p = tl.load(order + i * M + m + s, mask=reads, other=0) // n_pairs
+        total += tl.load(v + p[:, None] * K + k[None, :], mask=reads[:, None] & (k < K)[None, :], other=0.0)
+    whole = last - first <= PIECE
+    place = tl.load(places + i * M + m, mask=inside, other=0)
+    _finish(
+        total, starts & whole, last - first, i, place, k, out, state, stride_i, stride_j, J, K, rate, epsilon,
+        visit_cap, KIND, CAPPED,
+    )  # fmt: skip
+    slot = i * n_slots + 2 * (m // PIECE) + (m == first).to(tl.int32)
+    tl.store(pieces + slot[:, None] * K + k[None, :], total, mask=(starts & ~whole)[:, None] & (k < K)[None, :])
+
+
+@triton.jit
+def _sum_pieces(
+    rows, places, begin, end, pieces, out, state, M, J, K, n_slots, stride_i, stride_j, rate, epsilon, visit_cap,
+    KIND: tl.constexpr, CAPPED: tl.constexpr, PIECE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Finishes the rows with more than PIECE readings."""
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    i = tl.program_id(1).to(tl.int64)
+    k = tl.program_id(2) * BLOCK_K + tl.arange(0, BLOCK_K)
+    inside = m < M
+    first = tl.load(begin + i * M + m, mask=inside, other=0)
+    last = tl.load(end + i * M + m, mask=inside, other=0)
+    row = tl.load(rows + i * M + m, mask=inside, other=J)
+    starts = (row < J) & (m == first) & (last - first > PIECE)
+    n_pieces = tl.where(starts, (last - first + PIECE - 1) // PIECE, 0)
+    longest = tl.max(n_pieces, axis=0)
+    if longest > 0:
+        total = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
+        slot = i * n_slots + 2 * (m // PIECE)
+        for s in range(longest):
+            at = slot + 2 * s + (1 if s == 0 else 0)
+            mask = (s < n_pieces)[:, None] & (k < K)[None, :]
+            total += tl.load(pieces + at[:, None] * K + k[None, :], mask=mask, other=0.0)
+        place = tl.load(places + i * M + m, mask=inside, other=0)
+        _finish(
+            total, starts, last - first, i, place, k, out, state, stride_i, stride_j, J, K, rate, epsilon, visit_cap,
+            KIND, CAPPED,
+        )  # fmt: skip
+
+
+class Merged:
+    """Readings (I, M) of rows below J, sorted; a row of J stands for no reading."""
+
+    def __init__(self, row: Tensor, J: int):
+        self.J = J
+        self.rows, self.order = row.sort(dim=1, stable=True)
+        self.begin, self.end = (torch.empty_like(self.rows) for _ in range(2))
+        n_tables, M = row.shape
+        with device_of(row):
+            _find_runs[(triton.cdiv(M, _READINGS), n_tables)](
+                self.rows, self.begin, self.end, M, ROUNDS=M.bit_length(), BLOCK=_READINGS
+            )
+
+    def add(
+        self, v: Tensor, n_pairs: int, out: Tensor, strides: tuple[int, int], places: Tensor | None = None,
+        update: RowUpdate | None = None,
+    ) -> None:  # fmt: skip
+        """Stores the sums of v (P, K) in ``out`` at ``places`` (I, M), else by row; or changes the rows by them."""
+        n_tables, M = self.rows.shape
+        K = v.shape[1]
+        kind = _ADD if update is None else _ADAGRAD if update.kind == "adagrad" else _SGD
+        block_m, block_k = tile(K)
+        if kind == _ADAGRAD:  # the mean over a row's squares takes the whole row
+            block_k = triton.next_power_of_2(K)
+        # About as many pieces as a piece has readings, where all read one row.
+        piece = min(512, max(16, triton.next_power_of_2(int(M**0.5))))
+        n_slots = 2 * triton.cdiv(M, piece)
+        pieces = torch.empty((n_tables, n_slots, K) if piece < M else (1,), dtype=torch.float32, device=v.device)
+        state = v if kind != _ADAGRAD else update.state
+        rate, epsilon, cap = (0.0, 0.0, None) if update is None else (update.rate, update.epsilon, update.visit_cap)
+        places = self.rows if places is None else places
+        sizes = (*strides, rate, epsilon, 1 if cap is None else cap)
+        options = {"KIND": kind, "CAPPED": cap is not None, "PIECE": piece, "BLOCK_M": block_m, "BLOCK_K": block_k}
+        grid = (triton.cdiv(M, block_m), n_tables, triton.cdiv(K, block_k))
+        with device_of(v):
+            _sum_readings[grid](
+                v, self.order, self.rows, places, self.begin, self.end, pieces, out, state, M, self.J, K, n_pairs,
+                n_slots, *sizes, **options,
+            )  # fmt: skip
+            if piece < M:
+                _sum_pieces[grid](
+                    self.rows, places, self.begin, self.end, pieces, out, state, M, self.J, K, n_slots, *sizes,
+                    **options,
+                )  # fmt: skip
+
+
+def _by_position(v: Tensor) -> Tensor:
+    return v.detach().reshape(-1, v.shape[-1]).contiguous()
+
+
+def dense(tables: Tensor, row: Tensor, v: Tensor, n_pairs: int = 1) -> Tensor:
+    """dL/dS (I, J, K) float32 of rows (I, P * n_pairs) that were read by v's positions, n_pairs by each."""
+    dS = torch.zeros(tables.shape, dtype=torch.float32, device=v.device)
+    if row.numel():
+        Merged(row, tables.shape[1]).add(_by_position(v), n_pairs, dS, (dS.stride(0), dS.stride(1)))
+    return dS
+
+
+def sparse(tables: Tensor, row: Tensor, v: Tensor, n_pairs: int = 1) -> tuple[Tensor, Tensor]:
+    """Indices (2, n) of the rows that were read, table first, ascending, and their gradients (n, K) float32."""
+    if row.numel() == 0:
+        nothing = torch.empty((2, 0), dtype=torch.int64, device=v.device)
+        return nothing, torch.empty((0, tables.shape[2]), dtype=torch.float32, device=v.device)
+    merged = Merged(row, tables.shape[1])
+    m = torch.arange(row.shape[1], device=row.device)
+    is_first = (merged.begin == m) & (merged.rows < merged.J)
+    table, at = is_first.nonzero(as_tuple=True)
+    # The rows before this one, in the order of the indices; what lies between two firsts is not looked at.
+    places = is_first.flatten().cumsum(0).view(row.shape) - 1
+    values = torch.empty((len(table), tables.shape[2]), dtype=torch.float32, device=v.device)
+    merged.add(_by_position(v), n_pairs, values, (0, tables.shape[2]), places=places)
+    return torch.stack([table, merged.rows[table, at].long()]), values
+
+
+@torch.no_grad()
+def change(tables: Tensor, row: Tensor, v: Tensor, update: RowUpdate, n_pairs: int = 1) -> None:
+    """Changes the rows that were read, each once, by the sum of v over its readings: ``polychron.ops.row_update``."""
+    if row.numel() == 0:
+        return
+    if tables.dtype == torch.bfloat16:  # rounded stochastically by the definition
+        n_visits = count_visits(tables, torch.where(row < tables.shape[1], row, 0))
+        n_visits[:, 0] -= (row == tables.shape[1]).sum(dim=1)
+        apply_merged(tables, dense(tables, row, v, n_pairs), n_visits, update)
+        return
+    Merged(row, tables.shape[1]).add(
+        _by_position(v), n_pairs, tables.detach(), (tables.stride(0), tables.stride(1)), update=update
+    )
