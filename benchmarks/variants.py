@@ -176,7 +176,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bytes", type=int, default=1 << 19, help="of text, trained on at equal bytes")
     parser.add_argument("--examples", type=int, default=30_000, help="trained on at equal examples")
     parser.add_argument("--seconds", type=float, default=10.0, help="of processor time, at equal time")
-    parser.add_argument("--trial-part", type=float, default=0.25, help="of the bytes, for each trial of a rate")
+    parser.add_argument("--trial-part", type=float, default=1.0, help="of the bytes, for each trial of a rate")
     parser.add_argument("--scored-bytes", type=int, default=1 << 16)
     parser.add_argument("--scored-images", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=16, help="windows in a step")

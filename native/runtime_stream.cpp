@@ -176,7 +176,10 @@ template <bool integer> void Stream::keep_in_range() {
 template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   *tokens_.push() = static_cast<int32_t>(token);
   const bool recurrent = !states_.empty() && model_.stages()[0].lookup && model_.stages()[0].lookup->recurrent;
-  if (recurrent) hash<integer>(model_.stages()[0].lookup->hash, z_.data(), index_.data());
+  if (recurrent) {
+    if (counters_) counters_->enter(0);
+    hash<integer>(model_.stages()[0].lookup->hash, z_.data(), index_.data());
+  }
   std::copy_n(model_.embedding(token), model_.stride(), z_.data());
   for (size_t s = 0; s < states_.size(); ++s) {
     const Stage& stage = model_.stages()[s];

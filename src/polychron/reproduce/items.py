@@ -96,7 +96,8 @@ def _measure(
         split = Split.of(text)
         size = SIZES[scale]
         if n_bytes is not None:
-            size = dataclasses.replace(size, n_bytes=n_bytes, trial_bytes=max(1, n_bytes // 4))
+            trial_bytes = max(1, n_bytes * size.trial_bytes // size.n_bytes)
+            size = dataclasses.replace(size, n_bytes=n_bytes, trial_bytes=trial_bytes)
         setting = {
             "text": f"{split.name} (SHA-256 {split.sha256[:12]}), its last tenth held out",
             "scale": scale,

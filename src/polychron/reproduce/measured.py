@@ -39,7 +39,7 @@ class Size:
 
     Attributes:
         n_bytes: trained on in every run.
-        trial_bytes: for each rate that is tried.
+        trial_bytes: for each rate that is tried; a short trial recommends a higher rate than a whole run wants.
         sample_bytes: of the held-out tail that are scored; those of spread places.
         delay: preset of the delay network.
         transformer: preset of the table transformer.
@@ -59,7 +59,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(1 << 18, 1 << 16, 1 << 14, "tiny", "paper-small", "small", ("transformer-small", "gru"), False),
+    "small": Size(1 << 18, 1 << 18, 1 << 14, "tiny", "paper-small", "small", ("transformer-small", "gru"), False),
     "full": Size(20 << 20, 2 << 20, 1 << 18, "small", "paper", "paper",
                  ("transformer-small", "transformer-medium", "transformer-large", "gru", "window-mlp"), True),
 }  # fmt: skip
