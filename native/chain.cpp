@@ -30,6 +30,7 @@ struct Chain::Worker {
   std::vector<Buffer<float>> scratch;  // a layer's hash each
   std::vector<Buffer<float>> key_scratch;
   std::vector<std::optional<PairLists>> lists;
+  Buffer<float> logits;                // where only the nats are wanted
 };
 
 Chain::Kept::Kept(const ChainTables& own, const ChainSubset& subset, int64_t n_inputs)
@@ -72,7 +73,7 @@ void Chain::prepare(const ChainStep& step, bool train) {
     grow(layer.code_u, n_codes);
   }
   const int64_t stride = merged_stride(layers_.back().own.tables.n_outputs);
-  grow(error_, n_flat * stride);
+  grow(error_, train ? n_flat * stride : 0);
   grow(scaled_, train ? n_flat * std::max(stride, n_inputs_) : 0);
   for (Buffer<float>& gradient : gradient_) grow(gradient, train ? n_flat * n_inputs_ : 0);
   capacity_ = n_flat;
@@ -104,6 +105,10 @@ void Chain::run_stage(size_t l, const ChainStep& step, float* nats, int64_t begi
   GatherSum sum{tables.data, layer.anchors().n_tables, tables.n_rows,   tables.n_outputs, tables.row_stride,
                 tables.which, layer.row.get(),         n_flat,          nullptr,          nullptr,
                 0,          tables.type};
+  if (l + 1 == layers_.size() && !holds_gradients_) {
+    score_range(sum, begin, end, step.targets, nats, worker.logits.get());
+    return;
+  }
   if (l + 1 == layers_.size()) {
     sum.y = error_.get();
     sum.y_stride = merged_stride(tables.n_outputs);
@@ -146,6 +151,7 @@ void Chain::forward(const ChainStep& step, float* nats) {
 
   std::vector<Worker> workers(static_cast<size_t>(step.n_threads));
   for (Worker& worker : workers) {
+    if (!holds_gradients_) worker.logits = Buffer<float>(score_scratch_floats(layers_.back().own.tables.n_outputs));
     for (const Layer& layer : layers_) {
       const auto zeros = [](int64_t n) {
         Buffer<float> buffer(n);

@@ -114,6 +114,9 @@ struct Kernels {
   // In place: logits (P, stride) become softmax - one-hot; nats[p] = -log softmax[target[p]].
   void (*softmax_cross_entropy)(float* logits, int64_t stride, const int64_t* target, float* nats,
                                 int64_t n_positions, int64_t n_outputs);
+  // The same nats; logits stay as they are.
+  void (*cross_entropy)(const float* logits, int64_t stride, const int64_t* target, float* nats, int64_t n_positions,
+                        int64_t n_outputs);
 };
 
 // The best one that this processor runs, unless one was asked for by name; see dispatch.cpp.

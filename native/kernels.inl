@@ -165,55 +165,86 @@ void hash_tile(const HashTile& a) { a.pair ? hash_tables<true>(a) : hash_tables<
 // ---- gather: read one row per table and add ---------------------------------------------------------------------
 
 // Tables are taken in groups that fit the second-level cache, positions in blocks, so that a group's rows are still
-// there when the next position asks for them. The order of additions is the same for any grouping.
+// there when the next position asks for them. The order of additions is the same for any grouping. A row longer than a
+// chunk of columns is read to its end before the next position's, as the processor looks ahead in memory; of such rows
+// in tables too large for the cache, no table's are read for a whole block before the next table's: the sums would go
+// to the cache and back for each.
 constexpr int64_t kGroupBytes = 512 * 1024;
 constexpr int64_t kBlockBytes = 384 * 1024;
 constexpr int64_t kPrefetchAbove = 1024 * 1024;
+constexpr int64_t kAhead = 8, kLongRowAhead = 2;  // positions whose rows are asked for before they are added
+
+// Positions whose sums stand in registers at the same time: short rows leave room for several, which hide one another's
+// latency and share the index arithmetic.
+template <int Blocks> constexpr int kTogether = Blocks <= 2 ? 8 / Blocks : 1;
 
 template <class Number> struct GatherBody {
-  const GatherSum& a;
-  int64_t p_begin, p_end;
+  GatherSum a;
+  int64_t p_begin, p_end;  // the positions whose rows are added
+  int64_t p_last;          // rows of positions before it may be asked for
+  int64_t i_begin, i_end;
+  int64_t ahead;
+  bool prefetch;
+
+  template <int Blocks> [[gnu::always_inline]] Row<Blocks> start(int64_t p, Columns c) const {
+    if (i_begin > 0) return Row<Blocks>::load_from(a.y + p * a.y_stride + c.begin, c.tail);
+    if (a.residual) return Row<Blocks>::load_from(a.residual + p * a.y_stride + c.begin, c.tail);
+    return Row<Blocks>::zero();
+  }
+
+  // Of positions p + k; spelt out for each k, so that every sum stays in registers.
+  template <int Blocks, int... k>
+  [[gnu::always_inline]] void add_rows(int64_t p, Columns c, std::integer_sequence<int, k...>) const {
+    const int64_t table_size = a.n_rows * a.row_stride;
+    const Number* tables = static_cast<const Number*>(a.tables) + c.begin;
+    const int64_t next = p + ahead + int{sizeof...(k)} <= p_last ? ahead : 0;
+    Row<Blocks> sum[] = {start<Blocks>(p + k, c)...};
+    for (int64_t i = i_begin; i < i_end; ++i) {
+      const int32_t* row = a.row + i * a.plane + p;
+      const Number* table = tables + (a.which ? a.which[i] : i) * table_size;
+      if (prefetch) (prefetch_row<Blocks>(table + int64_t{row[next + k]} * a.row_stride), ...);
+      (sum[k].add(Row<Blocks>::load_from(table + int64_t{row[k]} * a.row_stride, c.tail)), ...);
+    }
+    (sum[k].store_to(a.y + (p + k) * a.y_stride + c.begin, c.tail), ...);
+  }
 
   template <int Blocks> void run(Columns c) const {
-    const int64_t table_size = a.n_rows * a.row_stride;
-    const int64_t table_bytes = table_size * static_cast<int64_t>(sizeof(Number));
-    const Number* tables = static_cast<const Number*>(a.tables) + c.begin;
-    const bool prefetch = table_bytes * a.n_tables > kPrefetchAbove;
-    const int64_t fitting = kGroupBytes / (table_bytes + 1);
-    const int64_t group = fitting < 1 ? 1 : fitting;
-    const int64_t block = kBlockBytes / (a.y_stride * static_cast<int64_t>(sizeof(float))) + 1;
-    for (int64_t block_begin = p_begin; block_begin < p_end; block_begin += block) {
-      const int64_t block_end = block_begin + block < p_end ? block_begin + block : p_end;
-      int64_t i_begin = 0;
-      do {
-        const int64_t i_end = i_begin + group < a.n_tables ? i_begin + group : a.n_tables;
-        for (int64_t p = block_begin; p < block_end; ++p) {
-          float* y = a.y + p * a.y_stride + c.begin;
-          Row<Blocks> sum;
-          if (i_begin > 0) {
-            sum = Row<Blocks>::load_from(y, c.tail);
-          } else if (a.residual) {
-            sum = Row<Blocks>::load_from(a.residual + p * a.y_stride + c.begin, c.tail);
-          } else {
-            sum = Row<Blocks>::zero();
-          }
-          const int64_t next = p + 8 < block_end ? p + 8 : p;
-          for (int64_t i = i_begin; i < i_end; ++i) {
-            const Number* table = tables + (a.which ? a.which[i] : i) * table_size;
-            const int32_t* row = a.row + i * a.plane;
-            if (prefetch) prefetch_row<Blocks>(table + int64_t{row[next]} * a.row_stride);
-            sum.add(Row<Blocks>::load_from(table + int64_t{row[p]} * a.row_stride, c.tail));
-          }
-          sum.store_to(y, c.tail);
-        }
-        i_begin = i_end;
-      } while (i_begin < a.n_tables);
+    constexpr int together = kTogether<Blocks>;
+    const GatherBody own = *this;  // which nobody else sees: GCC reads what is not so again after every prefetch
+    int64_t p = own.p_begin;
+    for (; p + together <= own.p_end; p += together) {
+      own.template add_rows<Blocks>(p, c, std::make_integer_sequence<int, together>());
     }
+    for (; p < own.p_end; ++p) own.template add_rows<Blocks>(p, c, std::make_integer_sequence<int, 1>());
   }
 };
 
+template <class Number> void gather_rows(const GatherSum& a, int64_t p_begin, int64_t p_end) {
+  const bool long_rows = a.n_outputs > kMaxBlocks * kLanes;
+  const int64_t table_bytes = a.n_rows * a.row_stride * static_cast<int64_t>(sizeof(Number));
+  const bool prefetch = table_bytes * a.n_tables > kPrefetchAbove;
+  const int64_t fitting = kGroupBytes / (table_bytes + 1);
+  const int64_t group = fitting >= 1 ? fitting : long_rows ? a.n_tables : 1;
+  const int64_t block = kBlockBytes / (a.y_stride * static_cast<int64_t>(sizeof(float))) + 1;
+  for (int64_t begin = p_begin; begin < p_end; begin += block) {
+    const int64_t end = begin + block < p_end ? begin + block : p_end;
+    int64_t i_begin = 0;
+    do {
+      const int64_t i_end = i_begin + group < a.n_tables ? i_begin + group : a.n_tables;
+      if (long_rows) {
+        for (int64_t p = begin; p < end; ++p) {
+          for_columns(a.n_outputs, GatherBody<Number>{a, p, p + 1, end, i_begin, i_end, kLongRowAhead, prefetch});
+        }
+      } else {
+        for_columns(a.n_outputs, GatherBody<Number>{a, begin, end, end, i_begin, i_end, kAhead, prefetch});
+      }
+      i_begin = i_end;
+    } while (i_begin < a.n_tables);
+  }
+}
+
 void gather_sum(const GatherSum& a, int64_t p_begin, int64_t p_end) {
-  for_type(a.type, [&]<class Number>() { for_columns(a.n_outputs, GatherBody<Number>{a, p_begin, p_end}); });
+  for_type(a.type, [&]<class Number>() { gather_rows<Number>(a, p_begin, p_end); });
 }
 
 constexpr int64_t kListAhead = 24;  // rows asked for ahead of use; enough to cover a read from main memory
@@ -502,33 +533,58 @@ inline F32 exp_nonpositive(F32 x) {
   return select(underflow, set1(0.0f), e * power);
 }
 
-void softmax_cross_entropy(float* logits, int64_t stride, const int64_t* target, float* nats, int64_t n_positions,
-                           int64_t n_outputs) {
-  const int64_t whole = n_outputs / kLanes * kLanes;
-  const int tail = static_cast<int>(n_outputs - whole);
-  for (int64_t p = 0; p < n_positions; ++p) {
-    float* row = logits + p * stride;
-    float last[kLanes];
-    for (int l = 0; l < kLanes; ++l) last[l] = l < tail ? row[whole + l] : -__builtin_inff();
+// The whole blocks of a row of logits begin at `row`; the lanes of the last one, padded with -infinity, at `last`.
+struct Logits {
+  const float* row;
+  int64_t whole;
+  float last[kLanes];
+
+  Logits(const float* logits, int64_t n_outputs) : row(logits), whole(n_outputs / kLanes * kLanes) {
+    const int64_t tail = n_outputs - whole;
+    for (int64_t l = 0; l < kLanes; ++l) last[l] = l < tail ? logits[whole + l] : -__builtin_inff();
+  }
+  float highest() const {
     F32 largest = load(last);
     for (int64_t k = 0; k < whole; k += kLanes) largest = max(largest, load(row + k));
-    const float highest = reduce_max(largest);
-    const F32 highest_lanes = set1(highest);
-    const float at_target = row[target[p]];
+    return reduce_max(largest);
+  }
+};
 
-    const F32 last_exp = exp_nonpositive(load(last) - highest_lanes);
+void softmax_cross_entropy(float* logits, int64_t stride, const int64_t* target, float* nats, int64_t n_positions,
+                           int64_t n_outputs) {
+  for (int64_t p = 0; p < n_positions; ++p) {
+    float* row = logits + p * stride;
+    const Logits given(row, n_outputs);
+    const float highest = given.highest(), at_target = row[target[p]];
+    const F32 highest_lanes = set1(highest);
+
+    const F32 last_exp = exp_nonpositive(load(given.last) - highest_lanes);
     F32 sum = last_exp;
-    for (int64_t k = 0; k < whole; k += kLanes) {
+    for (int64_t k = 0; k < given.whole; k += kLanes) {
       const F32 e = exp_nonpositive(load(row + k) - highest_lanes);
       store(row + k, e);
       sum = sum + e;
     }
     const float total = reduce_add(sum);
     const F32 inverse = set1(1.0f / total);
-    for (int64_t k = 0; k < whole; k += kLanes) store(row + k, load(row + k) * inverse);
-    if (tail > 0) store_partial(row + whole, last_exp * inverse, tail);
+    for (int64_t k = 0; k < given.whole; k += kLanes) store(row + k, load(row + k) * inverse);
+    const int tail = static_cast<int>(n_outputs - given.whole);
+    if (tail > 0) store_partial(row + given.whole, last_exp * inverse, tail);
     row[target[p]] -= 1.0f;
     nats[p] = __builtin_logf(total) + (highest - at_target);
+  }
+}
+
+void cross_entropy(const float* logits, int64_t stride, const int64_t* target, float* nats, int64_t n_positions,
+                   int64_t n_outputs) {
+  for (int64_t p = 0; p < n_positions; ++p) {
+    const float* row = logits + p * stride;
+    const Logits given(row, n_outputs);
+    const float highest = given.highest();
+    const F32 highest_lanes = set1(highest);
+    F32 sum = exp_nonpositive(load(given.last) - highest_lanes);
+    for (int64_t k = 0; k < given.whole; k += kLanes) sum = sum + exp_nonpositive(load(row + k) - highest_lanes);
+    nats[p] = __builtin_logf(reduce_add(sum)) + (highest - row[target[p]]);
   }
 }
 
@@ -537,4 +593,5 @@ void softmax_cross_entropy(float* logits, int64_t stride, const int64_t* target,
 const Kernels kernels = {
     POLYCHRON_SET_NAME, hash_tile,  gather_sum,     sum_row_lists,   merge_rows,
     online_sgd,         update_sgd, update_adagrad, surrogate_slope, softmax_cross_entropy,
+    cross_entropy,
 };

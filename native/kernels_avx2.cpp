@@ -1,4 +1,6 @@
 // The kernels for x86-64 processors with AVX2.
+#include <utility>
+
 #include "contract.hpp"
 #include "simd_avx2.hpp"
 

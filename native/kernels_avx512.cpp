@@ -1,4 +1,6 @@
 // The kernels for x86-64 processors with AVX-512 (F, BW, DQ, VL).
+#include <utility>
+
 #include "contract.hpp"
 #include "simd_avx512.hpp"
 

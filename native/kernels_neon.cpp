@@ -1,4 +1,6 @@
 // The kernels for 64-bit ARM processors, all of which have NEON.
+#include <utility>
+
 #include "contract.hpp"
 #include "simd_neon.hpp"
 

@@ -1,4 +1,6 @@
 // The kernels for every processor.
+#include <utility>
+
 #include "contract.hpp"
 #include "simd_scalar.hpp"
 

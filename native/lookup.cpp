@@ -1,6 +1,7 @@
 #include "lookup.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <vector>
 
@@ -20,25 +21,47 @@ int64_t positions_per_task(int64_t n_flat, int n_threads) {
   return std::clamp<int64_t>(divide_up(wanted, kLanes) * kLanes, kLanes, 1024);
 }
 
+// Latencies of one position of a sequence, which may lie in the history; null: before both, where all are 0.
+const float* latencies_at(const Latencies& in, int64_t sequence, int64_t t) {
+  if (t >= 0) return in.x + (sequence * in.n_positions + t) * in.n_inputs;
+  if (in.history && t + in.n_history >= 0) {
+    return in.history + (sequence * in.n_history + in.n_history + t) * in.n_inputs;
+  }
+  return nullptr;
+}
+
+// Four positions of some neurons at a time: four stores become one.
+template <class Place>
+void transpose_four(const float* const* from, int64_t n, const Place& place, int64_t stride, float* out) {
+  for (int64_t q = 0; q < n; ++q) {
+    const int64_t a = place(q);
+    const float four[] = {from[0][a], from[1][a], from[2][a], from[3][a]};
+    std::memcpy(out + q * stride, four, sizeof four);
+  }
+}
+
 // Neuron-major copy of max_delay + count positions of some neurons; what lies before the sequence and its history is 0.
 void transpose(const Latencies& in, const std::vector<int32_t>& neurons, int64_t sequence, int64_t t_begin,
                int64_t count, int64_t max_delay, int64_t stride, float* out) {
   const auto n = static_cast<int64_t>(neurons.size());
-  for (int64_t k = 0; k < max_delay + count; ++k) {
-    const int64_t t = t_begin - max_delay + k;
-    const float* from = nullptr;
-    if (t >= 0) {
-      from = in.x + (sequence * in.n_positions + t) * in.n_inputs;
-    } else if (in.history && t + in.n_history >= 0) {
-      from = in.history + (sequence * in.n_history + in.n_history + t) * in.n_inputs;
+  const bool all = n == in.n_inputs;
+  const int32_t* some = neurons.data();
+  const int64_t end = max_delay + count, first = t_begin - max_delay;
+  for (int64_t k = 0; k < end;) {
+    if (k + 4 <= end && first + k >= 0) {
+      const float* x = latencies_at(in, sequence, first + k);
+      const float* const from[] = {x, x + in.n_inputs, x + 2 * in.n_inputs, x + 3 * in.n_inputs};
+      if (all) {
+        transpose_four(from, n, [](int64_t q) { return q; }, stride, out + k);
+      } else {
+        transpose_four(from, n, [some](int64_t q) { return int64_t{some[q]}; }, stride, out + k);
+      }
+      k += 4;
+      continue;
     }
-    if (!from) {
-      for (int64_t q = 0; q < n; ++q) out[q * stride + k] = 0.0f;
-    } else if (n == in.n_inputs) {
-      for (int64_t q = 0; q < n; ++q) out[q * stride + k] = from[q];
-    } else {
-      for (int64_t q = 0; q < n; ++q) out[q * stride + k] = from[neurons[static_cast<size_t>(q)]];
-    }
+    const float* from = latencies_at(in, sequence, first + k);
+    for (int64_t q = 0; q < n; ++q) out[q * stride + k] = from ? from[some[q]] : 0.0f;
+    ++k;
   }
 }
 

@@ -11,6 +11,8 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 constexpr int64_t kLargestTask = 1024;
+// Room between the rows of two tables: at a power of two, all tables' would share a few sets of the cache.
+constexpr int64_t kBetweenTables = kLanes;
 constexpr int64_t kFloatsWorthWaking = 1 << 15;  // a sleeping thread wakes in the time that so many are added in
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -30,7 +32,7 @@ void read_layer(const Hasher& hasher, const Latencies& given, const Tables& tabl
   if (n_flat * n_tables * std::max(K, kLanes) < kFloatsWorthWaking) n_threads = 1;
   const int64_t chunk =
       std::clamp(divide_up(divide_up(n_flat, int64_t{n_threads} * 4), kLanes) * kLanes, kLanes, kLargestTask);
-  const int64_t n_tasks = divide_up(n_flat, chunk);
+  const int64_t n_tasks = divide_up(n_flat, chunk), plane = chunk + kBetweenTables;
 
   // Delays reach back into other tasks' positions of a sequence: then rows stand where the whole batch's would.
   const bool own_rows = !keep.row && hasher.max_delay() == 0;
@@ -38,7 +40,7 @@ void read_layer(const Hasher& hasher, const Latencies& given, const Tables& tabl
   const Addresses all = keep.row ? keep : Addresses{all_rows.get(), nullptr, nullptr, n_flat};
   std::vector<Worker> workers;
   for (int64_t w = 0; w < std::min<int64_t>(n_threads, n_tasks); ++w) {
-    workers.push_back({Buffer<float>(hasher.scratch_floats()), Buffer<int32_t>(own_rows ? n_tables * chunk : 0)});
+    workers.push_back({Buffer<float>(hasher.scratch_floats()), Buffer<int32_t>(own_rows ? n_tables * plane : 0)});
     std::fill_n(workers.back().scratch.get(), hasher.scratch_floats(), 0.0f);
   }
   parallel_for(n_threads, n_tasks, [&](int64_t task, int w) {
@@ -46,9 +48,9 @@ void read_layer(const Hasher& hasher, const Latencies& given, const Tables& tabl
     Worker& worker = workers[static_cast<size_t>(w)];
     if (own_rows) {
       hasher.positions({in.x + begin * n, 1, count, n, nullptr, 0}, 0, count,
-                       {worker.row.get(), nullptr, nullptr, chunk}, worker.scratch.get());
+                       {worker.row.get(), nullptr, nullptr, plane}, worker.scratch.get());
       kernels().gather_sum({tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, worker.row.get(),
-                            chunk, residual ? residual + begin * K : nullptr, y + begin * K, K, tables.type},
+                            plane, residual ? residual + begin * K : nullptr, y + begin * K, K, tables.type},
                            0, count);
     } else {
       hasher.positions(in, begin, end, all, worker.scratch.get());

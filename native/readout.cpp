@@ -30,6 +30,21 @@ void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const in
   }
 }
 
+int64_t score_scratch_floats(int64_t n_outputs) { return kPositions * merged_stride(n_outputs); }
+
+void score_range(const GatherSum& logits, int64_t begin, int64_t end, const int64_t* target, float* nats,
+                 float* scratch) {
+  GatherSum some = logits;
+  some.y = scratch;
+  some.y_stride = merged_stride(logits.n_outputs);
+  for (int64_t p = begin; p < end; p += kPositions) {
+    const int64_t count = std::min(end - p, kPositions);
+    some.row = logits.row + p;
+    kernels().gather_sum(some, 0, count);
+    kernels().cross_entropy(scratch, some.y_stride, target + p, nats + p, count, logits.n_outputs);
+  }
+}
+
 void readout_cross_entropy(const GatherSum& logits, int64_t n_flat, const int64_t* target, float* nats,
                            int n_threads) {
   parallel_for(n_threads, n_tasks(n_flat), [&](int64_t task, int) {

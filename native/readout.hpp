@@ -16,6 +16,12 @@ void readout_cross_entropy(const GatherSum& logits, int64_t n_flat, const int64_
 void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const int64_t* target, float* nats,
                    float scale = 1.0f);
 
+// nats (P) of the positions [begin, end) alone, by the calling thread: `scratch`, of score_scratch_floats(), holds the
+// logits of a few positions at a time; logits.y is not used.
+void score_range(const GatherSum& logits, int64_t begin, int64_t end, const int64_t* target, float* nats,
+                 float* scratch);
+int64_t score_scratch_floats(int64_t n_outputs);
+
 // out (P, stride) = weight[p] * error[p].
 void weigh_error(const float* error, const float* weight, int64_t n_flat, int64_t n_outputs, int64_t stride, float* out,
                  int n_threads);

@@ -25,7 +25,7 @@ inline F32 load_partial(const float* p, int count) {  // lanes from count on are
 }
 inline F32 load_partial(const Bfloat16* p, int count) {
   F32 r{};
-  for (int l = 0; l < count; ++l) {
+  for (int l = 0; l < count && l < 16; ++l) {  // the second bound is for GCC, which fears for r
     const uint32_t bits = static_cast<uint32_t>(p[l].bits) << 16;
     std::memcpy(&r.lane[l], &bits, sizeof bits);
   }

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "contract.hpp"
+
 namespace polychron::testing {
 
 class Random {
@@ -28,6 +30,11 @@ class Random {
 
   std::vector<float> reals(int64_t n) { return fill<float>(n, [this] { return real(); }); }
   std::vector<float> specials(int64_t n) { return fill<float>(n, [this] { return special(); }); }
+  std::vector<Bfloat16> halves(int64_t n) {  // the upper halves of reals
+    return fill<Bfloat16>(n, [this] {
+      return Bfloat16{static_cast<uint16_t>(std::bit_cast<uint32_t>(real()) >> 16)};
+    });
+  }
   std::vector<int32_t> ints(int64_t n, int64_t below_this) {
     return fill<int32_t>(n, [this, below_this] { return static_cast<int32_t>(below(below_this)); });
   }
@@ -56,6 +63,7 @@ class Bits {
  public:
   void add(float value) { words_.push_back(std::isnan(value) ? 0x7fc00000u : std::bit_cast<uint32_t>(value)); }
   void add(int32_t value) { words_.push_back(static_cast<uint32_t>(value)); }
+  void add(Bfloat16 value) { words_.push_back(value.bits); }
   void add(uint8_t value) { words_.push_back(value); }
   template <class T> void add(const std::vector<T>& values) { for (const T value : values) add(value); }
 

@@ -55,9 +55,13 @@ void hash_tiles(const Kernels& set, Random& draw, Result& out) {
 
 void gathers(const Kernels& set, Random& draw, Result& out) {
   for (const int64_t K : kWidths) {
-    const int64_t I = draw.between(0, 6), J = draw.between(1, 9), P = draw.between(1, 40);
+    // Of some, the tables are larger than a group of them, or than all that is read without asking ahead.
+    const int64_t I = draw.between(0, 6), J = draw.below(8) ? draw.between(1, 9) : 1100, P = draw.between(1, 40);
     const int64_t row_stride = K + draw.below(2) * draw.below(20), y_stride = K + draw.below(2) * draw.below(20);
-    const std::vector<float> tables = draw.reals(I * J * row_stride), residual = draw.reals(P * y_stride);
+    const bool halves = draw.below(3) == 0;
+    const std::vector<float> tables = draw.reals(halves ? 0 : I * J * row_stride), residual = draw.reals(P * y_stride);
+    const std::vector<Bfloat16> half_tables = draw.halves(halves ? I * J * row_stride : 0);
+    const void* rows = halves ? static_cast<const void*>(half_tables.data()) : tables.data();
     const std::vector<int32_t> row = draw.ints(I * P, J);
     auto y = room<float>(P * y_stride);
     const int64_t begin = draw.below(P), end = draw.between(begin, P);
@@ -65,8 +69,9 @@ void gathers(const Kernels& set, Random& draw, Result& out) {
     for (int64_t i = I - 1; i >= 0; i -= 2) which.push_back(static_cast<int32_t>(i));
     const bool some = draw.below(2);
     const auto n_read = some ? static_cast<int64_t>(which.size()) : I;
-    set.gather_sum({tables.data(), n_read, J, K, row_stride, some ? which.data() : nullptr, row.data(), P, draw.below(2) ? residual.data() : nullptr,
-                    y.data(), y_stride}, begin, end);
+    set.gather_sum({rows, n_read, J, K, row_stride, some ? which.data() : nullptr, row.data(), P,
+                    draw.below(2) ? residual.data() : nullptr, y.data(), y_stride,
+                    halves ? RowType::bfloat16 : RowType::float32}, begin, end);
     out.bits.add(y);
   }
 }
@@ -74,12 +79,16 @@ void gathers(const Kernels& set, Random& draw, Result& out) {
 void row_lists(const Kernels& set, Random& draw, Result& out) {
   for (const int64_t K : kWidths) {
     const int64_t J = draw.between(1, 9), n_lists = draw.between(1, 12), row_stride = K + draw.below(9);
-    const std::vector<float> table = draw.reals(J * row_stride);
+    const bool halves = draw.below(3) == 0;
+    const std::vector<float> table = draw.reals(halves ? 0 : J * row_stride);
+    const std::vector<Bfloat16> half_table = draw.halves(halves ? J * row_stride : 0);
+    const void* rows_at = halves ? static_cast<const void*>(half_table.data()) : table.data();
     std::vector<int32_t> begin{0};
     for (int64_t t = 0; t < n_lists; ++t) begin.push_back(begin.back() + static_cast<int32_t>(draw.below(9)));
     const std::vector<int32_t> rows = draw.ints(begin.back(), J);
     auto y = room<float>(n_lists * K);
-    set.sum_row_lists({table.data(), K, row_stride, rows.data(), begin.data(), n_lists, y.data()});
+    set.sum_row_lists({rows_at, K, row_stride, rows.data(), begin.data(), n_lists, y.data(),
+                       halves ? RowType::bfloat16 : RowType::float32});
     out.bits.add(y);
   }
 }
@@ -87,16 +96,21 @@ void row_lists(const Kernels& set, Random& draw, Result& out) {
 // Readings of one table, their neighbours and gains.
 struct TableReadings {
   int64_t K, J, M, P, row_stride, v_stride;
+  RowType type;
   std::vector<float> table, v, gain[2];
+  std::vector<Bfloat16> half_table;
   std::vector<int32_t> row, source, flipped[2];
   Readings readings;
 
-  TableReadings(Random& draw, int64_t width)
+  TableReadings(Random& draw, int64_t width, RowType numbers)
       : K(width), J(draw.between(1, 70)), M(draw.between(1, 90)), P(draw.between(1, 20)),
-        row_stride(K + draw.below(9)), v_stride(K + draw.below(9)), table(draw.reals(J * row_stride + kRoom)),
-        v(draw.reals(std::max(M, P) * v_stride)), row(draw.ints(M, J)), source(draw.ints(M, P)) {
-    readings = {table.data(), K, row_stride, M, row.data(), draw.below(2) ? source.data() : nullptr,
-                draw.below(2) > 0, v.data(), v_stride, {nullptr, nullptr}, {nullptr, nullptr}};
+        row_stride(K + draw.below(9)), v_stride(K + draw.below(9)), type(numbers),
+        table(draw.reals(type == RowType::float32 ? J * row_stride + kRoom : 0)),
+        v(draw.reals(std::max(M, P) * v_stride)),
+        half_table(draw.halves(type == RowType::bfloat16 ? J * row_stride + kRoom : 0)), row(draw.ints(M, J)),
+        source(draw.ints(M, P)) {
+    readings = {rows(), K, row_stride, M, row.data(), draw.below(2) ? source.data() : nullptr,
+                draw.below(2) > 0, v.data(), v_stride, {nullptr, nullptr}, {nullptr, nullptr}, type};
     for (int f = 0; f < 2; ++f) {
       flipped[f] = draw.ints(M, J);
       for (int32_t& j : flipped[f]) j = draw.below(4) > 0 ? j : -1;
@@ -106,15 +120,17 @@ struct TableReadings {
       readings.gain[f] = gain[f].data();
     }
   }
+  void* rows() { return type == RowType::float32 ? static_cast<void*>(table.data()) : half_table.data(); }
   void collect(Result& out) const {
     out.bits.add(table);
+    out.bits.add(half_table);
     for (const auto& gains : gain) out.bits.add(gains);
   }
 };
 
 void merges_and_updates(const Kernels& set, Random& draw, Result& out) {
   for (const int64_t K : kWidths) {
-    TableReadings t(draw, K);
+    TableReadings t(draw, K, draw.below(2) ? RowType::float32 : RowType::bfloat16);
     RowSorter sorter;
     const RowGroups groups = sorter.sort(t.row.data(), t.M, t.J);
     auto merged = room<float>(groups.n_groups * merged_stride(K));
@@ -124,7 +140,7 @@ void merges_and_updates(const Kernels& set, Random& draw, Result& out) {
     for (int64_t q = 0; q < groups.n_groups; ++q) {  // beyond K the rows of `merged` are anyone's
       for (int64_t k = 0; k < K; ++k) out.bits.add(merged[static_cast<size_t>(q * stride + k)]);
     }
-    const TableRows rows{t.table.data(), K, t.row_stride};
+    const TableRows rows{t.rows(), K, t.row_stride, t.type, static_cast<uint32_t>(draw.below(int64_t{1} << 32))};
     set.update_sgd(rows, groups, merged.data(), 0.03f, draw.below(2) ? 2.0f : INFINITY);
     t.collect(out);
     std::vector<float> state(static_cast<size_t>(t.J), 0.25f);
@@ -136,7 +152,7 @@ void merges_and_updates(const Kernels& set, Random& draw, Result& out) {
 
 void online_updates(const Kernels& set, Random& draw, Result& out) {
   for (const int64_t K : kWidths) {
-    TableReadings t(draw, K);
+    TableReadings t(draw, K, RowType::float32);
     set.online_sgd(t.readings, 0.07f);
     t.collect(out);
   }
@@ -159,6 +175,9 @@ void softmaxes(const Kernels& set, Random& draw, Result& out) {
       for (float& logit : logits) logit *= scale;
       const std::vector<int64_t> target = draw.classes(P, K);
       auto nats = room<float>(P);
+      set.cross_entropy(logits.data(), stride, target.data(), nats.data(), P, K);
+      out.bits.add(logits);
+      out.logarithms.add(nats);
       set.softmax_cross_entropy(logits.data(), stride, target.data(), nats.data(), P, K);
       out.bits.add(logits);
       out.logarithms.add(nats);
@@ -181,7 +200,7 @@ int main() {
   const std::pair<const char*, Case> cases[] = {
       {"hash_tile", hash_tiles}, {"gather_sum", gathers}, {"sum_row_lists", row_lists},
       {"merge_rows, update_sgd, update_adagrad", merges_and_updates}, {"online_sgd", online_updates},
-      {"surrogate_slope", slopes}, {"softmax_cross_entropy", softmaxes}, {"read_row_range", probes}};
+      {"surrogate_slope", slopes}, {"cross_entropy, softmax_cross_entropy", softmaxes}, {"read_row_range", probes}};
   int n_failed = 0, n_compared = 0;
   uint64_t digest = 0xcbf29ce484222325u;  // FNV-1a over words
   for (const auto& [name, run] : cases) {
