@@ -5,7 +5,8 @@
 *forward*: y alone. *step*: y, the surrogate gradient of the latencies, and SGD on the rows that were read; ours through
 autograd, eager without it and each part in its fastest form for the size, compiled as one graph. What is
 computed is compared before it is timed, as in benchmarks/kernels.py. CUDA events around some calls in a row, the
-contestants in turns (A B C A B C); a figure is the median over the rounds with its quartiles.
+contestants in turns (A B C A B C); a figure is the median over the rounds with its quartiles. Then the same again with
+each call recorded as a CUDA graph: without what Python and the driver need to start the kernels.
 
 The peers' sums over rows add in whatever order the hardware takes (`index_add_`, `scatter_add_`), ours always in one.
 """
@@ -13,6 +14,7 @@ The peers' sums over rows add in whatever order the hardware takes (`index_add_`
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -53,7 +55,7 @@ class ComposedOnGpu(OnGpu, Composed):
     WAYS: ClassVar[dict[str, dict[str, str]]] = {
         "hash": Composed.WAYS["hash"],
         "gain": {name: Composed.WAYS["gain"][name] for name in ("rows", "weights' gradient")},
-        "update": {name: Composed.WAYS["update"][name] for name in ("index_add_", "scatter_add_", "sparse")},
+        "update": {name: Composed.WAYS["update"][name] for name in ("index_add_", "scatter_add_")},
     }
 
 
@@ -85,8 +87,30 @@ def in_turns(rounds: int, functions: list[Callable[[], object]]) -> list[Seconds
     return [Seconds.of(each) for each in seconds]
 
 
-def measure(size: Size, peers: list[type[Composed]], rounds: int) -> Result:
-    """Ours and the peers in turns.
+def recorded(call: Callable[[], object]) -> Callable[[], object] | None:
+    """The same kernels as one CUDA graph: what a call takes without the time that Python needs to start them.
+
+    None for a call that waits for the GPU.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return None
+    return graph.replay
+
+
+class Ours(Polychron):
+    """With a leaf of its own for each call, as a recording wants it."""
+
+    def _leaf(self, x: torch.Tensor) -> torch.Tensor:
+        return x.detach().requires_grad_()
+
+
+def measure(size: Size, peers: list[type[Composed]], rounds: int) -> tuple[Result, Result]:
+    """Ours and the peers in turns, as they are called and as CUDA graphs.
 
     Raises:
         AssertionError: they do not compute the same.
@@ -97,18 +121,24 @@ def measure(size: Size, peers: list[type[Composed]], rounds: int) -> Result:
         layer.synaptic_vectors.uniform_(-1, 1, generator=generator)
     x, v = torch.randn(2, size.batch, size.n, generator=generator).cuda()
     layer.cuda()
+    ours = Ours(layer, RATE)
     with torch.device("cuda"):
         contestants = [peer(layer, RATE) for peer in peers]
         ways = {peer.name: chosen for peer in contestants if (chosen := choose(peer, x, v, seconds_of))}
-        ours = Polychron(layer, RATE)
         check_equal(ours, contestants, x, v)
         everyone = [ours, *contestants]
-        seconds = {
-            "forward": in_turns(rounds, [lambda c=c: c.forward(x) for c in everyone]),
-            "step": in_turns(rounds, [lambda c=c: c.step(x, v) for c in everyone]),
+        calls = {
+            "forward": [lambda c=c: c.forward(x) for c in everyone],
+            "step": [lambda c=c: c.step(x, v) for c in everyone],
         }
-    named = {name: {c.name: s for c, s in zip(everyone, each, strict=True)} for name, each in seconds.items()}
-    return Result(size, named, ways)
+        results = []
+        for how in (lambda call: call, recorded):
+            named = {}
+            for name, each in calls.items():
+                able = {c.name: run for c, call in zip(everyone, each, strict=True) if (run := how(call)) is not None}
+                named[name] = dict(zip(able, in_turns(rounds, list(able.values())), strict=True))
+            results.append(Result(size, named, ways))
+    return tuple(results)
 
 
 def main() -> int:
@@ -129,16 +159,16 @@ def main() -> int:
         "polychron": polychron.__version__, "kernels": polychron.kernel_info()["cuda"],
     }  # fmt: skip
     print(about, flush=True)
-    results = []
+    pairs = []
     for size in [SIZES[4], SIZES[7]] if arguments.quick else SIZES:
-        results.append(measure(size, peers, arguments.rounds))
-        print(table(results[-1:], names).splitlines()[-1], flush=True)
+        pairs.append(measure(size, peers, arguments.rounds))
+        print("\n".join(table([result], names).splitlines()[-1] for result in pairs[-1]), flush=True)
         if arguments.json:
-            write(arguments.json, about, results)
-    print("\nmicroseconds: median (quartiles); ratio: its median / ours\n")
-    print(table(results, names), "\n")
-    print(json.dumps({str(result.size): result.ways for result in results}), "\n")
-    print(summary(results, names))
+            write(arguments.json, about, itertools.chain.from_iterable(pairs))
+    print("\nmicroseconds: median (quartiles); ratio: its median / ours")
+    for about, results in zip(("as called", "as CUDA graphs"), zip(*pairs, strict=True), strict=True):
+        print(f"\n{about}:\n\n{table(list(results), names)}\n\n{summary(list(results), names)}")
+    print("\n" + json.dumps({str(result.size): result.ways for result, _ in pairs}))
     return 0
 
 

@@ -8,6 +8,7 @@ The interpreter takes about a millisecond an operation, so that without a GPU fe
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polychron.models import DelayConfig, DelayLM, TransformerConfig, TransformerLM
+from polychron.models import DelayConfig, DelayLM, RecurrentConfig, RecurrentLM, TransformerConfig, TransformerLM
 from polychron.nn import LookupTables
 from polychron.ops import RowUpdate, dispatch, lookup, pair_lookup, readout_cross_entropy
 from polychron.ops.lookup import reference as lookup_reference
@@ -69,7 +70,7 @@ def there(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def here(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.cpu() for tensor in tensors]
+    return [tensor.cpu().clone() for tensor in tensors]
 
 
 def on_device(operator, arguments: dict[str, Any], v: Tensor, leaves: tuple[str, ...], **options) -> list[Tensor]:
@@ -139,6 +140,7 @@ def test_ties_and_latencies_that_are_no_numbers():
         assert torch.equal(u.nan_to_num(nan=-7.0), expected[2].nan_to_num(nan=-7.0))
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 @pytest.mark.parametrize("sizes", LOOKUPS[:1] if not GPU else LOOKUPS[::3], ids=str)
 def test_the_sparse_gradient_is_the_dense_one(sizes):
     arguments, v = lookup_case(sizes, values="integer", seed=8)
@@ -205,28 +207,32 @@ def test_bfloat16_rows_are_rounded_by_the_same_chances():
     arguments, v = lookup_case(SMALL_LOOKUP, values="integer", seed=16)
     arguments["tables"] = arguments["tables"].bfloat16()
     update = RowUpdate("sgd", rate=0.001)
-    update.seed = 5
+    update.seed = 0xFEDCBA98
     actual = updated(lookup, arguments, v, update)
     assert_same_bits(actual, updated_by_reference(lookup, arguments, v, update))
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adagrad"])
-def test_tables_that_a_step_leaves_out_are_not_touched(kind):
-    layer = LookupTables(5, 5, n_tables=4, n_comparisons=2, max_delay=1, residual=True)
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("sgd", torch.float32), ("adagrad", torch.float32), ("sgd", torch.bfloat16)]
+)
+def test_tables_that_a_step_leaves_out_are_not_touched(kind, dtype):
+    layer = LookupTables(5, 5, n_tables=4, n_comparisons=2, max_delay=1, residual=True, dtype=dtype)
     attach(layer, kind, rate=RATE, drop=0.5)
     layer.synaptic_vectors.data.copy_(torch.randint(-3, 4, layer.synaptic_vectors.shape))
     x, v = lookup_case(LookupSizes(2, 3, 5, 5, 4, 2), values="integer")[0]["x"], torch.ones(2, 3, 5)
     start = layer.synaptic_vectors.detach().clone()
     results = []
-    for device in ("cpu", DEVICE):
+    for expected, device in ((True, "cpu"), (False, DEVICE)):
         layer.cpu().synaptic_vectors.data.copy_(start)
         layer.to(device).update.state = None
         torch.manual_seed(0)
-        leaf = x.to(device).requires_grad_()
-        with dispatch.use_kernel("reference") if device == "cpu" else dispatch.use_kernel(dispatch.current_kernel()):
+        leaf = x.clone().to(device).requires_grad_()
+        with dispatch.use_kernel("reference") if expected else nullcontext():
             y = layer(leaf)
             y.backward(v.to(device))
         results.append(here([y.detach(), leaf.grad, layer.synaptic_vectors.detach()]))
+    if dtype == torch.bfloat16:
+        assert_same_bits(results[1][2:], results[0][2:])
     assert_near(results[1], results[0], rtol=1e-6, atol=1e-6)
     assert (results[1][2] != start).any(dim=(1, 2)).sum() == 2
 
@@ -308,15 +314,23 @@ def transformer() -> TransformerLM:
     return TransformerLM(config)
 
 
-@pytest.mark.parametrize("make", [delay_model, transformer])
+def recurrent() -> RecurrentLM:
+    config = RecurrentConfig(
+        vocabulary_size=5, context=4, n_neurons=6, n_tables=2, n_comparisons=2, readout_n_tables=2,
+        readout_n_comparisons=2,
+    )  # fmt: skip
+    return RecurrentLM(config)
+
+
+@pytest.mark.parametrize("make", [delay_model, transformer, recurrent] if GPU else [delay_model, transformer])
 def test_a_model_learns_on_the_device_what_it_learns_on_the_cpu(make):
     tokens = torch.tensor([[0, 1, 2, 3], [3, 0, 1, 4]])
     targets = torch.tensor([[1, 2, 3, 0], [0, 1, 4, 1]])
     results = []
-    for device in ("cpu", DEVICE):
+    for expected, device in ((True, "cpu"), (False, DEVICE)):
         model = make().to(device)
         optimizer = attach(model, "sgd", rate=0.1, visit_cap=2)
-        with dispatch.use_kernel("reference") if device == "cpu" else dispatch.use_kernel(dispatch.current_kernel()):
+        with dispatch.use_kernel("reference") if expected else nullcontext():
             losses = []
             for _ in range(5 if GPU else 2):
                 optimizer.zero_grad()
@@ -326,3 +340,44 @@ def test_a_model_learns_on_the_device_what_it_learns_on_the_cpu(make):
         assert nats.device == tokens.device
         results.append([torch.tensor(losses), nats, *here(list(model.state_dict().values()))])
     assert_near(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not GPU, reason="no GPU: there are no graphs of kernels to record")
+@pytest.mark.parametrize("make", [delay_model, transformer, recurrent])
+@pytest.mark.parametrize(("kind", "drop"), [("sgd", 0.0), ("sgd", 0.4), ("adagrad", 0.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_recorded_step_gives_the_bits_of_the_step(make, kind, drop, dtype, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    tokens, targets = torch.randint(5, (2, 7, 3, 4), generator=generator)
+    results = []
+    for recorded in (True, False):
+        model = make().to(DEVICE)
+        if dtype == torch.bfloat16:
+            for layer in model.layers_in_order():
+                layer.synaptic_vectors.data = layer.synaptic_vectors.data.bfloat16()
+        if not recorded:
+            monkeypatch.setattr(type(model), "_graph_step", lambda self, shape: None)
+        optimizer = attach(model, kind, rate=0.1, drop=drop)
+        torch.manual_seed(0)
+        losses = []
+        for step in range(7):
+            optimizer.rate = 0.1 / (step + 1)
+            optimizer.zero_grad()
+            losses.append(model.train_step(tokens[step], targets[step]))
+            optimizer.step()
+        assert (model._graph is not None) == recorded
+        results.append([torch.tensor(losses), *here(list(model.state_dict().values()))])
+    assert_same_bits(results[0], results[1])
+    assert results[0][0][-1] < results[0][0][0] * 1.5
+
+
+@pytest.mark.skipif(not GPU, reason="no GPU: there are no graphs of kernels to record")
+def test_a_recorded_step_refuses_ids_out_of_range():
+    model = delay_model().to(DEVICE)
+    attach(model, "sgd", rate=0.1)
+    good = torch.zeros(2, 4, dtype=torch.int64)
+    for _ in range(2):
+        model.train_step(good, good)
+    for name, pair in (("tokens", (good + 5, good)), ("targets", (good, good - 1))):
+        with pytest.raises(ValueError, match=name):
+            model.train_step(*pair)

@@ -121,10 +121,12 @@ class TerminalView:
             + (f"; tables of {facts['tables']}" if facts["tables"] != "float32" else "")
             + variant_words(*variant),
         )
+        device = facts.get("device", "cpu")
+        where = f"{facts['threads']} threads" if device == "cpu" else device
         self._say(
             "training",
             f"{facts['optimizer']}, rate {facts['rate']:g}, {facts['batch']} windows of {facts['length']} "
-            f"bytes a step, {left_out}{members}{rewired}seed {facts['seed']}, {facts['threads']} threads",
+            f"bytes a step, {left_out}{members}{rewired}seed {facts['seed']}, {where}",
         )
         if facts["from"]:
             only = {"added": ", the added tables only", "readout": ", the readout only", None: ""}[facts["only"]]

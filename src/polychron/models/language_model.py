@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from polychron.models.config import ModelConfig
-from polychron.nn import Chain, LookupTables, PairAttention, Readout, VariantLayer, VariantReadout
+from polychron.nn import Chain, GraphStep, LookupTables, PairAttention, Readout, VariantLayer, VariantReadout
 from polychron.nn.chain import can_chain
+from polychron.nn.graph_step import can_graph
 from polychron.nn.row_layer import RowLayer, anchors_in_range
 from polychron.ops.lookup.operators import read_one_table
 
@@ -48,6 +49,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self._chains: dict[bool, Chain] = {}
+        self._graph: GraphStep | None = None
+        self._graph_shape: torch.Size | None = None
 
     def layers_in_order(self) -> list[RowLayer | VariantLayer]:
         """The layers as latencies pass through them, the readout last."""
@@ -99,12 +102,16 @@ class LanguageModel(nn.Module):
     def train_step(self, tokens: Tensor, targets: Tensor) -> float:
         """``loss(tokens, targets).backward()`` of a model with an optimizer attached; returns the loss.
 
-        Where native kernels run it is one call to them (:class:`polychron.nn.Chain`), with the same result. Tokens may
-        lie on another device than the model.
+        Where native kernels run it is one call to them (:class:`polychron.nn.Chain`), on a GPU one CUDA graph
+        (:class:`polychron.nn.GraphStep`), with the same result. Tokens may lie on another device than the model.
         """
         chain = self._chain(trains=True)
         if chain is not None:
             return chain.train(tokens, targets)
+        tokens, targets = self._checked(tokens, targets)
+        graph = self._graph_step(tokens.shape)
+        if graph is not None:
+            return graph.train(tokens, targets)
         loss = self.loss(tokens.to(self.device), targets.to(self.device))
         loss.backward()
         return loss.item()
@@ -118,8 +125,19 @@ class LanguageModel(nn.Module):
         chain = self._chain(trains=False)
         if chain is not None:
             return chain.score(tokens, targets)
+        self._checked(tokens, targets)
         nats = self.readout.loss(self.latencies(tokens.to(self.device)), targets.to(self.device))
         return nats.to(tokens.device)
+
+    def _checked(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, in range for sure: a GPU would read whatever lies there. Cheap while they are still on the CPU."""
+        if self.device.type != "cpu" and tokens.numel():
+            sizes = len(self.embedding.latencies), self.config.vocabulary_size
+            for name, ids, size in zip(("tokens", "targets"), (tokens, targets), sizes, strict=True):
+                lowest, highest = (int(end) for end in ids.aminmax())
+                if lowest < 0 or highest >= size:
+                    raise ValueError(f"{name} must lie in [0, {size}); got {lowest if lowest < 0 else highest}")
+        return tokens, targets
 
     def _chain(self, *, trains: bool) -> Chain | None:
         """The model as one native object, made anew when its memory has changed; None where it cannot be."""
@@ -133,9 +151,23 @@ class LanguageModel(nn.Module):
         chain = self._chains[trains] = Chain(embedding, layers, trains=trains)
         return chain
 
+    def _graph_step(self, shape: torch.Size) -> GraphStep | None:
+        """The step as one CUDA graph, from the second one of its shape on; None where it cannot be."""
+        layers, embedding = self.layers_in_order(), self.embedding.latencies
+        if not embedding.is_cuda or not can_graph(embedding, layers, shape):
+            return None
+        if self._graph is not None and self._graph.fits(embedding, layers, shape):
+            return self._graph
+        self._graph = None
+        if self._graph_shape != shape:
+            self._graph_shape = shape
+            return None
+        self._graph = GraphStep(self.loss, embedding, layers, shape)
+        return self._graph
+
     def __getstate__(self) -> dict[str, object]:
-        """Everything but the chains, which point into this model's memory."""
-        return {**self.__dict__, "_chains": {}}
+        """Everything but what points into this model's memory."""
+        return {**self.__dict__, "_chains": {}, "_graph": None}
 
     def n_parameters(self) -> int:
         """Numbers in the tables, embeddings and position codes."""

@@ -1,6 +1,7 @@
 """Layers as ``torch.nn`` modules."""
 
 from polychron.nn.chain import Chain
+from polychron.nn.graph_step import GraphStep
 from polychron.nn.lookup_tables import LookupTables, Readout
 from polychron.nn.pair_attention import PairAttention
 from polychron.nn.recurrent_tables import RecurrentTables
@@ -10,6 +11,7 @@ from polychron.nn.variant_tables import VariantLayer, VariantReadout, VariantRec
 
 __all__ = [
     "Chain",
+    "GraphStep",
     "LookupTables",
     "PairAttention",
     "Readout",

@@ -60,7 +60,7 @@ class Chain:
         self._codes = [layer.position_code for layer in layers if isinstance(layer, PairAttention)]
         self._code_gradients = [torch.zeros_like(code) for code in self._codes]
         self._trains = trains
-        self._stamp = _stamp_of(embedding, layers, trains)
+        self._stamp = stamp_of(embedding, layers, trains)
         self._updates = [layer.update for layer in layers]  # kept, or an address could come to mean another one
         self._chain = native.Chain(view(embedding))
         code_gradients = iter(self._code_gradients)
@@ -85,7 +85,7 @@ class Chain:
         return (
             layers == self._layers
             and runs_native(embedding)
-            and self._stamp == _stamp_of(embedding, layers, self._trains)
+            and self._stamp == stamp_of(embedding, layers, self._trains)
         )
 
     def train(self, tokens: Tensor, targets: Tensor) -> float:
@@ -126,7 +126,7 @@ class Chain:
         return torch.from_numpy(nats)
 
 
-def _stamp_of(embedding: Tensor, layers: Sequence[RowLayer], trains: bool) -> list[object]:
+def stamp_of(embedding: Tensor, layers: Sequence[RowLayer], trains: bool) -> list[object]:
     """Changes when :func:`can_chain`, or what a chain points to, may have; made before every step."""
     stamp: list[object] = [embedding.data_ptr()]
     for layer in layers:

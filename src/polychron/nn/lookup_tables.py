@@ -104,7 +104,7 @@ class LookupTables(RowLayer):
         """
         self.update.prepare(self.synaptic_vectors)
         y = 0
-        at_once = runs_triton(x) and self.synaptic_vectors.dtype == torch.float32 and self.update.kind != "online_sgd"
+        at_once = runs_triton(x) and self.update.kind != "online_sgd"
         if at_once:
             run = arithmetic(x, "lookup")
             y = run.read_some(x, self.synaptic_vectors, self.anchors, self.delays, history, kept, self.update)

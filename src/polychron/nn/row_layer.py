@@ -21,6 +21,7 @@ class RowLayer(nn.Module):
     """
 
     drops_tables = False  # whether an update's ``drop`` acts on this kind of layer
+    given_step: tuple[torch.Tensor | None] | None = None  # what :meth:`draw_step` is to give while a step is recorded
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class RowLayer(nn.Module):
 
     def draw_step(self) -> torch.Tensor | None:
         """What chance decides of a training step: the tables that take part (None: all), and how rows are rounded."""
+        if self.given_step is not None:
+            return self.given_step[0]
         update = self.update
         if update is None or not self.training:
             return None

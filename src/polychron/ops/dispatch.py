@@ -61,14 +61,17 @@ class use_kernel:  # noqa: N801 - reads as a statement
     """
 
     def __init__(self, name: str):
-        self._before = current_kernel()
+        self._before = _forced, None if native is None else native.current_kernels()
         _choose(name)
 
     def __enter__(self) -> use_kernel:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _choose(self._before)
+        global _forced
+        _forced, kernels = self._before
+        if native is not None:
+            native.use_kernels(kernels)
 
 
 def _choose(name: str) -> None:

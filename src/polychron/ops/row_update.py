@@ -83,7 +83,12 @@ class RowUpdate:
         self.epsilon = epsilon
         self.seed = 0
         self.state: torch.Tensor | None = None
-        self.shared_rate = rate if isinstance(rate, torch.Tensor) else torch.zeros((), dtype=torch.float64)
+        # Where a recorded step reads the rate, float32, and the seed, int64.
+        self.device_rate: torch.Tensor | None = None
+        self.device_seed: torch.Tensor | None = None
+        self.shared_rate = (
+            rate if isinstance(rate, torch.Tensor) else torch.zeros((), dtype=torch.float64, device="cpu")
+        )
         if not isinstance(rate, torch.Tensor):
             self.rate = rate
 
@@ -143,6 +148,9 @@ class RowUpdate:
     def of_table(self, i: int) -> RowUpdate:
         """The same update for one table alone, with that table's part of the state."""
         one = RowUpdate(self.kind, self.step_rate, self.epsilon, self.visit_cap)
+        one.device_rate, one.device_seed = self.device_rate, self.device_seed
+        if self.members > 1 and self.device_rate is not None:
+            one.device_rate = self.device_rate * self.rate_factor
         one.seed = self.seed + i * _TABLE_STEP & _32_BITS
         one.state = None if self.state is None else self.state[i : i + 1]
         return one

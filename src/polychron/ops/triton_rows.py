@@ -15,14 +15,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from polychron.ops.lookup.reference import count_visits
 from polychron.ops.row_layout import has_even_rows
-from polychron.ops.row_update import RowUpdate, apply_merged
+from polychron.ops.row_update import RowUpdate
 
 # Elements of a tile: it, and what is loaded for it, stay in registers.
-_TILE = 1024
+_TILE = 512
 _READINGS = 256
+# Few of a tile's readings begin a row, and all wait for memory: many small programs hide more of that.
+_WARPS = 1
 
+# What becomes of a row's sum.
 _ADD, _SGD, _ADAGRAD = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
@@ -67,9 +69,27 @@ def _find_runs(rows, begin, end, M, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _mix(x):
+    x = (x ^ (x >> 16)) * tl.full([1], 0x7FEB352D, tl.uint32)
+    x = (x ^ (x >> 15)) * tl.full([1], 0x846CA68B, tl.uint32)
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def _round_stochastically(value, seed, number, row, k):
+    """As :func:`polychron.ops.row_update.round_stochastically`: 16 random bits are added below the 16 that stay."""
+    of_table = seed.to(tl.uint32) + number.to(tl.uint32) * tl.full([1], 0xC2B2AE3D, tl.uint32)
+    of_row = _mix(of_table ^ (row.to(tl.uint32) * tl.full([1], 0x85EBCA77, tl.uint32)))
+    y = of_row[:, None] + (k.to(tl.uint32) * tl.full([1], 0x9E3779B9, tl.uint32))[None, :]
+    x = (y ^ (y >> 16)) * tl.full([1, 1], 0x7FEB352D, tl.uint32)
+    bits = value.to(tl.uint32, bitcast=True) + ((x ^ (x >> 15)) >> 16)
+    return (bits & tl.full([1, 1], 0xFFFF0000, tl.uint32)).to(tl.float32, bitcast=True).to(tl.bfloat16)
+
+
+@triton.jit
 def _finish(
-    total, ends, n_visits, i, place, k, out, state, stride_i, stride_j, J, K, rate, epsilon, visit_cap,
-    KIND: tl.constexpr, CAPPED: tl.constexpr,
+    total, ends, n_visits, i, place, k, out, state, stride_i, stride_j, J, K, rate, epsilon, visit_cap, seed, numbers,
+    KIND: tl.constexpr, CAPPED: tl.constexpr, RATE_LIES: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     """Puts the sums of rows that end here where they belong: stores them, or changes the rows by them."""
     inside = ends[:, None] & (k < K)[None, :]
@@ -77,10 +97,12 @@ def _finish(
     if KIND == _ADD:
         tl.store(at, total, mask=inside)
     else:
+        if RATE_LIES:
+            rate = tl.load(rate)
         if KIND == _SGD:
             if CAPPED:
-                cap = visit_cap.to(tl.float32)
-                share = tl.math.div_rn(cap, tl.maximum(n_visits.to(tl.float32), cap))
+                visits = tl.maximum(n_visits.to(tl.float32), visit_cap)
+                share = tl.math.div_rn(tl.zeros_like(visits) + visit_cap, visits)
                 step = (rate * share)[:, None] * total
             else:
                 step = rate * total
@@ -91,14 +113,19 @@ def _finish(
             )
             tl.store(squares, sums, mask=ends)
             step = tl.math.div_rn(rate * total, tl.sqrt_rn(sums)[:, None] + epsilon)
-        tl.store(at, tl.load(at, mask=inside, other=0.0) - step, mask=inside)
+        changed = tl.load(at, mask=inside, other=0.0).to(tl.float32) - step
+        if ROUNDS:
+            tl.store(at, _round_stochastically(changed, tl.load(seed), tl.load(numbers + i), place, k), mask=inside)
+        else:
+            tl.store(at, changed, mask=inside)
 
 
 @triton.jit
 def _sum_readings(
     v, order, rows, places, begin, end, pieces, out, state, M, J, K, n_pairs, n_slots, stride_i, stride_j,
-    rate, epsilon, visit_cap,
-    KIND: tl.constexpr, CAPPED: tl.constexpr, PIECE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    rate, epsilon, visit_cap, seed, numbers,
+    KIND: tl.constexpr, CAPPED: tl.constexpr, RATE_LIES: tl.constexpr, ROUNDS: tl.constexpr,
+    PIECE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Rows with up to PIECE readings are finished; of others the sums of their pieces are kept.
 
@@ -115,15 +142,25 @@ def _sum_readings(
     starts = (row < J) & ((m - first) % PIECE == 0)
     length = tl.where(starts, tl.minimum(last - m, PIECE), 0)
     total = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
-    for s in range(tl.max(length, axis=0)):
-        reads = s < length
-        p = tl.load(order + i * M + m + s, mask=reads, other=0) // n_pairs
-        total += tl.load(v + p[:, None] * K + k[None, :], mask=reads[:, None] & (k < K)[None, :], other=0.0)
+    longest = tl.max(length, axis=0)
+    order += i * M + m
+    s = 0
+    while s < longest:  # four at a time: they are waited for together, and added in order
+        p0 = tl.load(order + s, mask=s < length, other=0) // n_pairs
+        p1 = tl.load(order + s + 1, mask=s + 1 < length, other=0) // n_pairs
+        p2 = tl.load(order + s + 2, mask=s + 2 < length, other=0) // n_pairs
+        p3 = tl.load(order + s + 3, mask=s + 3 < length, other=0) // n_pairs
+        v0 = tl.load(v + p0[:, None] * K + k[None, :], mask=(s < length)[:, None] & (k < K)[None, :], other=0.0)
+        v1 = tl.load(v + p1[:, None] * K + k[None, :], mask=(s + 1 < length)[:, None] & (k < K)[None, :], other=0.0)
+        v2 = tl.load(v + p2[:, None] * K + k[None, :], mask=(s + 2 < length)[:, None] & (k < K)[None, :], other=0.0)
+        v3 = tl.load(v + p3[:, None] * K + k[None, :], mask=(s + 3 < length)[:, None] & (k < K)[None, :], other=0.0)
+        total = (((total + v0) + v1) + v2) + v3
+        s += 4
     whole = last - first <= PIECE
     place = tl.load(places + i * M + m, mask=inside, other=0)
     _finish(
         total, starts & whole, last - first, i, place, k, out, state, stride_i, stride_j, J, K, rate, epsilon,
-        visit_cap, KIND, CAPPED,
+        visit_cap, seed, numbers, KIND, CAPPED, RATE_LIES, ROUNDS,
     )  # fmt: skip
     slot = i * n_slots + 2 * (m // PIECE) + (m == first).to(tl.int32)
     tl.store(pieces + slot[:, None] * K + k[None, :], total, mask=(starts & ~whole)[:, None] & (k < K)[None, :])
@@ -132,7 +169,9 @@ def _sum_readings(
 @triton.jit
 def _sum_pieces(
     rows, places, begin, end, pieces, out, state, M, J, K, n_slots, stride_i, stride_j, rate, epsilon, visit_cap,
-    KIND: tl.constexpr, CAPPED: tl.constexpr, PIECE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    seed, numbers,
+    KIND: tl.constexpr, CAPPED: tl.constexpr, RATE_LIES: tl.constexpr, ROUNDS: tl.constexpr,
+    PIECE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Finishes the rows with more than PIECE readings."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -155,7 +194,7 @@ def _sum_pieces(
         place = tl.load(places + i * M + m, mask=inside, other=0)
         _finish(
             total, starts, last - first, i, place, k, out, state, stride_i, stride_j, J, K, rate, epsilon, visit_cap,
-            KIND, CAPPED,
+            seed, numbers, KIND, CAPPED, RATE_LIES, ROUNDS,
         )  # fmt: skip
 
 
@@ -164,8 +203,9 @@ class Merged:
 
     def __init__(self, row: Tensor, J: int):
         self.J = J
-        self.rows, self.order = row.sort(dim=1, stable=True)
-        self.begin, self.end = (torch.empty_like(self.rows) for _ in range(2))
+        # Radix sort takes a pass for every byte.
+        self.rows, self.order = (row.to(torch.int16) if J < 1 << 15 else row).sort(dim=1, stable=True)
+        self.begin, self.end = (torch.empty_like(row) for _ in range(2))
         n_tables, M = row.shape
         with device_of(row):
             _find_runs[(triton.cdiv(M, _READINGS), n_tables)](
@@ -174,7 +214,7 @@ class Merged:
 
     def add(
         self, v: Tensor, n_pairs: int, out: Tensor, strides: tuple[int, int], places: Tensor | None = None,
-        update: RowUpdate | None = None,
+        update: RowUpdate | None = None, numbers: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Stores the sums of v (P, K) in ``out`` at ``places`` (I, M), else by row; or changes the rows by them."""
         n_tables, M = self.rows.shape
@@ -189,9 +229,17 @@ class Merged:
         pieces = torch.empty((n_tables, n_slots, K) if piece < M else (1,), dtype=torch.float32, device=v.device)
         state = v if kind != _ADAGRAD else update.state
         rate, epsilon, cap = (0.0, 0.0, None) if update is None else (update.rate, update.epsilon, update.visit_cap)
+        rate_lies = update is not None and update.device_rate is not None
+        rounds = update is not None and out.dtype == torch.bfloat16
+        seed = v
+        if rounds:
+            seed = torch.tensor(update.seed, device=v.device) if update.device_seed is None else update.device_seed
+            numbers = torch.arange(n_tables, device=v.device) if numbers is None else numbers
         places = self.rows if places is None else places
-        sizes = (*strides, rate, epsilon, 1 if cap is None else cap)
-        options = {"KIND": kind, "CAPPED": cap is not None, "PIECE": piece, "BLOCK_M": block_m, "BLOCK_K": block_k}
+        sizes = (*strides, update.device_rate if rate_lies else rate, epsilon, 1.0 if cap is None else float(cap))
+        sizes = (*sizes, seed, v if numbers is None else numbers)
+        options = {"KIND": kind, "CAPPED": cap is not None, "RATE_LIES": rate_lies, "ROUNDS": rounds}
+        options |= {"num_warps": _WARPS, "PIECE": piece, "BLOCK_M": block_m, "BLOCK_K": block_k}
         grid = (triton.cdiv(M, block_m), n_tables, triton.cdiv(K, block_k))
         with device_of(v):
             _sum_readings[grid](
@@ -234,15 +282,20 @@ def sparse(tables: Tensor, row: Tensor, v: Tensor, n_pairs: int = 1) -> tuple[Te
 
 
 @torch.no_grad()
-def change(tables: Tensor, row: Tensor, v: Tensor, update: RowUpdate, n_pairs: int = 1) -> None:
-    """Changes the rows that were read, each once, by the sum of v over its readings: ``polychron.ops.row_update``."""
+def change(
+    tables: Tensor, row: Tensor, v: Tensor, update: RowUpdate, n_pairs: int = 1, numbers: Tensor | None = None
+) -> None:
+    """Changes the rows that were read, each once, by the sum of v over its readings: ``polychron.ops.row_update``.
+
+    ``numbers`` (I,) int64: what the tables are called where rounding is left to chance; None: 0, 1, ...
+    """
     if row.numel() == 0:
         return
-    if tables.dtype == torch.bfloat16:  # rounded stochastically by the definition
-        n_visits = count_visits(tables, torch.where(row < tables.shape[1], row, 0))
-        n_visits[:, 0] -= (row == tables.shape[1]).sum(dim=1)
-        apply_merged(tables, dense(tables, row, v, n_pairs), n_visits, update)
-        return
     Merged(row, tables.shape[1]).add(
-        _by_position(v), n_pairs, tables.detach(), (tables.stride(0), tables.stride(1)), update=update
+        _by_position(v),
+        n_pairs,
+        tables.detach(),
+        (tables.stride(0), tables.stride(1)),
+        update=update,
+        numbers=numbers,
     )

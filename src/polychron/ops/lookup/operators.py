@@ -23,8 +23,11 @@ def arithmetic(tensor: Tensor):
 def read_one_table(table: Tensor, row: Tensor) -> Tensor:
     """Rows (B, T) int64 of one table (J, K) that is not trained: (B, T, K), read by the pool's threads.
 
-    torch's own embedding would wake its threads in the middle of a step, to fight over the cores with ours.
+    torch's own embedding would wake its threads in the middle of a step, to fight over the cores with ours. On a GPU it
+    is the one that looks whether a row is there.
     """
+    if table.is_cuda:
+        return torch.nn.functional.embedding(row, table)
     return arithmetic(table).gather(table[None], row[None].int(), None)
 
 

@@ -313,14 +313,17 @@ def backward_sparse(
     return dx, indices, values.to(tables.dtype)
 
 
-def backward_fused(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, update: RowUpdate) -> Tensor:
+def backward_fused(
+    tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, update: RowUpdate,
+    numbers: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """dL/dx (empty unless wanted); ``tables`` and ``update.state`` are updated in place."""
     if update.kind == "online_sgd":
         return reference.backward_fused(
             tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, update
         )  # fmt: skip
     dx = _latency_gradient_if(need_dx, tables, anchors, delays, row, pair, u, v, n_inputs, residual)
-    triton_rows.change(tables, row.flatten(1), v, update)
+    triton_rows.change(tables, row.flatten(1), v, update, numbers=numbers)
     return dx
 
 
@@ -356,7 +359,8 @@ class _ReadSome(torch.autograd.Function):
         if ctx.update.state is not None:
             update.state = ctx.update.state[kept]
         dx = backward_fused(
-            part, anchors, delays, row, pair, u, v, ctx.n_inputs, False, ctx.needs_input_grad[0], update
+            part, anchors, delays, row, pair, u, v, ctx.n_inputs, False, ctx.needs_input_grad[0], update,
+            kept,
         )  # fmt: skip
         ctx.tables.index_copy_(0, kept, part)
         if update.state is not None:

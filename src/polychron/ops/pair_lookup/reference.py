@@ -16,9 +16,11 @@ from polychron.ops.lookup.reference import count_visits, hash_order, scatter, su
 from polychron.ops.row_update import apply_merged
 
 
-def pairs_of_positions(n_positions: int, window: int | None, n_past: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def pairs_of_positions(
+    n_positions: int, window: int | None, n_past: int = 0, device: torch.device | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """All (t, s, distance), t ascending, then s ascending, each (M,); s counts from ``n_past`` keys before t = 0."""
-    t, s = torch.tril_indices(n_positions, n_past + n_positions, offset=n_past - 1)
+    t, s = torch.tril_indices(n_positions, n_past + n_positions, offset=n_past - 1, device=device)
     distance = t + n_past - s
     inside = distance <= (n_past + n_positions if window is None else window)
     return t[inside], s[inside], distance[inside]
@@ -44,7 +46,7 @@ class Readings:
 
     def __init__(self, addresses, n_key: int, n_code: int, n_positions: int, window: int | None, nearest: bool):
         query, key, code = addresses
-        self.t, self.s, self.d = pairs_of_positions(n_positions, window)
+        self.t, self.s, self.d = pairs_of_positions(n_positions, window, device=query[0].device)
         (q_row, q_pair, q_u), (k_row, k_pair, k_u) = ([a[..., at] for a in part] for part, at in
                                                       ((query, self.t), (key, self.s)))  # fmt: skip
         c_row, c_pair, c_u = (a[:, None, self.d].expand(q_row.shape) for a in code)
@@ -111,7 +113,7 @@ def gather(
     """
     query, key, code = addresses[0], addresses[3], addresses[6]
     _, B, T = query.shape
-    t, s, d = pairs_of_positions(T, window, n_past=key.shape[2] - T)
+    t, s, d = pairs_of_positions(T, window, n_past=key.shape[2] - T, device=query.device)
     row = join(query[..., t], key[..., s], code[:, None, d], n_key, n_code)
     y = _read(tables, row).sum(dim=0)
     start = y.new_zeros(B, T, tables.shape[2]) if residual is None else residual
