@@ -11,10 +11,11 @@ from polychron.models.delay import DelayConfig
 from polychron.models.recurrent import RecurrentConfig
 from polychron.models.transformer import TransformerConfig
 
-# Measured on texts of 1 and 4 MB: the best part to leave out grows with the passes that one member of an ensemble learns
-# from, and an ensemble of members that learn from eight passes each is better than one that learns from all.
+# Measured on texts of 1 and 4 MB: the best part to leave out grows with the passes that one member learns from.
 PASSES_OF_FULL_DROP = 32
-PASSES_OF_A_MEMBER = 8
+
+# More members make the tables of a long run larger than any cache.
+MOST_MEMBERS = 6
 
 # A text that is read as often, or more often, is remembered; then a fiftieth of it, at most 64 KiB, calibrates.
 CALIBRATE_FROM_PASSES = 6
@@ -30,9 +31,10 @@ class TrainingDefaults:
         rate: peak learning rate, for a loss summed over positions.
         warmup_steps: steps in which the rate rises to its peak.
         visit_cap: of SGD: a row read more often in one step moves as if read so often.
-        drop: part of a layer's tables that a step leaves out, against overfitting, where each member learns from at least
-            ``PASSES_OF_FULL_DROP`` passes over the text; in proportion less where from fewer.
-        most_members: members of the ensemble that the readout is divided among, in a run that reads its text often.
+        drop: part of a layer's tables that a step leaves out, against overfitting, where each member learns from at
+            least ``PASSES_OF_FULL_DROP`` passes over the text; in proportion less where from fewer.
+        members_per_root_pass: members of an ensemble, for one pass over the text; their number grows with the passes'
+            square root. 0: one member always.
         bytes_per_second: what two ordinary cores train on; to guess how often a run of so many minutes reads its text.
     """
 
@@ -42,7 +44,7 @@ class TrainingDefaults:
     warmup_steps: int
     visit_cap: int
     drop: float = 0.0
-    most_members: int = 1
+    members_per_root_pass: float = 0.0
     bytes_per_second: int = 400_000
 
     def drop_for(self, n_bytes: float, n_text: int, members: int = 1) -> float:
@@ -51,14 +53,17 @@ class TrainingDefaults:
         return round(self.drop * min(1.0, passes / PASSES_OF_FULL_DROP), 2)
 
     def members_for(self, n_bytes: float, n_text: int) -> int:
-        """Members of a run over ``n_bytes`` bytes of a text of ``n_text``: one for every ``PASSES_OF_A_MEMBER`` passes.
+        """Members of the ensemble in a run over ``n_bytes`` bytes of a text of ``n_text``.
+
+        Measured on a text of 1 MB: two are best after ten passes, three after 24; a readout of few tables bears fewer.
 
         Example:
             >>> defaults = training_defaults("delay", "medium")
-            >>> [defaults.members_for(n_bytes, 1_000_000) for n_bytes in (1e6, 24e6, 1e9)]
-            [1, 3, 6]
+            >>> [defaults.members_for(n_bytes, 1_000_000) for n_bytes in (1e6, 1e7, 24e6, 1e9)]
+            [1, 2, 3, 6]
         """
-        return min(self.most_members, max(1, int(n_bytes / (PASSES_OF_A_MEMBER * max(n_text, 1)))))
+        passes = n_bytes / max(n_text, 1)
+        return min(MOST_MEMBERS, max(1, round(self.members_per_root_pass * passes**0.5)))
 
 
 def calibration_bytes(n_bytes: float, n_text: int) -> int:
@@ -84,10 +89,10 @@ class Preset:
     from_minutes: float | None = None
 
 
-def _delay_training(drop: float, bytes_per_second: int, most_members: int = 1) -> TrainingDefaults:
+def _delay_training(drop: float, bytes_per_second: int, members_per_root_pass: float = 0.0) -> TrainingDefaults:
     return TrainingDefaults(
-        batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=drop, most_members=most_members,
-        bytes_per_second=bytes_per_second,
+        batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=drop,
+        members_per_root_pass=members_per_root_pass, bytes_per_second=bytes_per_second,
     )  # fmt: skip
 
 
@@ -110,7 +115,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
         "small": Preset(
             {"readout_n_comparisons": 12, "readout_max_delay": 3},
-            _delay_training(drop=0.35, bytes_per_second=350_000, most_members=6),
+            _delay_training(drop=0.35, bytes_per_second=350_000, members_per_root_pass=0.4),
             from_minutes=0,
         ),
         "medium": Preset(
@@ -121,7 +126,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            _delay_training(drop=0.4, bytes_per_second=200_000, most_members=6),
+            _delay_training(drop=0.4, bytes_per_second=200_000, members_per_root_pass=0.6),
             from_minutes=2,
         ),
         "base": Preset(
@@ -133,7 +138,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            _delay_training(drop=0.4, bytes_per_second=160_000, most_members=6),
+            _delay_training(drop=0.4, bytes_per_second=160_000, members_per_root_pass=0.6),
             from_minutes=6,
         ),
     },
