@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -160,3 +161,18 @@ Gradient = Annotated[
 Bins = Annotated[
     int | None, typer.Option(min=2, max=65_536, help="Bins of a comparison under --hash bins. [default: 3]")
 ]
+
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=1024, help="Threads to compute with. No result depends on it."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line, and nothing else.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a checkpoint.", show_default=False)]
+Labelled = (
+    "fashion-mnist, mnist-5k or digits; a folder of idx files or of UCI HAPT's raw data; or a .csv file, label last."
+)
+
+
+def value_of(choice: Enum | None) -> str | None:
+    """What was chosen; None where nothing was."""
+    return None if choice is None else choice.value

@@ -1,0 +1,1 @@
+"""The commands' arguments, options and help, by what one does with them."""

@@ -1,0 +1,263 @@
+"""Commands that train: a language model, a classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polychron.cli.choices import (
+    AnchorKind,
+    Augmentation,
+    Bins,
+    DeviceKind,
+    Gradient,
+    Hash,
+    HoldoutKind,
+    Json,
+    Labelled,
+    ModelKind,
+    OptimizerKind,
+    Part,
+    Reading,
+    SensoryAnchorKind,
+    TableType,
+    Threads,
+    UpdateKind,
+    value_of,
+)
+from polychron.cli.outcome import quiet_when_nobody_reads
+
+
+def train(
+    text: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="A file, or a folder of text files. Without it: Python's own standard library.",
+        ),
+    ] = None,
+    model: Annotated[ModelKind | None, typer.Option(help="The network. [default: delay]")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Its size; a wrong one is answered with those there are. [default: what suits --minutes]"),
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train so many steps, instead of minutes: reproducible to the bit."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=2**20, help="Windows a step. [default: the preset's]")] = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, max=2**20, help="Bytes of a window. [default: the preset's]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
+    threads: Threads = None,
+    device: Annotated[
+        DeviceKind, typer.Option(help="Where to compute: on the CPU, or on a GPU by Triton's kernels.")
+    ] = DeviceKind.cpu,
+    rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
+    drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Part of the tables that a step leaves out. [default: the more, the more often a text is read]"
+        ),
+    ] = None,
+    members: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Ensemble members that share all but the readout; each has a readout of the preset's size. "
+            "[default: 1, more where a text is read often]",
+        ),
+    ] = None,
+    calibration: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Bytes of the text that are not trained on and say, at the end, how sure the model should be. "
+            "[default: a fiftieth, 64 KiB at most, of a text that is read six times or more]",
+        ),
+    ] = None,
+    optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
+    hash: Hash = None,
+    reading: Reading = None,
+    gradient: Gradient = None,
+    bins: Bins = None,
+    anchors: Annotated[
+        AnchorKind | None, typer.Option(help="How pairs to compare are drawn. [default: the preset's]")
+    ] = None,
+    max_delay: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Longest delay of a delay model's anchors. [default: the preset's]"),
+    ] = None,
+    tables: Annotated[
+        TableType | None,
+        typer.Option(
+            help="Numbers in the tables; bfloat16 halves what a step reads and the memory. [default: the preset's]"
+        ),
+    ] = None,
+    update: Annotated[
+        UpdateKind | None,
+        typer.Option(
+            help="When rows are updated: after a batch, or online as in the paper's program (which is the "
+            "transformer's only). [default: batch]"
+        ),
+    ] = None,
+    holdout: Annotated[
+        HoldoutKind | None,
+        typer.Option(help="What is kept for validation: every nth block, or the text's end. [default: blocks]"),
+    ] = None,
+    holdout_fraction: Annotated[float | None, typer.Option(help="How much of it. [default: 0.1]")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Begin with the trained model in this folder, which is left alone."),
+    ] = None,
+    add_tables: Annotated[
+        int | None, typer.Option(min=1, max=2**15, help="With --from: so many tables more for every layer.")
+    ] = None,
+    add_comparisons: Annotated[
+        int | None, typer.Option(min=1, max=16, help="With --from: so many comparisons more for every table.")
+    ] = None,
+    only: Annotated[
+        Part | None, typer.Option(help="With --from: train the added tables, or the readout, and keep the rest.")
+    ] = None,
+    rewire: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**31 - 1,
+            help="Every so many steps, replace the comparisons that tell least. [default: never]",
+        ),
+    ] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0.01, help="Training time between two checkpoints.")] = 30.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the checkpoint in --out, with the settings it records."),
+    ] = False,
+    json: Json = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write scalars for TensorBoard to DIR/tensorboard.")
+    ] = False,
+) -> None:
+    """Train a model on a text, validate it on the part held out, and save it.
+
+    Example: `polychron train book.txt --minutes 5 --out runs/book`
+
+    A variant: `polychron train book.txt --hash bins --preset tiny`; all but the defaults run in PyTorch, slower.
+
+    Ctrl-C saves and stops; `polychron train --resume --out runs/book` goes on.
+
+    Fine-tuning: `polychron train other.txt --from runs/book --add-tables 16 --only added` teaches a copy of a trained
+    model another text, in new tables beside the old ones.
+    """
+    from polychron.cli.train import Settings, run_train
+
+    settings = Settings(
+        model=value_of(model),
+        preset=preset,
+        minutes=minutes,
+        steps=steps,
+        batch=batch,
+        length=length,
+        seed=seed,
+        rate=rate,
+        drop=drop,
+        members=members,
+        calibration=calibration,
+        optimizer=value_of(optimizer),
+        update=value_of(update),
+        hash=value_of(hash),
+        reading=value_of(reading),
+        gradient=value_of(gradient),
+        bins=bins,
+        anchors=value_of(anchors),
+        max_delay=max_delay,
+        tables=value_of(tables),
+        holdout=value_of(holdout),
+        holdout_fraction=holdout_fraction,
+        start=None if start is None else str(start),
+        add_tables=add_tables,
+        add_comparisons=add_comparisons,
+        only=value_of(only),
+        rewire=rewire,
+    )
+    with quiet_when_nobody_reads():
+        code = run_train(
+            text,
+            settings,
+            out=out,
+            resume=resume,
+            threads=threads,
+            device=device.value,
+            checkpoint_seconds=checkpoint_seconds,
+            json=json,
+            tensorboard=tensorboard,
+        )
+        raise typer.Exit(code)
+
+
+def train_classifier(
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help=f"{Labelled} Without it: fashion-mnist.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="tiny, small or base. [default: by the number of examples]")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Train so many steps, instead of minutes: reproducible to the bit.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=2**20, help="Examples a step.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
+    optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
+    hash: Hash = None,
+    reading: Reading = None,
+    gradient: Gradient = None,
+    bins: Bins = None,
+    anchors: Annotated[
+        SensoryAnchorKind | None, typer.Option(help="How pairs to compare are drawn. [default: sensory]")
+    ] = None,
+    augment: Annotated[
+        Augmentation | None, typer.Option(help="How images are moved about. [default: what suits the data]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Count in one pass instead (random ferns): a readout, no gradients.")
+    ] = False,
+    threads: Threads = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the checkpoint in --out, with the settings it records.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train the paper's deep network (equation 10) to classify, test it on what was kept away, and save it.
+
+    Example: `polychron train-classifier fashion-mnist --minutes 5`
+
+    A variant: `polychron train-classifier digits --reading soft`; all but the defaults run in PyTorch, slower.
+
+    Ends with a confusion matrix and the figures of each class. Ctrl-C saves and stops.
+    """
+    from polychron.cli.classify import run_train_classifier
+
+    settings = {
+        "preset": preset,
+        "minutes": minutes,
+        "steps": steps,
+        "batch": batch,
+        "rate": rate,
+        "optimizer": value_of(optimizer),
+        "hash": value_of(hash),
+        "reading": value_of(reading),
+        "gradient": value_of(gradient),
+        "bins": bins,
+        "anchors": value_of(anchors),
+        "augment": value_of(augment),
+        "seed": seed,
+        "counts": counts or None,
+    }
+    with quiet_when_nobody_reads():
+        raise typer.Exit(run_train_classifier(data, settings, out=out, resume=resume, threads=threads, json=json))
