@@ -142,6 +142,7 @@ class ChainHandle {
     require(kept.empty() || kept.size() == n_tables_.size(), "kept must name the tables of every layer, or None");
     std::vector<ChainSubset> subsets(kept.size());
     for (size_t l = 0; l < kept.size(); ++l) {
+      subsets[l].rate_factor = rate_factors[l];
       if (!kept[l]) continue;
       const int32_t* which = kept[l]->data();
       const size_t n = kept[l]->size();
@@ -153,7 +154,6 @@ class ChainHandle {
       }
       subsets[l].which.assign(which, which + n);
       subsets[l].scale = static_cast<float>(n_tables_[l]) / static_cast<float>(n);
-      subsets[l].rate_factor = rate_factors[l];
     }
     return subsets;
   }

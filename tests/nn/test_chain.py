@@ -270,6 +270,19 @@ def test_a_member_learns_as_it_would_alone():
     torch.testing.assert_close(model.eval()(tokens), mean)
 
 
+@pytest.mark.parametrize("kind", ["sgd", "adagrad"])
+def test_a_readout_of_another_rate(kind):
+    """A tenth of the rate for the readout alone, by the chain and by autograd."""
+    _, usual, _ = trained(DELAY, kind, 1, chained=True, n_steps=1)
+    before, _, _ = trained(DELAY, kind, 1, chained=True, n_steps=0)
+    for chained in (True, False):
+        _, state, _ = trained(DELAY, kind, 1, chained=chained, n_steps=1, readout_rate=0.1)
+        name, start = "readout.synaptic_vectors", before.readout.synaptic_vectors
+        torch.testing.assert_close(state[name] - start, 0.1 * (usual[name] - start), rtol=1e-3, atol=1e-6)
+        hidden = "layers.0.synaptic_vectors"
+        assert torch.equal(state[hidden], usual[hidden])
+
+
 def test_members_that_cannot_share_the_tables():
     model = models.build(dataclasses.replace(DELAY, readout_n_tables=6))
     with pytest.raises(ValueError, match="members must divide the readout's 6 tables evenly; got 4"):

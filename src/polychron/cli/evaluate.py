@@ -61,8 +61,15 @@ def _scores(checkpoint: Checkpoint, data: np.ndarray, adapt: float | None) -> It
     if adapt is not None:
         torch.manual_seed(checkpoint.record.training.seed)  # rounds tables of bfloat16
         tokens, vocabulary = checkpoint.vocabulary.encode(data), checkpoint.vocabulary
-        visit_cap = checkpoint.record.training.visit_cap
-        yield from score_while_learning(checkpoint.load_model(), tokens, vocabulary, rate=adapt, visit_cap=visit_cap)
+        training = checkpoint.record.training
+        yield from score_while_learning(
+            checkpoint.load_model(),
+            tokens,
+            vocabulary,
+            rate=adapt,
+            visit_cap=training.visit_cap,
+            members=training.members,
+        )
         return
     if checkpoint.record.quantization is None:
         yield from score_progressively(

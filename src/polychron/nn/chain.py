@@ -53,10 +53,12 @@ class Chain:
         self._update = layers[-1].update if trains else None
         self._layers = list(layers)
         self._draws = trains and any(
-            (layer.drops_tables and layer.update.leaves_out) or layer.synaptic_vectors.dtype == torch.bfloat16
+            (layer.drops_tables and layer.update.leaves_out)
+            or layer.update.rate_factor != 1
+            or layer.synaptic_vectors.dtype == torch.bfloat16
             for layer in layers
         )
-        self._rate_factors = [layer.update.rate_factor for layer in layers] if trains else []
+        self._rate_factors = [layer.update.rate_factor for layer in layers] if self._draws else []
         self._codes = [layer.position_code for layer in layers if isinstance(layer, PairAttention)]
         self._code_gradients = [torch.zeros_like(code) for code in self._codes]
         self._trains = trains
@@ -96,19 +98,19 @@ class Chain:
         Raises:
             ValueError: a token, target or shape out of range.
         """
-        rate, epsilon, visit_cap, _, _ = update_numbers(self._update)
+        _, epsilon, visit_cap, _, _ = update_numbers(self._update)
         kept = [layer.draw_step() for layer in self._layers] if self._draws else []
         seeds = [layer.update.seed for layer in self._layers] if self._draws else []
         nats = self._chain.train(
             view(tokens),
             view(targets),
             self._update.kind,
-            rate,
+            self._update.rate,
             epsilon,
             visit_cap,
             seeds,
             [view(tables) for tables in kept],
-            self._rate_factors if self._draws else [],
+            self._rate_factors,
             torch.get_num_threads(),
         )
         for code, gradient in zip(self._codes, self._code_gradients, strict=True):
@@ -145,6 +147,7 @@ def stamp_of(embedding: Tensor, layers: Sequence[RowLayer], trains: bool) -> lis
                     update.visit_cap,
                     update.drop,
                     update.members,
+                    update.rate_factor,
                     id(update.shared_rate),
                 )
     return stamp

@@ -39,10 +39,13 @@ class RowUpdate:
             :class:`polychron.nn.LookupTables`.
         members: the tables are divided into so many groups of neighbours, and each training step trains one of them,
             drawn from torch's generator, as if it were the whole layer: the members of an ensemble, whose mean the
-            layer computes. In a member's own terms its rows are ``members`` times as large, hence :attr:`step_rate`.
+            layer computes.
 
     Attributes:
         rate: the learning rate as a float; assign to change it.
+        rate_factor: of this layer alone. A row of one of E members weighs 1 / E in the mean: its gradient is that much
+            smaller and, to change the member's logits as it would alone, the row has to move that much less, hence
+            1 / E^2 at first (of Adagrad, which divides by the gradient's size, 1 / E).
         seed: of the rounding of bfloat16 tables; a layer in training mode draws a new one for each step.
         state: Adagrad's sums (n_tables, n_rows) float32, made at the first use; None for the others.
 
@@ -79,6 +82,7 @@ class RowUpdate:
         self.kind = kind
         self.drop = drop
         self.members = members
+        self.rate_factor = 1 / members if kind == "adagrad" else 1 / members**2
         self.visit_cap = visit_cap
         self.epsilon = epsilon
         self.seed = 0
@@ -105,18 +109,17 @@ class RowUpdate:
 
     @property
     def step_rate(self) -> float:
-        """The rate of the rows in a step that trains one member.
-
-        A row weighs 1 / members in the mean, so its gradient is that much smaller and, to change the member's logits
-        as it would alone, the row has to move that much less: rate / members^2. Adagrad divides by the gradient's
-        size: rate / members.
-        """
+        """The rate at which rows change: :attr:`rate` times :attr:`rate_factor`."""
         return self.rate * self.rate_factor
 
     @property
-    def rate_factor(self) -> float:
-        """:attr:`step_rate` in units of :attr:`rate`."""
-        return 1 / self.members if self.kind == "adagrad" else 1 / self.members**2
+    def step_device_rate(self) -> torch.Tensor | None:
+        """The same of :attr:`device_rate`."""
+        return (
+            self.device_rate
+            if self.device_rate is None or self.rate_factor == 1
+            else self.device_rate * self.rate_factor
+        )
 
     @property
     def leaves_out(self) -> bool:
@@ -148,9 +151,7 @@ class RowUpdate:
     def of_table(self, i: int) -> RowUpdate:
         """The same update for one table alone, with that table's part of the state."""
         one = RowUpdate(self.kind, self.step_rate, self.epsilon, self.visit_cap)
-        one.device_rate, one.device_seed = self.device_rate, self.device_seed
-        if self.members > 1 and self.device_rate is not None:
-            one.device_rate = self.device_rate * self.rate_factor
+        one.device_rate, one.device_seed = self.step_device_rate, self.device_seed
         one.seed = self.seed + i * _TABLE_STEP & _32_BITS
         one.state = None if self.state is None else self.state[i : i + 1]
         return one

@@ -228,7 +228,9 @@ class Merged:
         n_slots = 2 * triton.cdiv(M, piece)
         pieces = torch.empty((n_tables, n_slots, K) if piece < M else (1,), dtype=torch.float32, device=v.device)
         state = v if kind != _ADAGRAD else update.state
-        rate, epsilon, cap = (0.0, 0.0, None) if update is None else (update.rate, update.epsilon, update.visit_cap)
+        rate, epsilon, cap = (
+            (0.0, 0.0, None) if update is None else (update.step_rate, update.epsilon, update.visit_cap)
+        )
         rate_lies = update is not None and update.device_rate is not None
         rounds = update is not None and out.dtype == torch.bfloat16
         seed = v
@@ -236,7 +238,7 @@ class Merged:
             seed = torch.tensor(update.seed, device=v.device) if update.device_seed is None else update.device_seed
             numbers = torch.arange(n_tables, device=v.device) if numbers is None else numbers
         places = self.rows if places is None else places
-        sizes = (*strides, update.device_rate if rate_lies else rate, epsilon, 1.0 if cap is None else float(cap))
+        sizes = (*strides, update.step_device_rate if rate_lies else rate, epsilon, 1.0 if cap is None else float(cap))
         sizes = (*sizes, seed, v if numbers is None else numbers)
         options = {"KIND": kind, "CAPPED": cap is not None, "RATE_LIES": rate_lies, "ROUNDS": rounds}
         options |= {"num_warps": _WARPS, "PIECE": piece, "BLOCK_M": block_m, "BLOCK_K": block_k}

@@ -29,6 +29,7 @@ class RowOptimizer:
         visit_cap: int | None,
         drop: float = 0.0,
         members: int = 1,
+        readout_rate: float = 1.0,
     ):
         self.kind = kind
         self._rate = RowUpdate(kind, rate, epsilon, visit_cap)
@@ -42,6 +43,8 @@ class RowOptimizer:
             if layer.n_tables % of_layer:
                 raise ValueError(f"members must divide the readout's {layer.n_tables} tables evenly; got {members}")
             update = RowUpdate(kind, self._rate.shared_rate, epsilon, visit_cap, drop, of_layer)
+            if isinstance(layer, (Readout, VariantReadout)):
+                update.rate_factor *= readout_rate
             layer.use_gradient("fused", update)
             tables.add(id(layer.synaptic_vectors))
         self._dense = [p for p in model.parameters() if id(p) not in tables and p.requires_grad]
@@ -99,6 +102,7 @@ def attach(
     visit_cap: int | None = None,
     drop: float = 0.0,
     members: int = 1,
+    readout_rate: float = 1.0,
 ) -> RowOptimizer:
     """Makes every layer of tables in ``model`` update itself during the backward pass.
 
@@ -113,6 +117,7 @@ def attach(
         drop: part of the tables of each layer (attention excepted) that a step leaves out, against overfitting.
         members: of an ensemble that share all layers but the readout, whose tables are divided among them; each step
             trains one. The readout computes their mean: nothing changes but what a row learns.
+        readout_rate: the readout's rate in units of the other layers'.
 
     Raises:
         ValueError: a model without tables, or a readout whose tables cannot be divided among the members.
@@ -126,4 +131,4 @@ def attach(
         >>> layer.synaptic_vectors.grad is None
         True
     """
-    return RowOptimizer(model, kind, rate, epsilon, visit_cap, drop, members)
+    return RowOptimizer(model, kind, rate, epsilon, visit_cap, drop, members, readout_rate)

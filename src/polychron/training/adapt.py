@@ -24,7 +24,13 @@ _REPORTS_EVERY = 64  # pieces
 
 
 def score_while_learning(
-    model: LanguageModel, tokens: np.ndarray, vocabulary: Vocabulary, *, rate: float, visit_cap: int | None = None
+    model: LanguageModel,
+    tokens: np.ndarray,
+    vocabulary: Vocabulary,
+    *,
+    rate: float,
+    visit_cap: int | None = None,
+    members: int = 1,
 ) -> Iterator[Score]:
     """Score every byte after the first exactly once, each piece before a step of SGD on it; the tables change.
 
@@ -38,6 +44,8 @@ def score_while_learning(
         vocabulary: of the model.
         rate: of the steps, constant, for a loss summed over positions.
         visit_cap: see :class:`polychron.ops.RowUpdate`.
+        members: of the ensemble that the readout was trained as. All its tables learn at each step, so each moves by
+            that much less.
 
     Yields:
         The score of all so far, now and then, and of the whole at last.
@@ -62,7 +70,7 @@ def score_while_learning(
         raise InputError(f"the rate must be positive and finite; got {rate:g}")
     if tokens.size < 2:
         raise InputError(f"a text to score needs at least 2 bytes, for the first has no context; got {tokens.size}")
-    optim.attach(model, "sgd", rate, visit_cap=visit_cap)
+    optim.attach(model, "sgd", rate, visit_cap=visit_cap, readout_rate=1 / members)
     model.train()
     ids = torch.from_numpy(tokens.astype(np.int64))
     context = model.context_length - 1

@@ -96,7 +96,7 @@ def update_numbers(update: RowUpdate | None) -> tuple[float, float, float, int, 
     if update is None:
         return 0.0, 0.0, math.inf, 0, None
     cap = math.inf if update.visit_cap is None else float(update.visit_cap)
-    return update.rate, update.epsilon, cap, update.seed, writable(update.state)
+    return update.step_rate, update.epsilon, cap, update.seed, writable(update.state)
 
 
 def latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs: int, residual: bool) -> Tensor:

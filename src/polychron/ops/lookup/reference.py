@@ -187,7 +187,7 @@ def count_visits(tables: Tensor, row: Tensor) -> Tensor:
 def backward_fused(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, update: RowUpdate) -> Tensor:
     """dL/dx (empty unless wanted); ``tables`` and ``update.state`` are updated in place."""
     if update.kind == "online_sgd":
-        gain = online_sgd(tables, row, pair, v, update.rate)
+        gain = online_sgd(tables, row, pair, v, update.step_rate)
         if not need_dx:
             return v.new_empty(0)
         start = v if residual else v.new_zeros(*v.shape[:2], n_inputs)

@@ -133,7 +133,7 @@ def backward(
     r = Readings((query, key, code), n_key, n_code, T, window, nearest)
     v_pair = v[:, r.t]  # B M K
     if kind == "online_sgd":
-        gain, gain_code = _online_sgd(tables, r, v_pair, update.rate)
+        gain, gain_code = _online_sgd(tables, r, v_pair, update.step_rate)
     else:
         here = _read(tables, r.row)
         gain = ((_read(tables, r.flipped) - here) * v_pair).sum(dim=-1)
