@@ -68,7 +68,7 @@ def test_what_is_not_trained_keeps_its_bits(polychron: Command, trained: Path, t
 def test_a_stopped_run_goes_on_to_the_same_bits(polychron: Command, trained: Path, text: Path):
     polychron("train", text, "--from", trained, "--add-tables", 1, "--only", "added", "--out", "whole", *SHORT)
     settings = Settings(steps=20, batch=4, length=32, start=str(trained), add_tables=1, only="added")
-    record, corpus, model = _new_run(text, settings)
+    record, corpus, model = _new_run(text, settings, "cpu")
     asked = iter([False] * 7)  # asked before and after every step
     with CheckpointWriter("halves") as writer:
         *_, last = Run.begin(record, corpus.data, writer, model).events(lambda: next(asked, True))

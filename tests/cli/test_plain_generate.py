@@ -11,14 +11,14 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from polychron.cli import app
+from polychron.cli.commands import use
 from polychron.cli.plain_generate import DEFAULTS, OPTIONS, parse
 
 
 def test_options_ranges_and_defaults_are_those_of_the_app():
-    parameters = inspect.signature(app.generate).parameters
+    parameters = inspect.signature(use.generate).parameters
     assert {name: p.default for name, p in parameters.items() if name != "directory"} == DEFAULTS
-    hints = get_type_hints(app.generate, include_extras=True)
+    hints = get_type_hints(use.generate, include_extras=True)
     for option, (name, _, least, greatest) in OPTIONS.items():
         (info,) = get_args(hints[name])[1:]
         # Inside Annotated typer keeps the first declared name where a default would be.
