@@ -275,9 +275,12 @@ def test_a_text_that_is_read_often_trains_several_members(polychron: Command, te
 
 
 def test_members_need_a_readout_that_can_be_divided(polychron: Command, text: Path):
-    done = polychron("train", text, "--members", 2, "--model", "transformer")
-    assert done.code == 2
-    assert "members of an ensemble go with a delay or recurrent model; the model is transformer" in done.err
+    paper = ("--model", "transformer", "--preset", "paper-small")
+    assert polychron("train", text, *paper, "--steps", 1, "--batch", 1, "--out", "paper", "--json").code == 0
+    for model in (paper, ("--from", "paper")):
+        done = polychron("train", text, "--members", 2, *model)
+        assert done.code == 2
+        assert "members of an ensemble go with a delay or recurrent model; the model is transformer" in done.err
 
 
 def test_a_model_goes_on_as_members_of_its_own_tables(polychron: Command, text: Path, trained: Path):

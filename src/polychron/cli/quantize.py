@@ -32,9 +32,8 @@ def run_quantize(directory: Path, *, to: str, out: Path | None, text: Path | Non
     Without a text: on what was held out in training; where that is not to be found, nothing is scored.
     """
     checkpoint = open_checkpoint(directory)
-    read_settings(directory)  # refuses what the runtime could not run
-    checkpoint.load_model()  # checks every tensor
     read_settings(directory)  # refuses what the runtime does not run, before anything is written
+    checkpoint.load_model()  # checks every tensor
     target = out if out is not None else directory.with_name(f"{directory.name}-{to}")
     if (target / CONFIG_NAME).exists():
         raise InputError(f"{target} already has a checkpoint: give another --out")

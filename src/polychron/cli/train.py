@@ -180,6 +180,7 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
         add_tables, add_comparisons = settings.add_tables or 0, settings.add_comparisons or 0
         model = grown_model(start, vocabulary, add_tables, add_comparisons, _or(settings.seed, 0))
         config = model.config
+        models.check_members(config, members)
     if settings.update == "online" and not config.is_native:
         raise InputError("--update online is the paper's layer alone: leave --hash, --reading and --gradient out")
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
@@ -214,10 +215,6 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
         ),
         start=None if start is None else start_record(start, add_tables, add_comparisons),
     )
-    if getattr(config, "readout_n_tables", members) % members:
-        raise InputError(
-            f"--members {members} must divide the {config.readout_n_tables} tables of the model's readout evenly"
-        )
     # Refused here, before a folder is made.
     require_room(config, preset)
     windows_of(record, corpus.data)

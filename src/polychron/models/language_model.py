@@ -108,7 +108,7 @@ class LanguageModel(nn.Module):
         chain = self._chain(trains=True)
         if chain is not None:
             return chain.train(tokens, targets)
-        tokens, targets = self._checked(tokens, targets)
+        self._check_range(tokens, targets)
         graph = self._graph_step(tokens.shape)
         if graph is not None:
             return graph.train(tokens, targets)
@@ -125,19 +125,18 @@ class LanguageModel(nn.Module):
         chain = self._chain(trains=False)
         if chain is not None:
             return chain.score(tokens, targets)
-        self._checked(tokens, targets)
+        self._check_range(tokens, targets)
         nats = self.readout.loss(self.latencies(tokens.to(self.device)), targets.to(self.device))
         return nats.to(tokens.device)
 
-    def _checked(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, in range for sure: a GPU would read whatever lies there. Cheap while they are still on the CPU."""
+    def _check_range(self, tokens: Tensor, targets: Tensor) -> None:
+        """Of a model on a GPU, which would read whatever lies there. Cheap while tokens are still on the CPU."""
         if self.device.type != "cpu" and tokens.numel():
             sizes = len(self.embedding.latencies), self.config.vocabulary_size
             for name, ids, size in zip(("tokens", "targets"), (tokens, targets), sizes, strict=True):
                 lowest, highest = (int(end) for end in ids.aminmax())
                 if lowest < 0 or highest >= size:
                     raise ValueError(f"{name} must lie in [0, {size}); got {lowest if lowest < 0 else highest}")
-        return tokens, targets
 
     def _chain(self, *, trains: bool) -> Chain | None:
         """The model as one native object, made anew when its memory has changed; None where it cannot be."""

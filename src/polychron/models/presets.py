@@ -218,9 +218,28 @@ def with_members(config: ModelConfig, members: int) -> ModelConfig:
     """
     if members == 1:
         return config
+    return replace(config, readout_n_tables=members * _readout_tables(config))
+
+
+def check_members(config: ModelConfig, members: int) -> None:
+    """Whether members can share the readout of a model as it is.
+
+    Raises:
+        InputError: its tables cannot be divided among them.
+
+    Example:
+        >>> check_members(preset("delay", "small", vocabulary_size=83), 4)
+    """
+    if members > 1 and _readout_tables(config) % members:
+        raise InputError(
+            f"--members {members} must divide the {_readout_tables(config)} tables of the model's readout evenly"
+        )
+
+
+def _readout_tables(config: ModelConfig) -> int:
     if not hasattr(config, "readout_n_tables"):
         raise InputError(f"members of an ensemble go with a delay or recurrent model; the model is {config.kind}")
-    return replace(config, readout_n_tables=members * config.readout_n_tables)
+    return config.readout_n_tables
 
 
 def training_defaults(kind: str, name: str) -> TrainingDefaults:

@@ -52,13 +52,13 @@ class Chain:
             raise ValueError(f"layers must end in a Readout; got {type(layers[-1]).__name__}")
         self._update = layers[-1].update if trains else None
         self._layers = list(layers)
-        self._draws = trains and any(
+        self._steps_differ = trains and any(
             (layer.drops_tables and layer.update.leaves_out)
             or layer.update.rate_factor != 1
             or layer.synaptic_vectors.dtype == torch.bfloat16
             for layer in layers
         )
-        self._rate_factors = [layer.update.rate_factor for layer in layers] if self._draws else []
+        self._rate_factors = [layer.update.rate_factor for layer in layers] if self._steps_differ else []
         self._codes = [layer.position_code for layer in layers if isinstance(layer, PairAttention)]
         self._code_gradients = [torch.zeros_like(code) for code in self._codes]
         self._trains = trains
@@ -99,8 +99,8 @@ class Chain:
             ValueError: a token, target or shape out of range.
         """
         _, epsilon, visit_cap, _, _ = update_numbers(self._update)
-        kept = [layer.draw_step() for layer in self._layers] if self._draws else []
-        seeds = [layer.update.seed for layer in self._layers] if self._draws else []
+        kept = [layer.draw_step() for layer in self._layers] if self._steps_differ else []
+        seeds = [layer.update.seed for layer in self._layers] if self._steps_differ else []
         nats = self._chain.train(
             view(tokens),
             view(targets),

@@ -115,11 +115,9 @@ class RowUpdate:
     @property
     def step_device_rate(self) -> torch.Tensor | None:
         """The same of :attr:`device_rate`."""
-        return (
-            self.device_rate
-            if self.device_rate is None or self.rate_factor == 1
-            else self.device_rate * self.rate_factor
-        )
+        if self.device_rate is None or self.rate_factor == 1:
+            return self.device_rate
+        return self.device_rate * self.rate_factor
 
     @property
     def leaves_out(self) -> bool:
@@ -150,8 +148,9 @@ class RowUpdate:
 
     def of_table(self, i: int) -> RowUpdate:
         """The same update for one table alone, with that table's part of the state."""
-        one = RowUpdate(self.kind, self.step_rate, self.epsilon, self.visit_cap)
-        one.device_rate, one.device_seed = self.step_device_rate, self.device_seed
+        one = RowUpdate(self.kind, self.shared_rate, self.epsilon, self.visit_cap)
+        one.rate_factor = self.rate_factor
+        one.device_rate, one.device_seed = self.device_rate, self.device_seed
         one.seed = self.seed + i * _TABLE_STEP & _32_BITS
         one.state = None if self.state is None else self.state[i : i + 1]
         return one

@@ -39,11 +39,13 @@ class RowOptimizer:
             raise ValueError("model must have layers of tables (polychron.nn.RowLayer); got none")
         tables = set()
         for layer in self._layers.values():
-            of_layer = members if isinstance(layer, (Readout, VariantReadout)) else 1
-            if layer.n_tables % of_layer:
+            is_readout = isinstance(layer, (Readout, VariantReadout))
+            if is_readout and layer.n_tables % members:
                 raise ValueError(f"members must divide the readout's {layer.n_tables} tables evenly; got {members}")
-            update = RowUpdate(kind, self._rate.shared_rate, epsilon, visit_cap, drop, of_layer)
-            if isinstance(layer, (Readout, VariantReadout)):
+            update = RowUpdate(
+                kind, self._rate.shared_rate, epsilon, visit_cap, drop, members=members if is_readout else 1
+            )
+            if is_readout:
                 update.rate_factor *= readout_rate
             layer.use_gradient("fused", update)
             tables.add(id(layer.synaptic_vectors))
