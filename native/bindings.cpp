@@ -8,6 +8,7 @@
 #include "chain_binding.hpp"
 #include "dispatch.hpp"
 #include "lookup.hpp"
+#include "context_tables_binding.hpp"
 #include "lookup_layer_binding.hpp"
 #include "memory.hpp"
 #include "pair_lookup.hpp"
@@ -315,6 +316,7 @@ NB_MODULE(_native, m) {
   m.doc() = "Native kernels of polychron. Private: use polychron.ops.";
   bind_chain(m);
   bind_lookup_layer(m);
+  bind_context_tables(m);
   bind_probe(m);
   m.def("available_kernels", &available_kernels);
   m.def("use_kernels", &use_kernels, nb::arg("name"));

@@ -106,13 +106,13 @@ void Chain::run_stage(size_t l, const ChainStep& step, float* nats, int64_t begi
                 tables.which, layer.row.get(),         n_flat,          nullptr,          nullptr,
                 0,          tables.type};
   if (l + 1 == layers_.size() && !holds_gradients_) {
-    score_range(sum, begin, end, step.targets, nats, worker.logits.get());
+    score_range(sum, begin, end, step.targets, nats, worker.logits.get(), step.base);
     return;
   }
   if (l + 1 == layers_.size()) {
     sum.y = error_.get();
     sum.y_stride = merged_stride(tables.n_outputs);
-    readout_range(sum, begin, end, step.targets, nats, layer.scale());
+    readout_range(sum, begin, end, step.targets, nats, layer.scale(), step.base);
     return;
   }
   float* y = layers_[l + 1].z.get();

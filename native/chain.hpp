@@ -44,6 +44,7 @@ struct ChainStep {
   const int64_t* targets;       // (P), each a class
   int64_t n_sequences, n_positions;
   int n_threads;
+  const float* base = nullptr;  // (P, n_outputs) added to the logits, or null
 };
 
 class Chain {

@@ -69,10 +69,10 @@ class ChainHandle {
   double train(In<int64_t, 2> tokens, In<int64_t, 2> targets, const std::string& kind, float rate, float epsilon,
                float visit_cap, const std::vector<uint32_t>& seeds,
                const std::vector<std::optional<In<int32_t, 1>>>& kept, const std::vector<float>& rate_factors,
-               int n_threads) {
+               Maybe<In<float, 3>> base, int n_threads) {
     require(rate_factors.size() == kept.size(), "rate_factors must be one for each of kept");
     require(seeds.empty() || seeds.size() == n_tables_.size(), "seeds must be one for each layer, or none");
-    const ChainStep step = checked_step(tokens, targets, n_threads);
+    const ChainStep step = checked_step(tokens, targets, base, n_threads);
     TableUpdate update;
     update.rate = rate;
     update.epsilon = epsilon;
@@ -94,8 +94,8 @@ class ChainHandle {
     return chain_.train(step, update, subsets, seeds);
   }
 
-  void score(In<int64_t, 2> tokens, In<int64_t, 2> targets, Out<float, 2> nats, int n_threads) {
-    const ChainStep step = checked_step(tokens, targets, n_threads);
+  void score(In<int64_t, 2> tokens, In<int64_t, 2> targets, Out<float, 2> nats, Maybe<In<float, 3>> base, int n_threads) {
+    const ChainStep step = checked_step(tokens, targets, base, n_threads);
     require_shape(nats, "nats", {step.n_sequences, step.n_positions});
     nb::gil_scoped_release release;
     const std::lock_guard<std::mutex> one_at_a_time(mutex_);
@@ -120,10 +120,12 @@ class ChainHandle {
     return data(state);
   }
 
-  ChainStep checked_step(const In<int64_t, 2>& tokens, const In<int64_t, 2>& targets, int n_threads) const {
+  ChainStep checked_step(const In<int64_t, 2>& tokens, const In<int64_t, 2>& targets, const Maybe<In<float, 3>>& base,
+                         int n_threads) const {
     const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
     require(n_outputs_ > 0 && !ends_in_attention_, "the chain must end in a readout made of tables");
     require_shape(targets, "targets", {B, T});
+    if (base) require_shape(*base, "base", {B, T, n_outputs_});
     check_flat(B * T);
     for (const Window& w : shortest_) {
       const int64_t furthest = std::min(T - 1, w.window);
@@ -134,7 +136,7 @@ class ChainHandle {
     }
     check_range(tokens, "tokens", n_tokens_);
     check_range(targets, "targets", n_outputs_);
-    return {tokens.data(), targets.data(), B, T, threads(n_threads)};
+    return {tokens.data(), targets.data(), B, T, threads(n_threads), data(base)};
   }
 
   std::vector<ChainSubset> checked_subsets(const std::vector<std::optional<In<int32_t, 1>>>& kept,
@@ -190,9 +192,9 @@ void bind_chain(nb::module_& m) {
            nb::arg("state").noconvert().none())
       .def("train", &ChainHandle::train, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(), nb::arg("kind"),
            nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"), nb::arg("seeds"), nb::arg("kept"),
-           nb::arg("rate_factors"), nb::arg("n_threads"))
+           nb::arg("rate_factors"), nb::arg("base").noconvert().none(), nb::arg("n_threads"))
       .def("score", &ChainHandle::score, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(),
-           nb::arg("nats").noconvert(), nb::arg("n_threads"));
+           nb::arg("nats").noconvert(), nb::arg("base").noconvert().none(), nb::arg("n_threads"));
 }
 
 }  // namespace polychron

@@ -13,10 +13,16 @@ constexpr int64_t kPositions = 1024;
 
 int64_t n_tasks(int64_t n_flat) { return (n_flat + kPositions - 1) / kPositions; }
 
+void add_base(const float* base, int64_t first, int64_t count, int64_t width, float* y, int64_t stride) {
+  for (int64_t q = 0; q < count; ++q) {
+    for (int64_t k = 0; k < width; ++k) y[q * stride + k] += base[(first + q) * width + k];
+  }
+}
+
 }  // namespace
 
 void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const int64_t* target, float* nats,
-                   float scale) {
+                   float scale, const float* base) {
   for (int64_t p = begin; p < end; p += kPositions) {
     const int64_t last = std::min(end, p + kPositions);
     kernels().gather_sum(logits, p, last);
@@ -25,6 +31,7 @@ void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const in
         for (int64_t k = 0; k < logits.n_outputs; ++k) logits.y[q * logits.y_stride + k] *= scale;
       }
     }
+    if (base) add_base(base, p, last - p, logits.n_outputs, logits.y + p * logits.y_stride, logits.y_stride);
     kernels().softmax_cross_entropy(logits.y + p * logits.y_stride, logits.y_stride, target + p, nats + p, last - p,
                                     logits.n_outputs);
   }
@@ -33,7 +40,7 @@ void readout_range(const GatherSum& logits, int64_t begin, int64_t end, const in
 int64_t score_scratch_floats(int64_t n_outputs) { return kPositions * merged_stride(n_outputs); }
 
 void score_range(const GatherSum& logits, int64_t begin, int64_t end, const int64_t* target, float* nats,
-                 float* scratch) {
+                 float* scratch, const float* base) {
   GatherSum some = logits;
   some.y = scratch;
   some.y_stride = merged_stride(logits.n_outputs);
@@ -41,6 +48,7 @@ void score_range(const GatherSum& logits, int64_t begin, int64_t end, const int6
     const int64_t count = std::min(end - p, kPositions);
     some.row = logits.row + p;
     kernels().gather_sum(some, 0, count);
+    if (base) add_base(base, p, count, logits.n_outputs, scratch, some.y_stride);
     kernels().cross_entropy(scratch, some.y_stride, target + p, nats + p, count, logits.n_outputs);
   }
 }

@@ -112,6 +112,7 @@ class TerminalView:
         """What is about to be trained on what."""
         left_out = f"{facts['drop']:.0%} of the tables left out, " if facts["drop"] else ""
         members = f"a readout of {facts['members']} members, " if facts["members"] > 1 else ""
+        contexts = f"contexts of up to {facts['contexts']} bytes counted, " if facts["contexts"] else ""
         rewired = f"rewired every {facts['rewire']} steps, " if facts["rewire"] else ""
         self._say("text", f"{facts['source']}, {facts['held_out_bytes']:,} of them held out")
         variant = (facts["hash"], facts["reading"], facts["gradient"])
@@ -126,7 +127,7 @@ class TerminalView:
         self._say(
             "training",
             f"{facts['optimizer']}, rate {facts['rate']:g}, {facts['batch']} windows of {facts['length']} "
-            f"bytes a step, {left_out}{members}{rewired}seed {facts['seed']}, {where}",
+            f"bytes a step, {left_out}{members}{contexts}{rewired}seed {facts['seed']}, {where}",
         )
         if facts["from"]:
             only = {"added": ", the added tables only", "readout": ", the readout only", None: ""}[facts["only"]]

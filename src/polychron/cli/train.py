@@ -20,6 +20,7 @@ from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
 from polychron.errors import InputError
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
+from polychron.training.blend import MOST_COUNTED
 from polychron.training.begin_from import grown_model, start_record
 from polychron.training.checkpoint import (
     Checkpoint,
@@ -55,6 +56,7 @@ class Settings:
     drop: float | None = None
     members: int | None = None
     calibration: int | None = None
+    contexts: int | None = None
     optimizer: str | None = None
     update: str | None = None
     hash: str | None = None
@@ -183,6 +185,7 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
         models.check_members(config, members)
     if settings.update == "online" and not config.is_native:
         raise InputError("--update online is the paper's layer alone: leave --hash, --reading and --gradient out")
+    contexts, calibration = _contexts_and_calibration(settings, kind, defaults, n_bytes, n_text, vocabulary)
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
     record = Record(
         model=config.to_dict(),
@@ -205,7 +208,9 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
             visit_cap=defaults.visit_cap if merges_sgd else None,
             drop=_or(settings.drop, defaults.drop_for(n_bytes, n_text, members)),
             members=members,
-            calibration=_or(settings.calibration, 0 if settings.only else models.calibration_bytes(n_bytes, n_text)),
+            calibration=calibration,
+            contexts=contexts,
+            counted=min(MOST_COUNTED, int(n_bytes)) if contexts else 0,
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
             only=settings.only,
@@ -219,6 +224,32 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
     require_room(config, preset)
     windows_of(record, corpus.data)
     return record, corpus, model
+
+
+def _contexts_and_calibration(
+    settings: Settings,
+    kind: str,
+    defaults: models.TrainingDefaults,
+    n_bytes: float,
+    n_text: int,
+    vocabulary: Vocabulary,
+) -> tuple[int, int]:
+    """Bytes of the contexts to count, and of the text to set aside."""
+    if settings.contexts and kind != "delay":
+        raise InputError(f"--contexts goes with a delay model; the model is {kind}")
+    if settings.contexts and settings.start is not None:
+        raise InputError("--contexts and --from exclude each other: a model that goes on keeps the contexts it has")
+    wanted = 0 if settings.start is not None else _or(settings.contexts, defaults.contexts)
+    usual = 0 if settings.only else models.calibration_bytes(n_bytes, n_text, contexts=wanted > 0)
+    calibration = _or(settings.calibration, usual)
+    if wanted and not calibration:
+        if settings.contexts:
+            raise InputError(
+                "--contexts needs bytes that are not trained on, to find how far to believe what was counted: give "
+                "--calibration, or a longer text"
+            )
+        wanted = 0
+    return wanted, calibration
 
 
 def _start(settings: Settings) -> Checkpoint | None:
@@ -269,6 +300,7 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
                 "drop",
                 "members",
                 "calibration",
+                "contexts",
                 "optimizer",
                 "update",
                 "only",
@@ -312,6 +344,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "drop": training.drop,
         "members": training.members,
         "calibration": training.calibration,
+        "contexts": training.contexts,
         "batch": training.batch,
         "length": training.length,
         "from": record.start and record.start.path,
@@ -340,6 +373,7 @@ def _result(run: Run, finished: Finished) -> dict[str, Any]:
         "train_bytes_per_second": finished.n_bytes / max(finished.seconds, 1e-9),
         "train_nats_per_byte": record.metrics.train_nats_per_byte,
         "readout_scale": record.metrics.readout_scale,
+        "context_scale": record.metrics.context_scale,
         "val_nats_per_byte": finished.score.nats_per_byte,
         "val_bits_per_byte": finished.score.bits_per_byte,
         "val_bytes": finished.score.n_bytes,

@@ -141,3 +141,8 @@ def extend_vocabulary(model: LanguageModel, old: Vocabulary, new: Vocabulary, se
     tables.grad = None
     tables.data = grown
     model.config = dataclasses.replace(model.config, vocabulary_size=new.size)
+    if model.contexts is not None:  # symbols keep their order, so the trie keeps its own
+        now = torch.from_numpy(new.encode(bytes(old.byte_values)))
+        model.contexts.symbol[1:] = now[model.contexts.symbol[1:].long()]
+        model.contexts.entry_symbol[:] = now[model.contexts.entry_symbol.long()]
+        model.contexts.n_symbols = new.size

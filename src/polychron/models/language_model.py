@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polychron.models.config import ModelConfig
-from polychron.nn import Chain, GraphStep, LookupTables, PairAttention, Readout, VariantLayer, VariantReadout
+from polychron.nn import Chain, ContextTables, GraphStep, LookupTables, PairAttention, Readout, VariantLayer, VariantReadout
 from polychron.nn.chain import can_chain
 from polychron.nn.graph_step import can_graph
 from polychron.nn.row_layer import RowLayer, anchors_in_range
@@ -40,14 +40,19 @@ class LanguageModel(nn.Module):
 
     A model gives its latencies (:meth:`latencies`), how to go on from a remembered state (:meth:`advance`), and how
     much context a prediction can use; loss, scoring and logits are the same for all.
+
+    Attributes:
+        contexts: counted tables whose sum is added to the readout's logits, or None.
     """
 
     embedding: TokenEmbedding
     readout: Readout | VariantReadout
+    contexts: ContextTables | None
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.contexts = None
         self._chains: dict[bool, Chain] = {}
         self._graph: GraphStep | None = None
         self._graph_shape: torch.Size | None = None
@@ -93,11 +98,12 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token at each position: (B, T) int64 to (B, T, K)."""
-        return self.readout(self.latencies(tokens))
+        logits = self.readout(self.latencies(tokens))
+        return logits if self.contexts is None else logits + self.contexts(tokens)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Sum over all positions of the nats of ``targets`` (B, T) after ``tokens`` (B, T): a 0-dim tensor."""
-        return self.readout.loss(self.latencies(tokens), targets).sum()
+        return self._nats(tokens, targets).sum()
 
     def train_step(self, tokens: Tensor, targets: Tensor) -> float:
         """``loss(tokens, targets).backward()`` of a model with an optimizer attached; returns the loss.
@@ -107,7 +113,7 @@ class LanguageModel(nn.Module):
         """
         chain = self._chain(trains=True)
         if chain is not None:
-            return chain.train(tokens, targets)
+            return chain.train(tokens, targets, self._base(tokens))
         self._check_range(tokens, targets)
         graph = self._graph_step(tokens.shape)
         if graph is not None:
@@ -124,10 +130,18 @@ class LanguageModel(nn.Module):
         """
         chain = self._chain(trains=False)
         if chain is not None:
-            return chain.score(tokens, targets)
+            return chain.score(tokens, targets, self._base(tokens))
         self._check_range(tokens, targets)
-        nats = self.readout.loss(self.latencies(tokens.to(self.device)), targets.to(self.device))
-        return nats.to(tokens.device)
+        return self._nats(tokens.to(self.device), targets.to(self.device)).to(tokens.device)
+
+    def _nats(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        if self.contexts is None:
+            return self.readout.loss(self.latencies(tokens), targets)
+        return nn.functional.cross_entropy(self(tokens).transpose(1, 2), targets, reduction="none")
+
+    def _base(self, tokens: Tensor) -> Tensor | None:
+        """What is added to the readout's logits."""
+        return None if self.contexts is None else self.contexts(tokens)
 
     def _check_range(self, tokens: Tensor, targets: Tensor) -> None:
         """Of a model on a GPU, which would read whatever lies there. Cheap while tokens are still on the CPU."""
@@ -153,7 +167,7 @@ class LanguageModel(nn.Module):
     def _graph_step(self, shape: torch.Size) -> GraphStep | None:
         """The step as one CUDA graph, from the second one of its shape on; None where it cannot be."""
         layers, embedding = self.layers_in_order(), self.embedding.latencies
-        if not embedding.is_cuda or not can_graph(embedding, layers, shape):
+        if not embedding.is_cuda or self.contexts is not None or not can_graph(embedding, layers, shape):
             return None
         if self._graph is not None and self._graph.fits(embedding, layers, shape):
             return self._graph
@@ -183,3 +197,5 @@ class LanguageModel(nn.Module):
             delays = getattr(layer, "delays", None)
             if delays is not None and not bool(((delays >= 0) & (delays <= layer.max_delay)).all()):
                 raise ValueError(f"{name}.delays must lie in [0, {layer.max_delay}]")
+        if self.contexts is not None:
+            self.contexts.check()

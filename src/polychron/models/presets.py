@@ -35,6 +35,7 @@ class TrainingDefaults:
             least ``PASSES_OF_FULL_DROP`` passes over the text; in proportion less where from fewer.
         members_per_root_pass: members of an ensemble, for one pass over the text; their number grows with the passes'
             square root. 0: one member always.
+        contexts: bytes of the longest contexts that are counted beside the training; 0: none are.
         bytes_per_second: what two ordinary cores train on; to guess how often a run of so many minutes reads its text.
     """
 
@@ -45,6 +46,7 @@ class TrainingDefaults:
     visit_cap: int
     drop: float = 0.0
     members_per_root_pass: float = 0.0
+    contexts: int = 0
     bytes_per_second: int = 400_000
 
     def drop_for(self, n_bytes: float, n_text: int, members: int = 1) -> float:
@@ -66,15 +68,20 @@ class TrainingDefaults:
         return min(MOST_MEMBERS, max(1, round(self.members_per_root_pass * passes**0.5)))
 
 
-def calibration_bytes(n_bytes: float, n_text: int) -> int:
+def calibration_bytes(n_bytes: float, n_text: int, *, contexts: bool = False) -> int:
     """Bytes to set aside for calibration in a run over ``n_bytes`` bytes of a text of ``n_text``.
+
+    Counted contexts always need some. None can be spared of a text that is very short.
 
     Example:
         >>> calibration_bytes(24e6, 1_000_000), calibration_bytes(24e6, 3_600_000), calibration_bytes(24e6, 12_000_000)
         (20000, 65536, 0)
+        >>> calibration_bytes(24e6, 12_000_000, contexts=True), calibration_bytes(24e6, 50_000, contexts=True)
+        (65536, 0)
     """
     n_aside = min(n_text // 50, 1 << 16)
-    return n_aside if n_bytes >= CALIBRATE_FROM_PASSES * n_text and n_aside >= 2048 else 0
+    wanted = contexts or n_bytes >= CALIBRATE_FROM_PASSES * n_text
+    return n_aside if wanted and n_aside >= 2048 else 0
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,12 @@ class Preset:
     from_minutes: float | None = None
 
 
-def _delay_training(drop: float, bytes_per_second: int, members_per_root_pass: float = 0.0) -> TrainingDefaults:
+def _delay_training(
+    drop: float, bytes_per_second: int, members_per_root_pass: float = 0.0, contexts: int = 0
+) -> TrainingDefaults:
     return TrainingDefaults(
         batch=32, length=128, rate=0.02, warmup_steps=20, visit_cap=64, drop=drop,
-        members_per_root_pass=members_per_root_pass, bytes_per_second=bytes_per_second,
+        members_per_root_pass=members_per_root_pass, contexts=contexts, bytes_per_second=bytes_per_second,
     )  # fmt: skip
 
 
@@ -115,7 +124,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
         "small": Preset(
             {"readout_n_comparisons": 12, "readout_max_delay": 3},
-            _delay_training(drop=0.35, bytes_per_second=350_000, members_per_root_pass=0.4),
+            _delay_training(drop=0.35, bytes_per_second=350_000, members_per_root_pass=0.4, contexts=7),
             from_minutes=0,
         ),
         "medium": Preset(
@@ -126,7 +135,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            _delay_training(drop=0.4, bytes_per_second=200_000, members_per_root_pass=0.6),
+            _delay_training(drop=0.4, bytes_per_second=200_000, members_per_root_pass=0.6, contexts=7),
             from_minutes=2,
         ),
         "base": Preset(
@@ -138,7 +147,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "readout_max_delay": 7,
                 "table_type": "bfloat16",
             },
-            _delay_training(drop=0.4, bytes_per_second=160_000, members_per_root_pass=0.6),
+            _delay_training(drop=0.4, bytes_per_second=160_000, members_per_root_pass=0.6, contexts=7),
             from_minutes=6,
         ),
     },

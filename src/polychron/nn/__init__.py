@@ -1,6 +1,7 @@
 """Layers as ``torch.nn`` modules."""
 
 from polychron.nn.chain import Chain
+from polychron.nn.context_tables import ContextTables
 from polychron.nn.graph_step import GraphStep
 from polychron.nn.lookup_tables import LookupTables, Readout
 from polychron.nn.pair_attention import PairAttention
@@ -11,6 +12,7 @@ from polychron.nn.variant_tables import VariantLayer, VariantReadout, VariantRec
 
 __all__ = [
     "Chain",
+    "ContextTables",
     "GraphStep",
     "LookupTables",
     "PairAttention",

@@ -90,10 +90,10 @@ class Chain:
             and self._stamp == stamp_of(embedding, layers, self._trains)
         )
 
-    def train(self, tokens: Tensor, targets: Tensor) -> float:
+    def train(self, tokens: Tensor, targets: Tensor, base: Tensor | None = None) -> float:
         """One step on tokens (B, T) int64 and their targets (B, T): the tables change; returns the sum of nats.
 
-        Position codes get their ``grad``.
+        ``base`` (B, T, K) float32 is added to the readout's logits. Position codes get their ``grad``.
 
         Raises:
             ValueError: a token, target or shape out of range.
@@ -111,20 +111,21 @@ class Chain:
             seeds,
             [view(tables) for tables in kept],
             self._rate_factors,
+            view(base),
             torch.get_num_threads(),
         )
         for code, gradient in zip(self._codes, self._code_gradients, strict=True):
             code.grad = gradient
         return nats
 
-    def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Nats (B, T) of targets (B, T) int64 after tokens (B, T); nothing changes.
+    def score(self, tokens: Tensor, targets: Tensor, base: Tensor | None = None) -> Tensor:
+        """Nats (B, T) of targets (B, T) int64 after tokens (B, T), with ``base`` as in training; nothing changes.
 
         Raises:
             ValueError: a token, target or shape out of range.
         """
         nats = np.empty(tuple(tokens.shape), dtype=np.float32)
-        self._chain.score(view(tokens), view(targets), nats, torch.get_num_threads())
+        self._chain.score(view(tokens), view(targets), nats, view(base), torch.get_num_threads())
         return torch.from_numpy(nats)
 
 

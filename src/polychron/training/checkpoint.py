@@ -119,6 +119,8 @@ class TrainingRecord(BudgetedSection):
 
     ``only`` names what is trained: the tables that a run added to what it began from, or the readout; None: all.
     ``calibration``: bytes of the training part that are not trained on but fit the factor of the logits at the end.
+    ``contexts``: bytes of the longest contexts that are counted beside the training, 0: none are; at most ``counted``
+    bytes of the text are.
     ``rewire``: after so many steps each the least telling comparisons are replaced; None: never.
     """
 
@@ -131,6 +133,8 @@ class TrainingRecord(BudgetedSection):
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     members: Annotated[int, Field(ge=1, le=64)] = 1
     calibration: _Count = 0
+    contexts: Annotated[int, Field(ge=0, le=7)] = 0
+    counted: _Count = 0
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]
     only: Literal["added", "readout"] | None = None
@@ -158,11 +162,13 @@ class PositionRecord(Section):
 class MetricsRecord(Section):
     """What was measured last, None where nothing was; the ``val`` figures are of the whole held-out part.
 
-    ``readout_scale``: what calibration at the end of the training multiplied the readout's tables by.
+    ``readout_scale``: what calibration at the end of the training multiplied the readout's tables by;
+    ``context_scale``: the counted tables, if there are any.
     """
 
     train_nats_per_byte: _Finite | None = None
     readout_scale: _Finite | None = None
+    context_scale: _Finite | None = None
     val_nats_per_byte: _Finite | None = None
     val_bytes: _Count | None = None
 

@@ -6,10 +6,11 @@ as training time, and a caller who stops asking has stopped the training.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +23,8 @@ from polychron.data.holdout import set_aside
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.training.begin_from import train_only_part
+from polychron.nn import ContextTables
+from polychron.training.blend import COUNTED_STRETCHES, blend
 from polychron.training.calibrate import calibrate
 from polychron.training.checkpoint import (
     CheckpointWriter,
@@ -218,6 +221,7 @@ class Run:
         vocabulary: of the model.
         held_out: (N,) token ids of the text to validate on.
         set_aside: stretches (N,) of the training part that calibrate the model at the end.
+        count: makes the tables of contexts that the model gets at the end; None: it gets none.
         writer: of the folder for checkpoints.
         record: settings, and position to start from; kept up to date while the run goes on.
         checkpoint_seconds: training time between two checkpoints. More, if writing one takes over a tenth of
@@ -231,10 +235,12 @@ class Run:
     vocabulary: Vocabulary
     held_out: np.ndarray
     set_aside: list[np.ndarray]
+    count: Callable[[], ContextTables] | None
     writer: CheckpointWriter
     record: Record
     checkpoint_seconds: float = 30.0
     validation_seconds: float = 10.0
+    _counted: ContextTables | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def begin(
@@ -303,6 +309,7 @@ class Run:
                 vocabulary.encode(data[start:end])
                 for start, end in set_aside(holdout.training, training.calibration)[1]
             ],
+            count=functools.partial(count_contexts, record, data) if training.contexts else None,
             writer=writer,
             record=record,
             **intervals,
@@ -352,7 +359,11 @@ class Run:
 
     def _train(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         start = self.record.position
-        validated = saved = start.seconds
+        began = time.perf_counter()
+        self._contexts()
+        # A resumed run counts once more; the time was paid for at its first start.
+        seconds = start.seconds + (time.perf_counter() - began if start.step == 0 else 0.0)
+        validated = saved = seconds
         save_after = self.checkpoint_seconds
         sample = None
         for report in train_steps(
@@ -362,7 +373,7 @@ class Run:
             self.record.training.schedule,
             self.record.training.budget,
             step=start.step,
-            seconds=start.seconds,
+            seconds=seconds,
             report_seconds=min(_REPORT_SECONDS, self.checkpoint_seconds),
             should_stop=should_stop,
             **self._plasticity(),
@@ -395,14 +406,29 @@ class Run:
         every = self.record.training.rewire
         return {} if every is None else {"after_step": Rewiring(self.model, self.windows, every)}
 
+    def _contexts(self) -> ContextTables | None:
+        """Counted once; None where the model is to have none."""
+        if self.count is None:
+            return None
+        if self._counted is None:
+            self._counted = self.count()
+        return self._counted
+
+    def _calibrate(self) -> dict[str, float]:
+        contexts = self._contexts()
+        if contexts is None:
+            return {"readout_scale": calibrate(self.model, self.set_aside)}
+        c, believed = blend(self.model, contexts, self.set_aside)
+        return {"readout_scale": c, "context_scale": believed}
+
     def _note(self, **fields: Any) -> None:
         self.record = self.record.model_copy(update=fields)
 
     def _save(self) -> CheckpointReport:
         metrics = self.record.metrics
         if self._progress >= 1 and self.set_aside and metrics.readout_scale is None:
-            scale = calibrate(self.model, self.set_aside)
-            self._note(metrics=metrics.model_copy(update={"readout_scale": scale}))
+            self._note(metrics=metrics.model_copy(update=self._calibrate()))
+            self._note(model=self.model.config.to_dict())
         self.writer.save(self.record, checkpoint_tensors(self.model, self.optimizer))
         return CheckpointReport(self.record.position.step, self.writer.directory)
 
@@ -418,6 +444,17 @@ def windows_of(record: Record, data: np.ndarray) -> Windows:
     tokens = Vocabulary(bytes(record.vocabulary)).encode(data)
     segments, _ = set_aside(holdout.training, training.calibration)
     return Windows(tokens, segments, length=training.length, batch=training.batch, seed=training.seed)
+
+
+def count_contexts(record: Record, data: np.ndarray) -> ContextTables:
+    """Tables of the contexts in what a run trains on, of its text (N,) uint8; nothing of what is set aside."""
+    training = record.training
+    vocabulary = Vocabulary(bytes(record.vocabulary))
+    holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
+    segments, _ = set_aside(holdout.training, training.calibration)
+    if sum(end - start for start, end in segments) > training.counted:
+        _, segments = set_aside(segments, training.counted, COUNTED_STRETCHES)
+    return ContextTables.of_text(vocabulary.encode(data), segments, training.contexts, vocabulary.size)
 
 
 def require_room(config: Any, preset: str) -> None:

@@ -73,6 +73,15 @@ def train(
             "[default: 1, more where a text is read often]",
         ),
     ] = None,
+    contexts: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=7,
+            help="Bytes of the longest contexts that are counted, in one pass, beside the trained tables; 0: none. "
+            "[default: the preset's]",
+        ),
+    ] = None,
     calibration: Annotated[
         int | None,
         typer.Option(
@@ -167,6 +176,7 @@ def train(
         rate=rate,
         drop=drop,
         members=members,
+        contexts=contexts,
         calibration=calibration,
         optimizer=value_of(optimizer),
         update=value_of(update),

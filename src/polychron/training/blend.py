@@ -1,0 +1,109 @@
+"""Counted contexts beside trained tables: how far each is to be believed, fitted to text that neither knows."""
+
+# N position in the text, K symbol
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from polychron.models import DelayLM
+from polychron.nn import ContextTables
+
+# At most so many bytes of a text are counted; of a longer one, stretches spread over it.
+MOST_COUNTED = 1 << 25
+COUNTED_STRETCHES = 64
+
+_PIECE = 1 << 14
+_STEPS = 20
+
+
+@torch.no_grad()
+def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]) -> tuple[float, float]:
+    r"""Gives a trained model counted tables, and multiplies either's rows by what suits ``pieces`` best.
+
+    .. math:: U \leftarrow c\,U,\quad R \leftarrow \lambda R,\quad
+              (c, \lambda) = \arg\min \sum_t -\log \mathrm{softmax}(c\,U(z_t) + \lambda R(x_{\le t}))[\mathrm{target}_t]
+
+    That is a geometric mean of two models, or rather two factors that are folded into rows: a reading still adds rows
+    and multiplies nothing. The cost is convex in both; Newton's method finds its least.
+
+    Args:
+        model: trained without counted tables; changed in place.
+        contexts: counted in the text that the model was trained on; changed in place.
+        pieces: stretches of token ids (N,) that neither has seen, each with at least two.
+
+    Returns:
+        c and lambda, neither negative.
+
+    Source: a logarithmic opinion pool; Heskes, Selecting weighting factors in logarithmic opinion pools (1997).
+
+    Example:
+        >>> from polychron.models import DelayConfig
+        >>> text = np.tile(np.arange(4, dtype=np.uint8), 50)
+        >>> model = DelayLM(DelayConfig(vocabulary_size=4, n_tables=2, n_comparisons=2, readout_n_comparisons=2))
+        >>> contexts = ContextTables.of_text(text, [(0, 200)], depth=2, n_symbols=4)
+        >>> c, believed = blend(model, contexts, [text])
+        >>> believed > 0.5 and model.config.context_bytes == 2
+        True
+    """
+    model.eval()
+    trained, counted, targets = _logits(model, contexts, pieces)
+    factors = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    cost, slope, curvature = _cost(factors, trained, counted, targets)
+    for _ in range(_STEPS):
+        step = torch.linalg.solve(curvature + 1e-9 * torch.eye(2, dtype=torch.float64), slope)
+        while True:  # Newton's step may lead too far
+            tried = (factors - step).clamp(min=0.0)
+            found = _cost(tried, trained, counted, targets)
+            if found[0] <= cost or step.abs().max() < 1e-4:
+                break
+            step = step / 2
+        moved = (tried - factors).abs().max()
+        if found[0] > cost:
+            break
+        factors, (cost, slope, curvature) = tried, found
+        if moved < 1e-4:
+            break
+    c, believed = factors.tolist()
+    tables = model.readout.synaptic_vectors
+    tables.copy_(tables.float() * c)
+    contexts.value.mul_(believed)
+    model.set_contexts(contexts)
+    return c, believed
+
+
+def _logits(
+    model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of all pieces together: the trained tables' logits (N, K), the counted tables', and the targets (N,)."""
+    trained, counted, targets = [], [], []
+    for piece in pieces:
+        tokens = torch.from_numpy(piece.astype(np.int64))[None]
+        state = model.start()
+        for part in tokens[:, :-1].split(_PIECE, dim=1):
+            logits, state = model.extend(part.to(model.device), state)
+            trained.append(logits[0].cpu())
+        counted.append(contexts(tokens[:, :-1])[0])
+        targets.append(tokens[0, 1:])
+    return torch.cat(trained), torch.cat(counted), torch.cat(targets)
+
+
+def _cost(
+    factors: torch.Tensor, trained: torch.Tensor, counted: torch.Tensor, targets: torch.Tensor
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Mean nats, their slope (2,) and curvature (2, 2): means and covariances of both logits under the prediction."""
+    nats, slope, curvature = 0.0, torch.zeros(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    for a, b, target in zip(trained.split(_PIECE), counted.split(_PIECE), targets.split(_PIECE), strict=True):
+        known = torch.stack([a, b])
+        log_p = (factors[0].float() * a + factors[1].float() * b).log_softmax(1)
+        p = log_p.exp()
+        mean = (known * p).sum(2)
+        at_target = known.gather(2, target.expand(2, -1)[..., None])[..., 0]
+        nats -= log_p.gather(1, target[:, None]).sum(dtype=torch.float64).item()
+        slope += (mean - at_target).sum(1, dtype=torch.float64)
+        spread = (known - mean[..., None]) * p.sqrt()
+        curvature += torch.einsum("ink,jnk->ij", spread, spread).double()
+    return nats / len(targets), slope / len(targets), curvature / len(targets)
