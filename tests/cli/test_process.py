@@ -113,6 +113,20 @@ def test_ctrl_c_ends_generation_quietly(polychron: Command, trained: Path):
     assert done.out.startswith("In")
 
 
+def test_ctrl_c_while_typer_is_loaded_ends_quietly():
+    interrupted = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from polychron.cli import main\n"
+        "sys.exit(main(['train', 'book.txt']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_every_command_has_help_with_an_example(polychron: Command, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     assert "generate" in polychron().out
