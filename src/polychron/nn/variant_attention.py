@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polychron.anchors import draw_anchors
-from polychron.nn.variant_tables import VariantLayer, order_directions
+from polychron.nn.variant_tables import VariantLayer, check_sequences, order_directions
 from polychron.ops.variants import Address, binary, join, latency_gradient
 
 
@@ -79,6 +79,7 @@ class VariantAttention(VariantLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """y of the latencies x."""
+        check_sequences(x, self.n_inputs)
         B, T, n = x.shape
         flat = x.reshape(-1, n)
         directions = [None if some is None else self._trained(some, B * T) for some in
