@@ -38,8 +38,7 @@ class VariantAttention(VariantLayer):
     Shapes: x (B, T, n_inputs), y (B, T, n_outputs).
 
     Example:
-        >>> head = VariantAttention(16, 16, n_tables=4, n_comparisons=3, n_position_bits=2, window=7, hash="zero",
-        ...                         reading="soft", gradient="nearest", n_bins=3, bin_width=1.0, temperature=1.0)
+        >>> head = VariantAttention(16, 16, n_tables=4, n_comparisons=3, n_position_bits=2, window=7, reading="soft")
         >>> head(torch.randn(2, 8, 16)).shape
         torch.Size([2, 8, 16])
     """
