@@ -88,7 +88,7 @@ def check_width(x: torch.Tensor, n_inputs: int) -> None:
     Raises:
         ValueError: it has another number.
     """
-    if x.shape[-1:] != (n_inputs,):
+    if x.size(-1) != n_inputs:
         kind = "" if x.is_floating_point() else ". These look like token ids: pass them through the embedding first"
         raise ValueError(f"x must have shape (..., {n_inputs}); got {tuple(x.shape)}{kind}")
 
