@@ -143,6 +143,8 @@ def test_bad_input_is_one_clear_line(polychron: Command, classifier: Path, image
         path.write_bytes(path.read_bytes()[:-1])
     for arguments, message in [
         (["train-classifier", "nowhere"], "no such data: nowhere"),
+        (["train-classifier", "n" * 300], "File name too long"),
+        (["train-classifier", images, "--steps", 2**63], "--steps"),
         (["train-classifier", images, "--preset", "huge"], "must be one of tiny, small, base"),
         (["train-classifier", images, "--minutes", "1", "--steps", "1"], "exclude each other"),
         (["train-classifier", images, "--rate", "nan"], "--rate must be positive"),

@@ -41,6 +41,12 @@ def test_a_person_sees_both_units(polychron: Command, trained: Path):
     assert "\x1b" not in done.out
 
 
+def test_a_text_is_named_as_seen_from_here(polychron: Command, trained: Path, text: Path, monkeypatch):
+    assert f"the held-out part of {text}, " in polychron("evaluate", trained).out
+    monkeypatch.chdir(text.parent)
+    assert f"the held-out part of {text.name}, " in polychron("evaluate", trained).out
+
+
 def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path: Path):
     (tmp_path / "one").write_text("x")
     (tmp_path / "foreign").mkdir()
@@ -49,10 +55,12 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path
         path.write_bytes(path.read_bytes()[:-1])
     for arguments, message in [
         (["nowhere"], "nowhere does not exist"),
+        ([trained, "--adapt", 0], "--adapt must be positive and finite; got 0"),
+        ([trained, "--adapt", "nan"], "--adapt must be positive and finite; got nan"),
         ([tmp_path / "foreign"], "has no checkpoint"),
         ([truncated], "truncated"),
         ([trained, "nowhere.txt"], "no such file"),
-        ([trained, tmp_path / "one"], "too short: it has 1 bytes and at least 2 are needed"),
+        ([trained, tmp_path / "one"], "too short: at least 2 bytes are needed; got 1"),
         ([], "DIR"),
     ]:
         refused = polychron("evaluate", *arguments)

@@ -63,6 +63,8 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path
         ([trained], "--out"),
         ([trained, "--out", "x", "--to", "abacus"], "abacus"),
         ([trained, "--out", "x", "--temperature", 0], "temperature must be above 0"),
+        ([trained, "--out", "x", "--to", "web", "--temperature", "nan"], "from 0 to 1.5; got nan"),
+        ([trained, "--out", "x", "--to", "web", "--temperature", 2], "from 0 to 1.5; got 2"),
         ([trained, "--out", "1"], "begins with a letter"),
         ([trained, "--out", "x", "--to", "web", "--tables", "t"], "--tables is an option of --to c"),
         ([trained, "--out", trained / "config.json" / "x"], "cannot write"),

@@ -45,6 +45,7 @@ def test_a_model_is_inspected_on_what_was_held_out(polychron: Command, trained: 
         assert 0 <= layer["near_ties"]["0.01"] <= layer["near_ties"]["0.1"] <= layer["near_ties"]["1"] <= 1
     out = polychron("inspect", trained).out
     assert "rows read" in out
+    assert "bytes: 2,816 bytes read" in out
     assert "readout" in out
 
 
@@ -59,7 +60,7 @@ def test_the_report_is_one_file_that_loads_nothing(polychron: Command, trained: 
     assert tags.counts["svg"] == 2 * 4 + 2  # four pictures a layer, and the spikes that each compares
     assert tags.counts["img"] == 2
     assert all(source.startswith("data:image/png;base64,") for source in tags.sources)
-    assert "2,000 bytes of" in page
+    assert "2,000 bytes read" in page
     assert [path.name for path in Path().iterdir()] == ["report.html"]
 
 

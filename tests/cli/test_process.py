@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -103,6 +104,24 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(command: str, text: Path
         assert json.loads((tmp_path / "run" / "config.json").read_text())["position"]["step"] > 0
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("command", [["generate", "{}", "In"], ["cost"]])
+def test_a_full_disk_behind_standard_output_is_one_clear_line(command: list[str], trained: Path):
+    arguments = [argument.format(trained) for argument in command]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*POLYCHRON, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: cannot write to standard output: no space left on the device\n",
+    )
+
+
+def test_a_command_runs_with_standard_output_closed(trained: Path):
+    command = " ".join([*map(shlex.quote, POLYCHRON), "generate", shlex.quote(str(trained)), "In", "--bytes 5", ">&-"])
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_ctrl_c_ends_generation_quietly(polychron: Command, trained: Path):
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
@@ -111,6 +130,20 @@ def test_ctrl_c_ends_generation_quietly(polychron: Command, trained: Path):
     assert done.code == 130
     assert done.err == ""
     assert done.out.startswith("In")
+
+
+def test_ctrl_c_while_typer_is_loaded_ends_quietly():
+    interrupted = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from polychron.cli import main\n"
+        "sys.exit(main(['train', 'book.txt']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_every_command_has_help_with_an_example(polychron: Command, monkeypatch):

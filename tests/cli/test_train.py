@@ -177,7 +177,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(polychron: Comman
     for arguments, message in [
         (["nowhere.txt"], "no such file or folder: nowhere.txt"),
         ([tmp_path / "empty"], "is empty"),
-        ([tmp_path / "short"], "is too short: it has 9 bytes and at least 1,024 are needed"),
+        ([tmp_path / "short"], "is too short: at least 1,024 bytes are needed; got 9"),
         ([tmp_path / "zeros"], "one byte value only (0)"),
         (["/dev/null"], "neither a file nor a folder"),
         ([text, "--preset", "gigantic"], "must be one of micro, tiny, small, medium, base; got 'gigantic'"),
@@ -186,6 +186,8 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(polychron: Comman
         ([text, "--length", 0], "--length"),
         ([text, "--batch", -1], "--batch"),
         ([text, "--steps", 0], "--steps"),
+        ([text, "--steps", 2**63], "--steps"),
+        ([text, "--calibration", 2**63], "--calibration"),
         ([text, "--steps", 5, "--minutes", 5], "--minutes and --steps exclude each other"),
         ([text, "--minutes", "nan"], "--minutes must be positive and finite"),
         ([text, "--minutes", -1], "--minutes must be positive and finite"),

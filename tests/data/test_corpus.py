@@ -90,7 +90,7 @@ def test_the_standard_library_is_cut_at_its_limit_by_files_spread_over_the_alpha
     ("content", "message"),
     [
         (b"", "is empty: at least 1,024 bytes"),
-        (b"short", "is too short: it has 5 bytes and at least 1,024 are needed"),
+        (b"short", "is too short: at least 1,024 bytes are needed; got 5"),
         (b"a" * 5000, "consists of one byte value only .97."),
     ],
 )

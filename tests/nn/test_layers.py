@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from polychron.errors import InputError
-from polychron.nn import LookupTables, PairAttention, Readout
+from polychron.nn import LookupTables, PairAttention, Readout, RecurrentTables
 from polychron.ops import RowUpdate, pair_lookup
 
 
@@ -147,3 +147,25 @@ def test_errors_name_the_argument():
     head = PairAttention(8, 8, n_tables=1, n_comparisons=3, n_position_bits=2, window=3)
     with pytest.raises(ValueError, match=r"Is the sequence longer than the context"):
         pair_lookup(torch.zeros(1, 9, 8), head.synaptic_vectors, head.anchors, head.position_code)
+
+
+@pytest.mark.parametrize("n_wrong", [5, 7, 12])
+def test_latencies_of_another_number_of_neurons_are_refused(n_wrong: int):
+    """Of more than six an operator alone would read the first six."""
+    x = torch.randn(2, 3, n_wrong)
+    readout = Readout(6, 3, 2, 2)
+    layers = [LookupTables(6, 3, 2, 2), LookupTables(6, 3, 2, 2, 4), PairAttention(6, 6, 2, 2, 1, 4)]
+    for read in [*layers, RecurrentTables(6, 2, 2), readout, lambda x: readout.loss(x, torch.zeros(2, 3).long())]:
+        with pytest.raises(ValueError, match=rf"x must have shape \(..., 6\); got \(2, 3, {n_wrong}\)"):
+            read(x)
+
+
+def test_token_ids_are_recognised():
+    with pytest.raises(ValueError, match="pass them through the embedding first"):
+        LookupTables(6, 3, 2, 2)(torch.zeros(2, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("anchors", [torch.tensor([[[0, 1]], [[1, 2]]]), torch.tensor([[[0, 6]], [[1, 2]]]).int()])
+def test_given_anchors_are_int32_pairs_of_neurons_that_are_there(anchors: torch.Tensor):
+    with pytest.raises(ValueError, match=rf"anchors must be int32 \(2, 1, 2\).*; got {anchors.dtype}"):
+        LookupTables(6, 3, 2, 1, anchors=anchors)

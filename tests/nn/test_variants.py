@@ -149,3 +149,8 @@ def test_what_makes_no_sense_is_refused():
         VariantTables(6, 3, 5, 4, 2, reading="soft")(torch.zeros(4, 6))
     with pytest.raises(ValueError, match="pairs of different neurons"):
         VariantTables(6, 3, 5, 4, anchors=torch.zeros(5, 4, 2, dtype=torch.int32))
+    attention = VariantAttention(6, 6, 2, 2, 1, 4, reading="soft")
+    for layer, name in [(VariantRecurrentTables(6, 2, 2, reading="soft"), "z"), (attention, "x")]:
+        for wrong in (torch.zeros(4, 6), torch.zeros(2, 3, 7), torch.zeros(2, 3, 6).long()):
+            with pytest.raises(ValueError, match=rf"{name} must hold latencies of shape \(B, T, 6\)"):
+                layer(wrong)

@@ -9,6 +9,8 @@ from polychron.errors import InputError
 from polychron.reproduce import CONFIRMED, ITEMS, NOT_CONFIRMED, OTHER_SCALE, Finding, measured, reproduce
 from polychron.twins.contest import Outcome
 
+from ..training.test_checkpoint import files_limited_to
+
 
 def run_of(points, name="ours", seed=0):
     return Outcome(name, seed, 0.1, 10, points)
@@ -95,5 +97,8 @@ def test_bad_input_is_named(tmp_path, text):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot make the folder"):
         reproduce("table3", tmp_path / "file")
+    with files_limited_to(0), pytest.raises(InputError, match="cannot write"):
+        reproduce("table3", tmp_path / "full")
+    assert list((tmp_path / "full").iterdir()) == []
     with pytest.raises(ValueError, match="verdict must be one of"):
         Finding("a", "b", "c", "maybe")

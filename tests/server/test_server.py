@@ -331,7 +331,7 @@ def test_what_cannot_be_served_is_one_clear_line(folder: Path, tmp_path: Path, c
         ([torn], "is damaged"),
         ([soft], "the runtime reads one row a table, addressed by order; this model has reading soft"),
         ([folder, "--host", "256.1.1.1"], "cannot listen on port 0 of '256.1.1.1'"),
-        ([folder, "--host", "192.0.2.1"], "cannot listen on port 0 of '192.0.2.1'"),
+        ([folder, "--host", "192.0.2.1"], "cannot listen on port 0 of '192.0.2.1': Cannot assign requested address\n"),
         ([folder, "--seconds", "0"], "seconds must be above 0"),
         ([folder, "--seconds", "nan"], "seconds must be above 0"),
         ([folder, "--streams", "0"], "--streams"),

@@ -16,6 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = run_plain(arguments)
     if code is not None:
         return code
-    from polychron.cli.app import main as run_with_typer
-
+    try:
+        from polychron.cli.app import main as run_with_typer
+    except KeyboardInterrupt:  # typer's import takes long enough for Ctrl-C to meet it
+        return 130
     return run_with_typer(arguments)

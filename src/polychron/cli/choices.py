@@ -162,6 +162,22 @@ Bins = Annotated[
     int | None, typer.Option(min=2, max=65_536, help="Bins of a comparison under --hash bins. [default: 3]")
 ]
 
+# What `train` and `train-classifier` have in common.
+Minutes = Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, max=2**63 - 1, help="Train so many steps, instead of minutes: reproducible to the bit."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")]
+Rate = Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")]
+Optimizer = Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")]
+RunFolder = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the checkpoint. [default: a new one in runs/]")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the checkpoint in --out, with the settings it records.")
+]
+
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=1024, help="Threads to compute with. No result depends on it."),

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from polychron.cli.console import StatusLine, duration, make_console, print_json, say, variant_words
+from polychron.cli.console import StatusLine, counted, duration, make_console, print_json, say, variant_words
 from polychron.cli.signals import signals_noted
 from polychron.data.examples import LabelledSet, load_labelled
 from polychron.errors import InputError
@@ -269,13 +269,14 @@ class _View:
             f"deep {record.preset}: {config.n_neurons} neurons, residual layers: {config.n_layers}, "
             f"{config.n_parameters():,} parameters" + variant_words(config.hash, config.reading, config.gradient),
         )
+        threads = counted(torch.get_num_threads(), "thread")
         if training.counts:
-            self._say("counting", f"every example once, seed {training.seed}, {torch.get_num_threads()} threads")
+            self._say("counting", f"every example once, seed {training.seed}, {threads}")
             return
         self._say(
             "training",
             f"{training.optimizer}, rate {training.rate:g}, {training.batch} examples a step, augment "
-            f"{training.augment}, seed {training.seed}, {torch.get_num_threads()} threads",
+            f"{training.augment}, seed {training.seed}, {threads}",
         )
 
     def show(self, event: ClassifierEvent) -> None:

@@ -88,6 +88,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(n: int, noun: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "thread"), counted(4096, "byte")
+        ('1 thread', '4,096 bytes')
+    """
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
 def resume_command(directory: Path) -> str:
     """What to type to go on with a run."""
     return f"polychron train --resume --out {shlex.quote(str(directory))}"
@@ -123,7 +133,7 @@ class TerminalView:
             + variant_words(*variant),
         )
         device = facts.get("device", "cpu")
-        where = f"{facts['threads']} threads" if device == "cpu" else device
+        where = counted(facts["threads"], "thread") if device == "cpu" else device
         self._say(
             "training",
             f"{facts['optimizer']}, rate {facts['rate']:g}, {facts['batch']} windows of {facts['length']} "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,8 @@ def run_evaluate(directory: Path, text: Path | None, *, adapt: float | None, thr
     """Score a text, or without one what was held out from training; ``adapt``: the rate of learning from it."""
     if threads is not None:
         torch.set_num_threads(threads)
+    if adapt is not None and not (math.isfinite(adapt) and adapt > 0):
+        raise InputError(f"--adapt must be positive and finite; got {adapt:g}")
     checkpoint = open_checkpoint(directory)
     record = checkpoint.record
     if text is None:
@@ -90,7 +94,7 @@ def load_recorded_corpus(record: Record, text: Path | None = None) -> Corpus:
     """
     expected = record.corpus
     try:
-        corpus = load_corpus(text if text is not None else expected.path)
+        corpus = load_corpus(text if text is not None else _from_here(expected.path))
     except InputError as error:
         if text is not None:
             raise
@@ -104,3 +108,11 @@ def load_recorded_corpus(record: Record, text: Path | None = None) -> Corpus:
             f"SHA-256 {expected.sha256[:12]}...): {cause}"
         )
     return corpus
+
+
+def _from_here(path: str | None) -> str | None:
+    """A path as people write it: from the working folder on, if it lies there."""
+    if path is not None:
+        with contextlib.suppress(OSError, ValueError):
+            return str(Path(path).relative_to(Path.cwd()))
+    return path

@@ -14,7 +14,7 @@ from polychron.analysis.inspection import compared_latencies, inspect_model
 from polychron.analysis.report import Raster, write_report
 from polychron.analysis.usage import CONSTANT_SHARE, CORRELATED, NEAR_TIES, TELLING_SHARE, LayerUsage
 from polychron.cli.classify import load_test_set
-from polychron.cli.console import make_console, print_json, say
+from polychron.cli.console import counted, make_console, print_json, say
 from polychron.cli.evaluate import load_recorded_corpus
 from polychron.cli.output import visible
 from polychron.data import hold_out, load_corpus
@@ -118,7 +118,7 @@ def _language_model(
     facts = [
         f"{record.model['kind']} {record.preset}, {model.n_parameters():,} parameters, {precision}, "
         f"step {record.position.step:,}",
-        f"read: {text.size:,} bytes of {source}",
+        f"{source}: {counted(text.size, 'byte')} read",
     ]
     tokens = _tokens(vocabulary.encode(text))
     if record.model["kind"] == "recurrent" and text.size > _STRETCH:  # it takes position after position
@@ -170,7 +170,7 @@ def _classifier(
     facts = [
         f"classifier {checkpoint.record.preset}, {model.n_parameters():,} parameters, "
         f"step {checkpoint.record.position.step:,}",
-        f"read: {len(inputs):,} test examples of {labelled.source}",
+        f"{labelled.source}: {counted(len(inputs), 'test example')} read",
     ]
     labels = tuple(str(label) for label in labelled.test_labels[:_RASTER_POSITIONS].tolist())
     return model, brightness(inputs), facts, brightness(inputs[: len(labels)]), labels

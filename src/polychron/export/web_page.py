@@ -24,6 +24,7 @@ from polychron.export.integer_model import IntegerModel
 from polychron.limits import format_bytes
 
 _MAXIMUM_TABLE_BYTES = 256 << 20
+_HIGHEST_TEMPERATURE = 1.5  # the end of the page's slider
 _OPTIONS = (
     "--target=wasm32", "-O3", "-std=c99", "-nostdlib", "-ffreestanding", "-mbulk-memory", "-Wl,--no-entry",
     "-Wl,--strip-all", "-Wl,--export=__heap_base", "-Wl,-z,stack-size=65536",
@@ -54,12 +55,15 @@ def export_web(
         model: from `read_integer_model`.
         out: path, with or without ``.html``; the folder is made.
         title: of the page.
-        temperature: that the page begins with.
+        temperature: that the page begins with, from 0 to 1.5.
         prompt: that the page begins with.
 
     Raises:
-        InputError: clang or wasm-ld is missing; tables of more than 256 MB; the system refused to write.
+        InputError: clang or wasm-ld is missing; tables of more than 256 MB; a temperature out of range; the system
+            refused to write.
     """
+    if not 0 <= temperature <= _HIGHEST_TEMPERATURE:
+        raise InputError(f"the temperature of a page must be from 0 to {_HIGHEST_TEMPERATURE}; got {temperature:g}")
     n_bytes = sum(layer.rows.size for layer in model.layers)
     if n_bytes > _MAXIMUM_TABLE_BYTES:
         limit = format_bytes(_MAXIMUM_TABLE_BYTES)
@@ -83,7 +87,7 @@ def export_web(
             f"of {format_bytes(len(program))} compares, looks up and adds, and multiplies nothing."
         ),
         PROMPT=html.escape(prompt),
-        TEMPERATURE=f"{min(max(temperature, 0.0), 1.5):g}",
+        TEMPERATURE=f"{temperature:g}",
         MODEL=json.dumps(about).replace("<", "\\u003c"),
         CORE=_read("core.js"),
         PAGE=_read("page.js"),

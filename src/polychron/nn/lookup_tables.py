@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polychron.anchors import draw_anchors, draw_delays
-from polychron.nn.row_layer import RowLayer, anchors_in_range
+from polychron.anchors import draw_delays
+from polychron.nn.row_layer import RowLayer, check_width, choose_anchors
 from polychron.ops import RowUpdate, lookup, readout_cross_entropy
 from polychron.ops.dispatch import arithmetic, runs_triton
 
@@ -69,15 +69,7 @@ class LookupTables(RowLayer):
     ):
         if residual and n_inputs != n_outputs:
             raise ValueError(f"residual needs n_outputs == n_inputs; got {n_outputs} and {n_inputs}")
-        if isinstance(anchors, Tensor):
-            pairs = anchors
-            if pairs.shape != (n_tables, n_comparisons, 2) or not anchors_in_range(pairs, n_inputs):
-                raise ValueError(
-                    f"anchors must be ({n_tables}, {n_comparisons}, 2) pairs of different neurons in [0, {n_inputs}); "
-                    f"got {tuple(pairs.shape)}"
-                )
-        else:
-            pairs = draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
+        pairs = choose_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
         super().__init__(n_tables, n_comparisons, n_outputs, gradient, update, dtype)
         self.n_inputs = n_inputs
         self.n_comparisons = n_comparisons
@@ -88,6 +80,7 @@ class LookupTables(RowLayer):
 
     def forward(self, x: Tensor, history: Tensor | None = None) -> Tensor:
         """y of the latencies x; ``history`` (B, D, n_inputs) stands before them."""
+        check_width(x, self.n_inputs)
         kept = self.draw_step()
         if kept is not None:
             return self._read_some(x, history, kept)
@@ -139,6 +132,7 @@ class Readout(LookupTables):
 
     def loss(self, x: Tensor, targets: Tensor, history: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each position: x (B, T, n_inputs), targets (B, T) int64; (B, T)."""
+        check_width(x, self.n_inputs)
         kept = self.draw_step()
         if kept is not None:
             logits = self._read_some(x, history, kept)

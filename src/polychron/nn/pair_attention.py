@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polychron.anchors import draw_anchors
-from polychron.nn.row_layer import RowLayer
+from polychron.nn.row_layer import RowLayer, check_width
 from polychron.ops import RowUpdate, pair_lookup
 from polychron.ops.pair_lookup import extend
 
@@ -84,6 +84,7 @@ class PairAttention(RowLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """y of the latencies x."""
+        check_width(x, self.n_inputs)
         self.draw_step()
         return pair_lookup(
             x, self.synaptic_vectors, self.anchors, self.position_code, key_anchors=self.key_anchors,

@@ -7,6 +7,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from polychron.nn.lookup_tables import LookupTables
+from polychron.nn.row_layer import check_width
 from polychron.ops import RowUpdate
 from polychron.ops.recurrence import recurrence
 
@@ -55,6 +56,7 @@ class RecurrentTables(LookupTables):
 
     def forward(self, z: Tensor, start: Tensor | None = None) -> Tensor:
         """h of the inputs z, going on from ``start``."""
+        check_width(z, self.n_inputs)
         return recurrence(
             z, self.synaptic_vectors, self.anchors, start, truncation=self.truncation, **self._options()
         )  # fmt: skip

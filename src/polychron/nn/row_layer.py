@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from polychron.anchors import draw_anchors
 from polychron.memory import zero_tables
 from polychron.ops.checks import GRADIENTS
 from polychron.ops.row_update import RowUpdate
@@ -79,6 +80,37 @@ class RowLayer(nn.Module):
     def n_outputs(self) -> int:
         """Neurons that the layer drives."""
         return self.synaptic_vectors.shape[2]
+
+
+def check_width(x: torch.Tensor, n_inputs: int) -> None:
+    """x must have n_inputs neurons: of a longer vector an operator would read the first ones and say nothing.
+
+    Raises:
+        ValueError: it has another number.
+    """
+    if x.size(-1) != n_inputs:
+        kind = "" if x.is_floating_point() else ". These look like token ids: pass them through the embedding first"
+        raise ValueError(f"x must have shape (..., {n_inputs}); got {tuple(x.shape)}{kind}")
+
+
+def choose_anchors(
+    anchors: str | torch.Tensor, n_inputs: int, n_tables: int, n_comparisons: int, seed: int
+) -> torch.Tensor:
+    """Anchor pairs (n_tables, n_comparisons, 2) int32: drawn as ``anchors`` says, or these themselves.
+
+    Raises:
+        InputError: an unknown word, or more comparisons than there are pairs.
+        ValueError: pairs of another type or shape, or of neurons that are not there.
+    """
+    if not isinstance(anchors, torch.Tensor):
+        return draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
+    shape = (n_tables, n_comparisons, 2)
+    if anchors.dtype != torch.int32 or anchors.shape != shape or not anchors_in_range(anchors, n_inputs):
+        raise ValueError(
+            f"anchors must be int32 {shape}, pairs of different neurons in [0, {n_inputs}); "
+            f"got {anchors.dtype} {tuple(anchors.shape)}"
+        )
+    return anchors
 
 
 def anchors_in_range(anchors: torch.Tensor, n_inputs: int) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polychron.anchors import draw_anchors
-from polychron.nn.variant_tables import VariantLayer, order_directions
+from polychron.nn.variant_tables import VariantLayer, check_sequences, order_directions
 from polychron.ops.variants import Address, binary, join, latency_gradient
 
 
@@ -38,8 +38,7 @@ class VariantAttention(VariantLayer):
     Shapes: x (B, T, n_inputs), y (B, T, n_outputs).
 
     Example:
-        >>> head = VariantAttention(16, 16, n_tables=4, n_comparisons=3, n_position_bits=2, window=7, hash="zero",
-        ...                         reading="soft", gradient="nearest", n_bins=3, bin_width=1.0, temperature=1.0)
+        >>> head = VariantAttention(16, 16, n_tables=4, n_comparisons=3, n_position_bits=2, window=7, reading="soft")
         >>> head(torch.randn(2, 8, 16)).shape
         torch.Size([2, 8, 16])
     """
@@ -79,6 +78,7 @@ class VariantAttention(VariantLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """y of the latencies x."""
+        check_sequences(x, self.n_inputs)
         B, T, n = x.shape
         flat = x.reshape(-1, n)
         directions = [None if some is None else self._trained(some, B * T) for some in

@@ -7,9 +7,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from polychron.anchors import draw_anchors, draw_delays
+from polychron.anchors import draw_delays
 from polychron.limits import require_memory
-from polychron.nn.row_layer import anchors_in_range
+from polychron.nn.row_layer import choose_anchors
 from polychron.ops import RowUpdate
 from polychron.ops.row_update import apply_merged
 from polychron.ops.variants import (
@@ -39,12 +39,12 @@ class VariantLayer(nn.Module):
         n_rows: int,
         n_outputs: int,
         *,
-        hash: str,
-        reading: str,
-        gradient: str,
-        n_bins: int,
-        bin_width: float,
-        temperature: float,
+        hash: str = "order",
+        reading: str = "hard",
+        gradient: str = "nearest",
+        n_bins: int = 3,
+        bin_width: float = 1.0,
+        temperature: float = 1.0,
         table_gradient: str = "dense",
         update: RowUpdate | None = None,
     ):
@@ -203,15 +203,7 @@ class VariantTables(VariantLayer):
     ):
         if residual and n_inputs != n_outputs:
             raise ValueError(f"residual needs n_outputs == n_inputs; got {n_outputs} and {n_inputs}")
-        if isinstance(anchors, Tensor):
-            pairs = anchors
-            if pairs.shape != (n_tables, n_comparisons, 2) or not anchors_in_range(pairs, n_inputs):
-                raise ValueError(
-                    f"anchors must be ({n_tables}, {n_comparisons}, 2) pairs of different neurons in [0, {n_inputs}); "
-                    f"got {tuple(pairs.shape)}"
-                )
-        else:
-            pairs = draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
+        pairs = choose_anchors(anchors, n_inputs, n_tables, n_comparisons, seed)
         n_rows = n_bins**n_comparisons if hash == "bins" else 1 << n_comparisons
         super().__init__(
             n_tables, n_rows, n_outputs, hash=hash, reading=reading, gradient=gradient, n_bins=n_bins,
@@ -292,6 +284,7 @@ class VariantRecurrentTables(VariantTables):
 
     def forward(self, z: Tensor, start: Tensor | None = None) -> Tensor:
         """h of the inputs z, going on from ``start``; no table is dropped here."""
+        check_sequences(z, self.n_inputs, "z")
         B, T, n = z.shape
         h = z.new_zeros(B, n) if start is None else start.detach()
         passed = []
@@ -301,6 +294,16 @@ class VariantRecurrentTables(VariantTables):
             h = z[:, t] + self.sum_rows(h, B * T)
             passed.append(h)
         return torch.stack(passed, dim=1) if passed else torch.empty_like(z)
+
+
+def check_sequences(x: Tensor, n_inputs: int, name: str = "x") -> None:
+    """Latencies of sequences: floating and (B, T, n_inputs).
+
+    Raises:
+        ValueError: of another type or shape.
+    """
+    if x.dim() != 3 or x.shape[2] != n_inputs or not x.is_floating_point():
+        raise ValueError(f"{name} must hold latencies of shape (B, T, {n_inputs}); got {x.dtype} {tuple(x.shape)}")
 
 
 def order_directions(anchors: Tensor, n_inputs: int) -> nn.Parameter:

@@ -13,6 +13,7 @@ import torch
 
 import polychron
 from polychron.analysis import plots
+from polychron.analysis.files import written_beside
 from polychron.errors import InputError
 from polychron.reproduce import counted, measured
 from polychron.reproduce.measured import SIZES, Work
@@ -124,9 +125,5 @@ def _processor() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.writing")
-    try:
+    with written_beside(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None

@@ -6,6 +6,7 @@ import errno
 import functools
 import ipaddress
 import logging
+import os
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -39,7 +40,9 @@ def listen(host: str, port: int) -> socket.socket:
             raise InputError(
                 f"port {port} of {host} is in use, perhaps by another server: give another --port, or 0 for a free one"
             ) from None
-        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        # An errno's own words: to those of an exception, create_server adds the address once more.
+        known = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None
+        text = os.strerror(error.errno) if known else getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot listen on port {port} of {host!a}: {text}") from None
 
 

@@ -17,11 +17,17 @@ from polychron.cli.choices import (
     HoldoutKind,
     Json,
     Labelled,
+    Minutes,
     ModelKind,
-    OptimizerKind,
+    Optimizer,
     Part,
+    Rate,
     Reading,
+    Resume,
+    RunFolder,
+    Seed,
     SensoryAnchorKind,
+    Steps,
     TableType,
     Threads,
     UpdateKind,
@@ -43,21 +49,18 @@ def train(
         str | None,
         typer.Option(help="Its size; a wrong one is answered with those there are. [default: what suits --minutes]"),
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Train so many steps, instead of minutes: reproducible to the bit."),
-    ] = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
     batch: Annotated[int | None, typer.Option(min=1, max=2**20, help="Windows a step. [default: the preset's]")] = None,
     length: Annotated[
         int | None, typer.Option(min=1, max=2**20, help="Bytes of a window. [default: the preset's]")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
+    seed: Seed = None,
     threads: Threads = None,
     device: Annotated[
         DeviceKind, typer.Option(help="Where to compute: on the CPU, or on a GPU by Triton's kernels.")
     ] = DeviceKind.cpu,
-    rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
+    rate: Rate = None,
     drop: Annotated[
         float | None,
         typer.Option(
@@ -86,11 +89,12 @@ def train(
         int | None,
         typer.Option(
             min=0,
+            max=2**63 - 1,
             help="Bytes of the text that are not trained on and say, at the end, how sure the model should be. "
             "[default: a fiftieth, 64 KiB at most, of a text that is read six times or more]",
         ),
     ] = None,
-    optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
+    optimizer: Optimizer = None,
     hash: Hash = None,
     reading: Reading = None,
     gradient: Gradient = None,
@@ -142,11 +146,8 @@ def train(
         ),
     ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.01, help="Training time between two checkpoints.")] = 30.0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the checkpoint in --out, with the settings it records."),
-    ] = False,
+    out: RunFolder = None,
+    resume: Resume = False,
     json: Json = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write scalars for TensorBoard to DIR/tensorboard.")
@@ -215,13 +216,11 @@ def train_classifier(
     preset: Annotated[
         str | None, typer.Option(help="tiny, small or base. [default: by the number of examples]")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Train so many steps, instead of minutes: reproducible to the bit.")
-    ] = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
     batch: Annotated[int | None, typer.Option(min=1, max=2**20, help="Examples a step.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Learning rate at its highest. [default: the preset's]")] = None,
-    optimizer: Annotated[OptimizerKind | None, typer.Option(help="How rows are updated. [default: sgd]")] = None,
+    rate: Rate = None,
+    optimizer: Optimizer = None,
     hash: Hash = None,
     reading: Reading = None,
     gradient: Gradient = None,
@@ -232,15 +231,13 @@ def train_classifier(
     augment: Annotated[
         Augmentation | None, typer.Option(help="How images are moved about. [default: what suits the data]")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of all randomness. [default: 0]")] = None,
+    seed: Seed = None,
     counts: Annotated[
         bool, typer.Option("--counts", help="Count in one pass instead (random ferns): a readout, no gradients.")
     ] = False,
     threads: Threads = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint. [default: a new one in runs/]")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the checkpoint in --out, with the settings it records.")
-    ] = False,
+    out: RunFolder = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Train the paper's deep network (equation 10) to classify, test it on what was kept away, and save it.
