@@ -24,7 +24,7 @@ from harness.ending import exit_code
 from harness.ours import run_ours
 from harness.plan import Plan, run_name, tuning_name
 from harness.report import markdown
-from harness.results import OURS, Result, ResultFolder, read_results
+from harness.results import OURS, OWN, TRAINED, Result, ResultFolder, read_results
 from harness.twin_run import run_twin
 from polychron.errors import InputError
 from polychron.twins import RECIPES
@@ -32,7 +32,7 @@ from polychron.twins.split import Split
 from polychron.twins.tuning import MOST_RATES, Tuning, tune
 from references.run import KNESER_NEY, NAMES, PPMD, run_reference
 
-MODELS = (OURS, *RECIPES, *NAMES)
+MODELS = (OURS, TRAINED, *RECIPES, *NAMES)
 
 
 def measure(plan: Plan, directory: Path, *, resume: bool) -> None:
@@ -72,8 +72,8 @@ def measure(plan: Plan, directory: Path, *, resume: bool) -> None:
 
 
 def _trained(plan: Plan, split: Split, folder: ResultFolder, model: str, budget: float, seed: int) -> Result:
-    if model == OURS:
-        return run_ours(plan.text, budget, seed, plan.threads, say)
+    if model in OWN:
+        return run_ours(plan.text, budget, seed, plan.threads, say, counted=model == OURS)
     recipe = RECIPES[model]
     name = f"tuning/{tuning_name(model, budget)}.json"
     tuning = Tuning.from_dict(folder.once(name, lambda: tune(recipe, split, plan.trial_part * budget).to_dict()))
@@ -90,7 +90,7 @@ def say_how_long(plan: Plan, runs: list[tuple[str, float, int]], directory: Path
     to_tune = {
         (model, budget)
         for model, budget, _ in runs
-        if model != OURS and not (directory / "tuning" / f"{tuning_name(model, budget)}.json").exists()
+        if model not in OWN and not (directory / "tuning" / f"{tuning_name(model, budget)}.json").exists()
     }
     trials = sum((MOST_RATES + 1) * plan.trial_part * budget for _, budget in to_tune)
     say(

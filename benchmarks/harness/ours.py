@@ -10,15 +10,22 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.results import OURS, Result
+import numpy as np
+from harness.results import OURS, TRAINED, Result
 from harness.table_cost import UnknownCostError, reading_cost, training_operations
+from polychron.data import Vocabulary, load_corpus
 from polychron.training import open_checkpoint
 
 ADAPT_RATE = 0.02
+COST_BYTES = 20_000
 
 
-def run_ours(text: Path, seconds: float, seed: int, threads: int, tell: Callable[[str], None]) -> Result:
+def run_ours(
+    text: Path, seconds: float, seed: int, threads: int, tell: Callable[[str], None], *, counted: bool = True
+) -> Result:
     """Train in a process of its own, and read what it prints with ``--json``.
+
+    With ``counted`` as users get it; otherwise its trained tables alone.
 
     Raises:
         RuntimeError: the process failed; its last words follow.
@@ -27,13 +34,14 @@ def run_ours(text: Path, seconds: float, seed: int, threads: int, tell: Callable
         checkpoint = Path(folder, "run")
         events = _polychron(
             "train", text, "--holdout", "tail", "--minutes", repr(seconds / 60), "--seed", seed, "--threads", threads,
-            "--out", checkpoint,
+            "--out", checkpoint, *(() if counted else ("--contexts", 0)),
         )  # fmt: skip
         (adapting,) = _polychron("evaluate", checkpoint, "--adapt", ADAPT_RATE, "--threads", threads)
-        model = open_checkpoint(checkpoint).load_model()
+        trained = open_checkpoint(checkpoint)
+        model = trained.load_model()
     start, result = events[0], events[-1]
     try:
-        reading = reading_cost(model)
+        reading = reading_cost(model, _last_bytes(text, trained.vocabulary))
         costs = {
             "operations": reading.operations,
             "bytes_touched": reading.bytes,
@@ -44,7 +52,7 @@ def run_ours(text: Path, seconds: float, seed: int, threads: int, tell: Callable
         costs = {}
     kept = ("model", "preset", "optimizer", "rate", "batch", "length")
     return Result(
-        model=OURS,
+        model=OURS if counted else TRAINED,
         budget=seconds,
         seed=seed,
         nats_per_byte=result["val_nats_per_byte"],
@@ -57,6 +65,11 @@ def run_ours(text: Path, seconds: float, seed: int, threads: int, tell: Callable
         adapting_nats_per_byte=adapting["nats_per_byte"],
         **costs,
     )
+
+
+def _last_bytes(text: Path, vocabulary: Vocabulary) -> np.ndarray:
+    """The end of the held-out part: what a byte costs is averaged over it."""
+    return vocabulary.encode(load_corpus(text).data[-COST_BYTES:])
 
 
 def _polychron(*arguments: object) -> list[dict[str, Any]]:

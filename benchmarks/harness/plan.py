@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.results import OURS
+from harness.results import OURS, OWN
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Plan:
         for budget in sorted({*self.budgets, *(self.our_budgets if OURS in self.models else ())}):
             for seed in self.seeds:
                 for model in self.models:
-                    is_twins = budget in self.budgets and seed in self.twin_seeds and model not in references
-                    if model == OURS or is_twins:
+                    seeds = self.seeds if model in OWN else self.twin_seeds
+                    is_asked = budget in self.budgets and seed in seeds and model not in references
+                    if model == OURS or is_asked:
                         yield model, budget, seed
 
 

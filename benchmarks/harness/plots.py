@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from harness.results import OURS, Result
+from harness.results import OURS, OWN, TRAINED, Result
 from harness.summary import Mean, frontier, means_of, twins_in
 
 # Mostly Okabe and Ito's colours, told apart with any eyes; ours is the only warm and heavy line.
 OUR_COLOUR = "#D55E00"
+OUR_LIGHTER = "#E8A070"
 TWIN_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#6A4C93", "#A3A500")
 INK, FAINT = "#222222", "#8A8A8A"
 STYLE = {
@@ -56,7 +57,7 @@ def _loss_against_time(about: dict[str, Any], means: list[Mean]) -> Figure:
     ends: list[tuple[float, float, str, str]] = []
     for model, colour in _colours(means).items():
         budgets = frontier(means, model)
-        ours = model == OURS
+        ours = model in OWN
         seconds = [mean.budget for mean in budgets]
         nats = [mean.nats_per_byte for mean in budgets]
         axes.plot(seconds, nats, "o-", color=colour, linewidth=2.6 if ours else 1.5, markersize=6 if ours else 4,
@@ -105,7 +106,7 @@ def _loss_against_cost(about: dict[str, Any], means: list[Mean]) -> Figure:
     for axes, (title, value) in zip(grid.flat, panels, strict=True):
         for model, colour in colours.items():
             points = [(value(mean), mean.nats_per_byte) for mean in frontier(means, model) if value(mean) is not None]
-            ours = model == OURS
+            ours = model in OWN
             axes.plot(*zip(*points, strict=True) if points else ((), ()), "o-", color=colour, label=model,
                       linewidth=2.6 if ours else 1.5, markersize=6 if ours else 4, zorder=4 if ours else 3)  # fmt: skip
         axes.set_xscale("log")
@@ -124,7 +125,8 @@ def _loss_against_cost(about: dict[str, Any], means: list[Mean]) -> Figure:
 def _colours(means: list[Mean]) -> dict[str, str]:
     trained = {mean.model for mean in means if mean.budget}
     colours = {model: TWIN_COLOURS[i % len(TWIN_COLOURS)] for i, model in enumerate(sorted(twins_in(means)))}
-    return ({OURS: OUR_COLOUR} if OURS in trained else {}) | colours
+    own = {OURS: OUR_COLOUR, TRAINED: OUR_LIGHTER}
+    return {model: colour for model, colour in own.items() if model in trained} | colours
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
@@ -139,7 +141,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
             xy=(1.0, nats), xycoords=("axes fraction", "data"),
             xytext=(1.03, place), textcoords=("axes fraction", "data"),
             color=colour if colour != FAINT else "#666666", fontsize=9, va="center",
-            fontweight="bold" if model == OURS else "normal",
+            fontweight="bold" if model in OWN else "normal",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0,
                         "relpos": (0, 0.5)},
         )  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from harness.results import OURS, Result
+from harness.results import OURS, TRAINED, Result
 from harness.summary import Mean, best_twin, frontier, means_of, time_to, twins_in
 
 NOTHING = "—"
@@ -114,6 +114,8 @@ def equal_loss_table(means: list[Mean]) -> str:
         twin = best_twin(means, budget)
         if twin is not None:
             rows.append(_equal_loss_row(twin, frontier(means, OURS), budget))
+            if frontier(means, TRAINED):
+                rows.append(_equal_loss_row(twin, frontier(means, TRAINED), budget))
     for mean in frontier(means, OURS):
         for model in twins_in(means):
             budgets = frontier(means, model)

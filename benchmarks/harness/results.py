@@ -11,6 +11,8 @@ from typing import Any
 from polychron.errors import InputError
 
 OURS = "polychron"
+TRAINED = "polychron-trained"  # its trained tables alone, without counted contexts
+OWN = (OURS, TRAINED)
 
 
 @dataclass(frozen=True)

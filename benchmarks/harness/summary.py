@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from harness.results import OURS, Result
+from harness.results import OURS, OWN, Result
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def means_of(results: Iterable[Result]) -> list[Mean]:
     for result in results:
         grouped.setdefault((result.model, result.budget), []).append(result)
     means = [Mean(model, budget, tuple(runs)) for (model, budget), runs in grouped.items()]
-    return sorted(means, key=lambda mean: (mean.model != OURS, mean.model, mean.budget or 0))
+    return sorted(means, key=lambda mean: (mean.model != OURS, mean.model not in OWN, mean.model, mean.budget or 0))
 
 
 def frontier(means: Iterable[Mean], model: str) -> list[Mean]:
@@ -57,12 +57,12 @@ def frontier(means: Iterable[Mean], model: str) -> list[Mean]:
 
 def twins_in(means: Iterable[Mean]) -> list[str]:
     """Names of the trained contestants that are not ours."""
-    return list(dict.fromkeys(mean.model for mean in means if mean.budget and mean.model != OURS))
+    return list(dict.fromkeys(mean.model for mean in means if mean.budget and mean.model not in OWN))
 
 
 def best_twin(means: Iterable[Mean], budget: float) -> Mean | None:
     """The twin with the lowest loss at a budget."""
-    candidates = [mean for mean in means if mean.budget == budget and mean.model != OURS]
+    candidates = [mean for mean in means if mean.budget == budget and mean.model not in OWN]
     return min(candidates, key=lambda mean: mean.nats_per_byte, default=None)
 
 

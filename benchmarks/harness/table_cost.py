@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import nn
 
+from harness.context_cost import context_cost
 from polychron.models import LanguageModel
 from polychron.nn import LookupTables, PairAttention, Readout, RowLayer
 from polychron.twins.cost import FLOAT, Cost, embedding, softmax
@@ -17,16 +19,20 @@ class UnknownCostError(ValueError):
     """A model has a layer that this file cannot count."""
 
 
-def reading_cost(model: LanguageModel) -> Cost:
+def reading_cost(model: LanguageModel, tokens: np.ndarray | None = None) -> Cost:
     """Of one more byte, with the latencies that delays reach back to, or the rows of keys, remembered.
 
+    What counted contexts cost is averaged over the text ``tokens`` (N,).
+
     Raises:
-        UnknownCostError: a layer with parameters is of a kind that is not known here.
+        UnknownCostError: a layer with parameters is of a kind that is not known here, or there is no text to average
+            over.
     """
-    width = model.embedding.latencies.shape[1]
-    total = embedding(width) + softmax(model.config.vocabulary_size)
-    for layer in _layers(model):
-        total += _lookup_cost(layer) if isinstance(layer, LookupTables) else _attention_cost(layer)
+    total = _trained_cost(model)
+    if model.contexts is not None:
+        if tokens is None:
+            raise UnknownCostError("the cost of counted contexts is that of a text, and none is given")
+        total += context_cost(model.contexts, tokens)
     return total
 
 
@@ -34,12 +40,21 @@ def training_operations(model: LanguageModel) -> float:
     """Per byte trained on, if no two positions of a batch read the same row (merged rows cost less).
 
     For every row read in the forward pass: the gradient is added up (K), the rate multiplied and the row changed (2 K),
-    the gain taken from the neighbour row (3 K), the slope and the two latencies changed (8).
+    the gain taken from the neighbour row (3 K), the slope and the two latencies changed (8). Counted contexts take no
+    part: counting is one pass over the text.
     """
-    total = reading_cost(model).operations
+    total = _trained_cost(model).operations
     for layer in _layers(model):
         reads = layer.n_tables * (1 if isinstance(layer, LookupTables) else layer.window)
         total += reads * (6 * layer.n_outputs + 8)
+    return total
+
+
+def _trained_cost(model: LanguageModel) -> Cost:
+    width = model.embedding.latencies.shape[1]
+    total = embedding(width) + softmax(model.config.vocabulary_size)
+    for layer in _layers(model):
+        total += _lookup_cost(layer) if isinstance(layer, LookupTables) else _attention_cost(layer)
     return total
 
 

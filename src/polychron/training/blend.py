@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -73,6 +75,20 @@ def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray])
     contexts.value.mul_(believed)
     model.set_contexts(contexts)
     return c, believed
+
+
+@contextmanager
+def blended(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]) -> Iterator[None]:
+    """Within the block the model is what :func:`blend` would make of it; afterwards it is as before, to the bit."""
+    tables, before = model.readout.synaptic_vectors, model.contexts
+    trained = tables.detach().clone()
+    blend(model, copy.deepcopy(contexts), pieces)
+    try:
+        yield
+    finally:
+        model.set_contexts(before)
+        with torch.no_grad():
+            tables.copy_(trained)
 
 
 def _logits(

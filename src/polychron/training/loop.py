@@ -24,7 +24,7 @@ from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.training.begin_from import train_only_part
 from polychron.nn import ContextTables
-from polychron.training.blend import COUNTED_STRETCHES, blend
+from polychron.training.blend import COUNTED_STRETCHES, blend, blended
 from polychron.training.calibrate import calibrate
 from polychron.training.checkpoint import (
     CheckpointWriter,
@@ -48,6 +48,8 @@ _REPORT_SECONDS = 0.5
 _SAMPLE_PART = 0.03
 _SAVING_PART = 0.1
 _SAMPLE_LIMITS = (2_048, 65_536)
+# Bytes of each stretch set aside that tell, in between, how far to believe counted contexts.
+_BLEND_PIECE = 1_024
 
 _MASK = 2**64 - 1
 
@@ -390,7 +392,7 @@ class Run:
                     affordable = int(_SAMPLE_PART * self.validation_seconds * report.bytes_per_second)
                     sample = spread_sample(self.held_out, min(max(affordable, _SAMPLE_LIMITS[0]), _SAMPLE_LIMITS[1]))
                 validated = report.seconds
-                part = score(self.model, sample, self.vocabulary)
+                part = self._score_part(sample)
                 yield ValidationReport(report.step, part, of_bytes=self.held_out.size - 1, final=False)
             if report.seconds - saved >= save_after:
                 saved = report.seconds
@@ -413,6 +415,14 @@ class Run:
         if self._counted is None:
             self._counted = self.count()
         return self._counted
+
+    def _score_part(self, sample: np.ndarray) -> Score:
+        """What a part of the held-out text would cost if the training ended here."""
+        contexts = self._contexts()
+        if contexts is None or not self.set_aside:
+            return score(self.model, sample, self.vocabulary)
+        with blended(self.model, contexts, [piece[:_BLEND_PIECE] for piece in self.set_aside]):
+            return score(self.model, sample, self.vocabulary)
 
     def _calibrate(self) -> dict[str, float]:
         contexts = self._contexts()
