@@ -60,7 +60,7 @@ def documented() -> list[str]:
     rows = []
     for kind in (*LANGUAGE_MODELS, CLASSIFIER):
         found = (EXPRESSED.get((kind, precision), ()) for precision in PRECISIONS)
-        cells = (", ".join(f"`{target}`" for target in targets) or "–" for targets in found)
+        cells = (", ".join(f"`{target}`" for target in targets) or "\u2013" for targets in found)
         rows.append(f"| {kind} | {' | '.join(cells)} |")
     return rows
 

@@ -30,9 +30,7 @@ def text(n: int) -> torch.Tensor:
 @pytest.mark.parametrize("n", [1, 3, 12])
 def test_within_a_window_it_is_the_forward_pass_of_training(twin, n):
     tokens = text(n)
-    cached = CachedTransformer(twin)
-    cached.reset(n)
-    said = torch.stack([cached.read_next(token) for token in tokens.split(1)])
+    said = CachedTransformer(twin).read(tokens)
     with torch.no_grad():
         torch.testing.assert_close(said, twin(tokens[None])[0], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(said, twin.read(tokens[None])[0], rtol=1e-4, atol=1e-4)
@@ -42,8 +40,7 @@ def test_beyond_a_window_every_block_looks_at_the_last_positions(twin):
     tokens = text(75)
     cached = CachedTransformer(twin)
     for _ in range(2):  # forgetting leaves nothing behind
-        cached.reset(len(tokens))
-        said = torch.stack([cached.read_next(token) for token in tokens.split(1)])
+        said = cached.read(tokens)
         with torch.no_grad():
             torch.testing.assert_close(said, twin.read(tokens[None])[0], rtol=1e-4, atol=1e-4)
     with torch.no_grad():

@@ -44,33 +44,33 @@ class CachedTransformer(nn.Module):
         self.register_buffer("at", torch.zeros(1, dtype=torch.int64))
         for layer in range(size.n_layers):
             self.register_buffer(f"remembered_{layer}", torch.zeros(2, size.n_heads, size.window, part))
-        # A head only sees differences of angles, which are those of positions counted from anywhere; this many are
-        # worked out at a time.
-        self.register_buffer("cosine", torch.zeros(0, part // 2))
-        self.register_buffer("sine", torch.zeros(0, part // 2))
         self._next = torch.compile(self.write_next, dynamic=False) if compiled else self.write_next
-        self.reset(0)
+        self.reset()
 
-    def reset(self, n_positions: int) -> None:
-        """Forgets everything; so many bytes can be read until the next time."""
+    def reset(self) -> None:
+        """Forgets everything."""
         self.tokens.fill_(self.twin.embedding.num_embeddings)
         self.seen.fill_(NEVER)
         self.at.zero_()
         for layer in range(self.twin.size.n_layers):
             getattr(self, f"remembered_{layer}").zero_()
-        if n_positions > len(self.cosine):
-            self.cosine, self.sine = rotation(torch.arange(n_positions), self.cosine.shape[1])
+
+    def angles(self, n: int) -> list[Tensor]:
+        """Cosines and sines (2, D / 2H) by which each of the n bytes after `reset` turns a head."""
+        return list(torch.stack(rotation(torch.arange(n), self.twin.cosine.shape[1]), dim=1))
 
     @torch.no_grad()
-    def read_next(self, token: Tensor) -> Tensor:
-        """Logits (K,) after one more byte, (1,) int64."""
-        return self._read_next(token)
+    def read(self, tokens: Tensor) -> Tensor:
+        """Logits (N, K) after each byte of a text (N,) int64, which begins here."""
+        self.reset()
+        pairs = zip(tokens.split(1), self.angles(len(tokens)), strict=True)
+        return torch.stack([self._read_next(token, angle) for token, angle in pairs])
 
-    def _read_next(self, token: Tensor) -> Tensor:
+    def _read_next(self, token: Tensor, angle: Tensor) -> Tensor:
         twin, size = self.twin, self.twin.size
         self.tokens.copy_(torch.cat([self.tokens[1:], token]))
         place = self.at % size.window
-        cosine, sine = self.cosine[self.at], self.sine[self.at]
+        cosine, sine = angle
         self.seen[place] = 0.0
         x = self.rows[self.places + self.tokens].sum(dim=0)
         for layer, block in enumerate(twin.blocks):
@@ -86,22 +86,23 @@ class CachedTransformer(nn.Module):
         self.at.add_(1)
         return twin.readout(twin.norm(x))
 
-    def write_next(self, token: Tensor, noise: Tensor) -> Tensor:
+    def write_next(self, token: Tensor, angle: Tensor, noise: Tensor) -> Tensor:
         """Reads a byte (1,) and draws the one after it, (1,), with Gumbel noise (K - 1,): never the unseen one."""
-        logits = self._read_next(token)
+        logits = self._read_next(token, angle)
         return (logits[:-1] / self.temperature + noise).argmax(dim=0, keepdim=True)
 
     @torch.no_grad()
     def write(self, prompt: Tensor, n: int, seed: int) -> list[int]:
         """The n ids drawn behind a prompt (N,) int64 of at least one."""
-        self.reset(len(prompt) + n)
-        for token in prompt[:-1].split(1):
-            self._read_next(token)
         generator = torch.Generator().manual_seed(seed)
         chances = torch.empty(n, self.twin.embedding.num_embeddings - 1).exponential_(generator=generator)
+        angles = self.angles(len(prompt) - 1 + n)
+        self.reset()
+        for token, angle in zip(prompt[:-1].split(1), angles, strict=False):
+            self._read_next(token, angle)
         token, written = prompt[-1:], []
-        for noise in -chances.log():
-            token = self._next(token, noise)
+        for angle, noise in zip(angles[len(prompt) - 1 :], -chances.log(), strict=True):
+            token = self._next(token, angle, noise)
             written.append(token)
         return torch.cat(written).tolist()
 
