@@ -7,7 +7,6 @@ file beside the source, which the program is given a pointer to.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from pathlib import Path
 from polychron.errors import InputError
 from polychron.export.c_classifier import ClassifierText
 from polychron.export.c_language_model import LanguageModelText
+from polychron.export.files import write_files
 from polychron.export.integer_classifier import IntegerClassifier
-from polychron.export.integer_model import IntegerModel
+from polychron.export.network import Network
 from polychron.limits import format_bytes
 from polychron.runtime.options import SamplingOptions
 
@@ -45,7 +45,7 @@ class ExportedC:
 
 
 def export_c(
-    model: IntegerModel | IntegerClassifier,
+    model: Network | IntegerClassifier,
     out: str | os.PathLike[str],
     temperature: float = 0.8,
     tables: str | os.PathLike[str] | None = None,
@@ -81,7 +81,7 @@ def export_c(
         raise InputError(
             f"the model has {format_bytes(table_bytes)} of tables and {what} limited to {format_bytes(limit)}{hint}"
         )
-    if isinstance(model, IntegerModel):
+    if isinstance(model, Network):
         text = LanguageModelText(model, name, tables is not None, temperature)
     else:
         text = ClassifierText(model, name, tables is not None)
@@ -96,28 +96,3 @@ def export_c(
         text.ram_bytes,
         None if tables is None else Path(tables),
     )
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """As `write_files`, one file."""
-    write_files({path: content})
-
-
-def write_files(files: dict[Path, bytes]) -> None:
-    """Write each beside the old one; once all are there, rename them. What was written of some that do not fit goes.
-
-    Raises:
-        InputError: the system refused.
-    """
-    written = {path: path.with_name(f".{path.name}.writing") for path in files}
-    try:
-        for path, content in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            written[path].write_bytes(content)
-        for path, temporary in written.items():
-            temporary.replace(path)
-    except OSError as error:
-        for temporary in written.values():
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
