@@ -57,6 +57,23 @@ struct SumRowLists {
   RowType type = RowType::float32;
 };
 
+// One table's addresses of queries, keys and relative positions, every bit where it stands in a row's index, and what
+// becomes of pairs of positions. Of keys and relative positions up to 15 beyond the last are read, of readings written.
+struct TablePairs {
+  const int32_t *query, *query_flip;  // (P)
+  const float* query_distance;        // (P): |u|, how far from flipping
+  const int32_t *key, *key_flip;      // (keys)
+  const float* key_distance;
+  const int32_t *code, *code_flip;    // (D)
+  const float* code_distance;
+  bool nearest;                       // where the relative position is nearest to flipping, only it has a neighbour row
+  int32_t *row, *source;              // (M)
+  int32_t* flipped[2];                // (M): of query or key, and of the relative position; -1: none
+};
+
+// n readings from m on: query p with the keys and relative positions from two places on.
+struct PairRun { int64_t p, key, code, n, m; };
+
 // One table's readings, in the order of the sequence: reading m read row[m] and its output's gradient is v[source[m]].
 // A reading has up to two neighbour rows whose gain g = v . (S[flipped] - S[row]) is wanted; -1 stands for none.
 struct Readings {
@@ -99,6 +116,13 @@ struct Kernels {
   void (*hash_tile)(const HashTile&);
   void (*gather_sum)(const GatherSum&, int64_t p_begin, int64_t p_end);
   void (*sum_row_lists)(const SumRowLists&);
+  // Rows, sources and neighbour rows of a run of pairs: of query and key the one nearer to flipping, ties going to the
+  // key; of the relative position where it is strictly nearer than both.
+  void (*list_pairs)(const TablePairs&, const PairRun&);
+  // code_gain[code + j] += code_gains[m + j], and key_gain[key + j] += gain[m + j] where the key was flipped; returns the
+  // sum of gain[m + j] where the query was, j ascending.
+  float (*route_pairs)(const TablePairs&, const PairRun&, const float* gain, const float* code_gains, float* key_gain,
+                       float* code_gain);
   // Gains of all readings, and merged[q] = the sum of v over group q, m ascending; rows of `merged` are
   // merged_stride(n_outputs) apart. The table is only read.
   void (*merge_rows)(const Readings&, const RowGroups&, float* merged);

@@ -272,6 +272,48 @@ void sum_row_lists(const SumRowLists& a) {
   for_type(a.type, [&]<class Number>() { for_columns(a.n_outputs, ListBody<Number>{a}); });
 }
 
+// ---- pairs of positions: their rows, and whose gains are whose --------------------------------------------------
+
+void list_pairs(const TablePairs& a, const PairRun& run) {
+  const TablePairs own = a;  // which no store can change
+  const I32 query = set1(own.query[run.p]), query_flip = set1(own.query_flip[run.p]);
+  const I32 source = set1(static_cast<int32_t>(run.p)), none = set1(int32_t{-1});
+  const F32 query_distance = set1(own.query_distance[run.p]);
+  for (int64_t j = 0; j < run.n; j += kLanes) {
+    const I32 here = query | load_i32(own.key + run.key + j) | load_i32(own.code + run.code + j);
+    const F32 key_distance = load(own.key_distance + run.key + j);
+    const F32 code_distance = load(own.code_distance + run.code + j);
+    const I32 flip = select(key_distance > query_distance, query_flip, load_i32(own.key_flip + run.key + j));
+    const I32 flipped = here ^ flip, flipped_code = here ^ load_i32(own.code_flip + run.code + j);
+    const Mask nearer[] = {query_distance > code_distance, key_distance > code_distance};
+    const auto where_nearest = [&nearer](I32 yes, I32 no) { return select(nearer[0], select(nearer[1], yes, no), no); };
+    store(own.row + run.m + j, here);
+    store(own.source + run.m + j, source);
+    store(own.flipped[0] + run.m + j, own.nearest ? where_nearest(none, flipped) : flipped);
+    store(own.flipped[1] + run.m + j, where_nearest(flipped_code, none));
+  }
+}
+
+float route_pairs(const TablePairs& a, const PairRun& run, const float* gain, const float* code_gains, float* key_gain,
+                  float* code_gain) {
+  const F32 query_distance = set1(a.query_distance[run.p]), zero = set1(0.0f);
+  const float* key_distance = a.key_distance + run.key;
+  float of_query = 0.0f;
+  for (int64_t j = 0; j < run.n; j += kLanes) {
+    const int count = static_cast<int>(run.n - j < kLanes ? run.n - j : kLanes);
+    float* key_out = key_gain + run.key + j;
+    float* code_out = code_gain + run.code + j;
+    const Mask is_query = load(key_distance + j) > query_distance;
+    const F32 gains = load_partial(gain + run.m + j, count);
+    store_partial(key_out, load_partial(key_out, count) + select(is_query, zero, gains), count);
+    store_partial(code_out, load_partial(code_out, count) + load_partial(code_gains + run.m + j, count), count);
+    float query_gains[kLanes];
+    store(query_gains, select(is_query, gains, zero));
+    for (int l = 0; l < count; ++l) of_query += query_gains[l];
+  }
+  return of_query;
+}
+
 // ---- backward: gains of the neighbour rows and the sums of equal rows' gradients --------------------------------
 
 // Sixteen readings' products wait here to be summed over their lanes together.
@@ -285,6 +327,7 @@ class Gains {
     gain_[count_] = gain;
     if (++count_ == kLanes) flush();
   }
+  float* nowhere() { return &nowhere_; }
   void flush() {
     float sums[kLanes];
     reduce_add_each(waiting_, sums);
@@ -295,6 +338,7 @@ class Gains {
  private:
   alignas(64) float waiting_[kLanes * kLanes] = {};
   float* gain_[kLanes];
+  float nowhere_ = 0.0f;
   int count_ = 0;
   const bool first_columns_;
 };
@@ -302,15 +346,21 @@ class Gains {
 template <int Blocks, class Number>
 inline void add_gains(const Readings& a, int64_t m, const Row<Blocks>& v, const Row<Blocks>& here, const Number* table,
                       Columns c, Gains& gains) {
-  for (int f = 0; f < 2; ++f) {
-    if (!a.gain[f]) continue;
-    const int32_t flipped = a.flipped[f][m];
+  if (a.gain[0]) {
+    const int32_t flipped = a.flipped[0][m];
     if (flipped >= 0) {
       const Number* there = table + int64_t{flipped} * a.row_stride;
-      gains.add(difference_products(v, Row<Blocks>::load_from(there, c.tail), here), a.gain[f] + m);
+      gains.add(difference_products(v, Row<Blocks>::load_from(there, c.tail), here), a.gain[0] + m);
     } else if (c.begin == 0) {
-      a.gain[f][m] = 0.0f;
+      a.gain[0][m] = 0.0f;
     }
+  }
+  if (a.gain[1]) {  // whether there is a second neighbour is chance, which no branch predicts: else row 0 goes nowhere
+    const int32_t flipped = a.flipped[1][m];
+    float* gain = a.gain[1] + m;
+    if (c.begin == 0) *gain = 0.0f;
+    const Number* there = table + int64_t{flipped < 0 ? 0 : flipped} * a.row_stride;
+    gains.add(difference_products(v, Row<Blocks>::load_from(there, c.tail), here), flipped < 0 ? gains.nowhere() : gain);
   }
 }
 
@@ -319,18 +369,22 @@ constexpr int64_t kReadingAhead = 16;
 template <int Blocks, class Number>
 inline void prefetch_neighbours(const Readings& a, int64_t m, const Number* table) {
   for (int f = 0; f < 2; ++f) {
-    if (a.gain[f] && a.flipped[f][m] >= 0) prefetch_row<Blocks>(table + int64_t{a.flipped[f][m]} * a.row_stride);
+    if (!a.gain[f]) continue;
+    const int32_t flipped = a.flipped[f][m];
+    prefetch_row<Blocks>(table + int64_t{flipped < 0 ? 0 : flipped} * a.row_stride);
   }
 }
 
 // Rows are asked for ahead only where the table lies outside the cache: within it the processor's own look-ahead
 // reaches far enough, and asking costs more than it brings.
 template <bool with_gains, class Number> struct MergeBody {
-  const Readings& a;
-  const RowGroups& groups;
+  const Readings& given;
+  const RowGroups& given_groups;
   float* merged;
 
   template <int Blocks> void run(Columns c) const {
+    const Readings a = given;  // copies, which no store can change
+    const RowGroups groups = given_groups;
     const Number* table = static_cast<const Number*>(a.table) + c.begin;
     const float* v = a.v + c.begin;
     const int64_t stride = merged_stride(a.n_outputs);
@@ -591,7 +645,7 @@ void cross_entropy(const float* logits, int64_t stride, const int64_t* target, f
 }  // namespace
 
 const Kernels kernels = {
-    POLYCHRON_SET_NAME, hash_tile,  gather_sum,     sum_row_lists,   merge_rows,
-    online_sgd,         update_sgd, update_adagrad, surrogate_slope, softmax_cross_entropy,
+    POLYCHRON_SET_NAME, hash_tile,  gather_sum, sum_row_lists,  list_pairs,      route_pairs,
+    merge_rows,         online_sgd, update_sgd, update_adagrad, surrogate_slope, softmax_cross_entropy,
     cross_entropy,
 };

@@ -27,16 +27,25 @@ int64_t count_pairs(const PairShape& shape) {
   return in_sequence * shape.n_sequences;
 }
 
+constexpr int64_t kBeyond = 15;  // what kernels read and write behind the last
+
 // One table's addresses with every bit where it stands in a row's index; those of the relative position from the
 // furthest distance to the nearest, so that a position's pairs are three ascending runs.
 struct TableBits {
   Buffer<int32_t> query, query_flip, key, key_flip, code, code_flip;
-  Buffer<float> query_distance, key_distance, code_distance;  // |u|: how far from flipping
+  Buffer<float> query_distance, key_distance, code_distance;
 
   explicit TableBits(const PairShape& shape)
-      : query(shape.n_flat()), query_flip(shape.n_flat()), key(shape.n_keys()), key_flip(shape.n_keys()),
-        code(shape.n_distances), code_flip(shape.n_distances), query_distance(shape.n_flat()),
-        key_distance(shape.n_keys()), code_distance(shape.n_distances) {}
+      : query(shape.n_flat()), query_flip(shape.n_flat()), key(shape.n_keys() + kBeyond),
+        key_flip(shape.n_keys() + kBeyond), code(shape.n_distances + kBeyond), code_flip(shape.n_distances + kBeyond),
+        query_distance(shape.n_flat()), key_distance(shape.n_keys() + kBeyond),
+        code_distance(shape.n_distances + kBeyond) {
+    for (int64_t b = 0; b < kBeyond; ++b) {
+      const int64_t key_end = shape.n_keys() + b, code_end = shape.n_distances + b;
+      key.get()[key_end] = key_flip.get()[key_end] = code.get()[code_end] = code_flip.get()[code_end] = 0;
+      key_distance.get()[key_end] = code_distance.get()[code_end] = 0.0f;
+    }
+  }
 
   static void place(const int32_t* row, const uint8_t* pair, const float* u, int64_t n, int64_t shift,
                     int32_t* bits, int32_t* flip, float* distance) {
@@ -72,76 +81,48 @@ struct PairReadings {
   Buffer<float> gain, gain_code, code_gain;
 
   PairReadings(const PairShape& shape, int64_t n)
-      : owner(n, shape.n_rows(), shape.n_outputs), bits(shape), row(n), source(n), flipped(n), flipped_code(n),
-        gain(n), gain_code(n), code_gain(shape.n_distances) {}
+      : owner(n, shape.n_rows(), shape.n_outputs), bits(shape), row(n + kBeyond), source(n + kBeyond),
+        flipped(n + kBeyond), flipped_code(n + kBeyond), gain(n), gain_code(n), code_gain(shape.n_distances) {}
+
+  TablePairs pairs(bool nearest) {
+    return {bits.query.get(), bits.query_flip.get(), bits.query_distance.get(),
+            bits.key.get(),   bits.key_flip.get(),   bits.key_distance.get(),
+            bits.code.get(),  bits.code_flip.get(),  bits.code_distance.get(),
+            nearest,          row.get(),             source.get(),
+            {flipped.get(), flipped_code.get()}};
+  }
+
+  // Calls visit(run) for each position's pairs.
+  template <class Visit> static void for_runs(const PairShape& shape, const Visit& visit) {
+    int64_t m = 0;
+    for_positions(shape, 0, shape.n_flat(), [&](int64_t p, int64_t first_key, int64_t n) {
+      visit(PairRun{p, first_key, TableBits::at_distance(shape, n), n, m});
+      m += n;
+    });
+  }
 
   // The rows of all pairs and the neighbour rows whose gains are wanted, -1 for none.
   void list(const PairShape& shape, bool nearest) {
-    int64_t m = 0;
-    for_positions(shape, 0, shape.n_flat(), [&](int64_t p, int64_t first_key, int64_t n) {
-      const int64_t first_code = TableBits::at_distance(shape, n);
-      list_position(bits.query.get()[p], bits.query_flip.get()[p], bits.query_distance.get()[p],
-                    bits.key.get() + first_key, bits.key_flip.get() + first_key, bits.key_distance.get() + first_key,
-                    bits.code.get() + first_code, bits.code_flip.get() + first_code,
-                    bits.code_distance.get() + first_code, static_cast<int32_t>(p), n, nearest, row.get() + m,
-                    source.get() + m, flipped.get() + m, flipped_code.get() + m);
-      m += n;
-    });
+    const TablePairs all = pairs(nearest);
+    const Kernels& set = kernels();
+    for_runs(shape, [&](const PairRun& run) { set.list_pairs(all, run); });
   }
 
   // Gives every reading's gain to the comparison that was flipped: query_gain (P), key_gain (keys), code_gain
   // (distances, the furthest first); all start at 0. Query and key may be one array, where anchors are shared.
   void route(const PairShape& shape, float* query_gain, float* key_gain) {
-    int64_t m = 0;
-    for_positions(shape, 0, shape.n_flat(), [&](int64_t p, int64_t first_key, int64_t n) {
-      query_gain[p] += route_position(bits.query_distance.get()[p], bits.key_distance.get() + first_key,
-                                      gain.get() + m, gain_code.get() + m, n, key_gain + first_key,
-                                      code_gain.get() + TableBits::at_distance(shape, n));
-      m += n;
+    const TablePairs all = pairs(false);
+    const Kernels& set = kernels();
+    for_runs(shape, [&](const PairRun& run) {
+      query_gain[run.p] += set.route_pairs(all, run, gain.get(), gain_code.get(), key_gain, code_gain.get());
     });
   }
 
   // The same where only the position code's gradient is wanted.
   void route_code(const PairShape& shape) {
-    int64_t m = 0;
-    for_positions(shape, 0, shape.n_flat(), [&](int64_t, int64_t, int64_t n) {
-      float* code_out = code_gain.get() + TableBits::at_distance(shape, n);
-      for (int64_t j = 0; j < n; ++j) code_out[j] += gain_code.get()[m + j];
-      m += n;
+    for_runs(shape, [&](const PairRun& run) {
+      for (int64_t j = 0; j < run.n; ++j) code_gain.get()[run.code + j] += gain_code.get()[run.m + j];
     });
-  }
-
- private:
-  // Plain loops over separate arrays, for the compiler to make vectors of.
-  static void list_position(int32_t query, int32_t query_flip, float query_distance, const int32_t* __restrict key,
-                            const int32_t* __restrict key_flip, const float* __restrict key_distance,
-                            const int32_t* __restrict code, const int32_t* __restrict code_flip,
-                            const float* __restrict code_distance, int32_t p, int64_t n, bool nearest,
-                            int32_t* __restrict row_out, int32_t* __restrict source_out,
-                            int32_t* __restrict flipped_out, int32_t* __restrict flipped_code_out) {
-    const int32_t without_code = nearest ? -1 : 0;  // OR-ed over an index it makes "none"
-    for (int64_t j = 0; j < n; ++j) {
-      const int32_t here = query | key[j] | code[j];
-      const int32_t flip = query_distance < key_distance[j] ? query_flip : key_flip[j];
-      const int32_t code_nearest =
-          -static_cast<int32_t>((code_distance[j] < query_distance) & (code_distance[j] < key_distance[j]));
-      row_out[j] = here;
-      source_out[j] = p;
-      flipped_out[j] = (here ^ flip) | (code_nearest & without_code);
-      flipped_code_out[j] = (here ^ code_flip[j]) | ~code_nearest;
-    }
-  }
-
-  static float route_position(float query_distance, const float* __restrict key_distance,
-                              const float* __restrict gains, const float* __restrict code_gains, int64_t n,
-                              float* __restrict key_out, float* __restrict code_out) {
-    float of_query = 0.0f;  // the gain of no flip is 0
-    for (int64_t j = 0; j < n; ++j) {
-      key_out[j] += query_distance < key_distance[j] ? 0.0f : gains[j];
-      code_out[j] += code_gains[j];
-    }
-    for (int64_t j = 0; j < n; ++j) of_query += query_distance < key_distance[j] ? gains[j] : 0.0f;
-    return of_query;
   }
 };
 

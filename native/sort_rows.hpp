@@ -15,9 +15,12 @@ class RowSorter {
   RowGroups sort(const int32_t* row, int64_t n_readings, int64_t n_rows);
 
  private:
-  void counting_pass(const int32_t* row, int64_t n_readings, int shift, uint32_t mask, const int32_t* from, int32_t* to);
+  // counts_: where the readings of each digit begin.
+  void count(const int32_t* row, int64_t n_readings, int shift, uint32_t mask);
+  void sort_by_digits(const int32_t* row, int64_t n_readings, int n_passes, int digit);
 
-  std::vector<int32_t> order_, spare_, begin_, rows_, counts_;
+  std::vector<int32_t> order_, begin_, rows_, counts_;
+  std::vector<uint64_t> packed_[2];  // row and reading
 };
 
 }  // namespace polychron

@@ -93,6 +93,39 @@ void row_lists(const Kernels& set, Random& draw, Result& out) {
   }
 }
 
+void pairs_of_positions(const Kernels& set, Random& draw, Result& out) {
+  for (int64_t n = 1; n < 50; ++n) {
+    const int64_t P = n + 1, D = n + draw.below(3), M = n + draw.below(20), beyond = 15;
+    const auto flips = [&draw](int64_t size) {
+      std::vector<int32_t> bits = draw.ints(size, 20);
+      for (int32_t& bit : bits) bit = int32_t{1} << bit;
+      return bits;
+    };
+    const auto distances = [&draw](int64_t size) { return draw.below(2) ? draw.reals(size) : draw.specials(size); };
+    const std::vector<int32_t> query = draw.ints(P, 1 << 20), key = draw.ints(P + beyond, 1 << 20),
+                               code = draw.ints(D + beyond, 1 << 20), query_flip = flips(P),
+                               key_flip = flips(P + beyond), code_flip = flips(D + beyond);
+    const std::vector<float> query_distance = distances(P), key_distance = distances(P + beyond),
+                             code_distance = distances(D + beyond), gain = draw.specials(M), code_gains = draw.reals(M);
+    auto row = room<int32_t>(M), source = row, flipped = row, flipped_code = row;
+    const TablePairs pairs{query.data(), query_flip.data(), query_distance.data(), key.data(), key_flip.data(),
+                           key_distance.data(), code.data(), code_flip.data(), code_distance.data(),
+                           draw.below(2) > 0, row.data(), source.data(), {flipped.data(), flipped_code.data()}};
+    const PairRun run{draw.below(P), draw.below(2), D - n, n, M - n};
+    set.list_pairs(pairs, run);
+    for (auto* listed : {&row, &source, &flipped, &flipped_code}) {
+      for (int64_t b = 0; b < beyond; ++b) (*listed)[static_cast<size_t>(M + b)] = 77;  // may be anything
+      out.bits.add(*listed);
+    }
+    auto key_gain = room<float>(P), code_gain = room<float>(D);
+    const std::vector<float> of_query{set.route_pairs(pairs, run, gain.data(), code_gains.data(), key_gain.data(),
+                                                      code_gain.data())};
+    out.bits.add(key_gain);
+    out.bits.add(code_gain);
+    out.bits.add(of_query);
+  }
+}
+
 // Readings of one table, their neighbours and gains.
 struct TableReadings {
   int64_t K, J, M, P, row_stride, v_stride;
@@ -199,6 +232,7 @@ void probes(const Kernels&, Random& draw, Result& out) {
 int main() {
   const std::pair<const char*, Case> cases[] = {
       {"hash_tile", hash_tiles}, {"gather_sum", gathers}, {"sum_row_lists", row_lists},
+      {"list_pairs, route_pairs", pairs_of_positions},
       {"merge_rows, update_sgd, update_adagrad", merges_and_updates}, {"online_sgd", online_updates},
       {"surrogate_slope", slopes}, {"cross_entropy, softmax_cross_entropy", softmaxes}, {"read_row_range", probes}};
   int n_failed = 0, n_compared = 0;

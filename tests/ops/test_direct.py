@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polychron.nn import LookupTables
 from polychron.ops import RowUpdate, lookup, use_kernel
+from polychron.ops.dispatch import native
 from polychron.ops.lookup import direct
 from polychron.ops.lookup.operators import FusedLookup, lookup_operator
 
@@ -146,6 +147,73 @@ def test_autograd_guards_the_graph_as_ever():
     (dx,) = torch.autograd.grad(lookup(**arguments), x, v.requires_grad_(), create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dx.sum().backward()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adagrad"])
+@pytest.mark.parametrize("odd", ["nothing", "expanded", "strided", "negated", "packed"])
+def test_gradients_and_latencies_of_any_layout(odd, kind):
+    arguments, v = without_history(DELAYED)
+    x, tables = arguments["x"], arguments["tables"]
+    given = {
+        "expanded": v[:, :1, :1].expand_as(v),
+        "strided": v.transpose(0, 1).contiguous().transpose(0, 1),
+        "negated": torch._neg_view(v),
+    }.get(odd, v)
+    one, other = (RowUpdate(kind, rate=0.5) for _ in range(2))
+    one.prepare(tables)
+    expected = by_operator(arguments, given.resolve_neg().contiguous(), "fused", one)
+    with torch.no_grad():
+        lookup(**arguments)
+    latencies = (torch._neg_view(-x) if odd == "negated" else x.clone()).requires_grad_()
+    own = tables.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(*([torch.clone] * 2 if odd == "packed" else [lambda t: t] * 2)):
+        y = lookup(**{**arguments, "x": latencies, "tables": own}, gradient="fused", update=other)
+    assert "DirectLookup" in type(y.grad_fn).__name__
+    y.backward(given)
+    for actual, want in zip(results_of(y, latencies, own), expected, strict=True):
+        assert torch.equal(actual, want)
+
+
+@pytest.mark.parametrize("spoilt", [lambda t: t[:-9], lambda t: t.float(), lambda t: t.view(-1, 1)[:, 0].flip(0)[::3]])
+def test_what_a_hook_spoils_is_refused(spoilt):
+    arguments, v = without_history(PLAIN)
+    lookup(**arguments)
+    arguments["x"].requires_grad_()
+    tables = arguments["tables"]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, spoilt):
+        y = lookup(**arguments, gradient="fused", update=RowUpdate("sgd", rate=0.5))
+        before = tables.clone()
+        with pytest.raises((TypeError, ValueError, RuntimeError)):
+            y.backward(v)
+    assert torch.equal(tables, before)
+
+
+def test_a_layer_takes_no_address_of_nothing():
+    layer = native.LookupLayer(torch.zeros(1, 2, 2, dtype=torch.int32).numpy(), None, 4)
+    memory = torch.zeros(64)
+    at = memory.data_ptr()
+    layer.read(at, 1, 2, at, 4, 4, False, at, 0, 1)
+    read = [
+        (0, 1, 2, at, 4, 4, False, at),
+        (at, 1, 2, 0, 4, 4, False, at),
+        (at, 1, 2, at, 4, 4, False, 0),
+        (at, 1, 2, at, 4, 3, False, at),
+        (at, -1, 2, at, 4, 4, False, at),
+        (at, 1 << 30, 2, at, 4, 4, False, at),
+        (at, 1, 2, at, 3, 4, True, at),
+    ]
+    for wrong in read:
+        with pytest.raises(ValueError, match=r"must|needs|at most|no negative"):
+            layer.read(*wrong, 0, 1)
+    updates = [
+        (0, 1, 2, at, 4, 4, False, at, 0, "sgd"),
+        (at, 1, 2, at, 4, 4, False, 0, 0, "sgd"),
+        (at, 1, 2, at, 4, 4, False, at, 1, "sgd"),
+        (at, 1, 2, at, 4, 4, False, at, 0, "adagrad"),
+    ]
+    for wrong in updates:
+        with pytest.raises(ValueError, match="must"):
+            layer.update(*wrong, 0.1, 1.0, 1)
 
 
 def test_readers_go_with_their_anchors_and_are_not_copied():

@@ -10,6 +10,7 @@ as they usually are take one look, and all others go the long way (:func:`polych
 from __future__ import annotations
 
 import atexit
+import math
 import weakref
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from polychron.ops.checks import GRADIENTS
 from polychron.ops.dispatch import native, runs_native
-from polychron.ops.lookup.native import backward_of, rows_view, view, writable
+from polychron.ops.lookup.native import backward_of, view
 from polychron.ops.row_layout import has_even_rows
 from polychron.ops.row_update import RowUpdate
 
@@ -34,7 +35,9 @@ class Reader:
         ValueError: a neuron or delay out of range.
     """
 
-    __slots__ = ("_anchors", "_delays", "_stamp", "anchors", "delays", "layer", "n_inputs", "n_rows", "n_tables")
+    __slots__ = (
+        "__weakref__", "_anchors", "_delays", "_stamp", "anchors", "delays", "layer", "n_inputs", "n_rows", "n_tables",
+    )  # fmt: skip
 
     def __init__(self, anchors: Tensor, delays: Tensor | None, n_inputs: int):
         self.anchors, self.delays = view(anchors), view(delays)
@@ -45,6 +48,7 @@ class Reader:
         self._anchors = weakref.ref(anchors)
         self._delays = None if delays is None else weakref.ref(delays)
         self._stamp = _stamp(anchors, delays)
+        _made.add(self)
 
     def is_of(self, anchors: Tensor, delays: Tensor | None, n_inputs: int) -> bool:
         """Whether it was made from these, and they did not change since."""
@@ -65,7 +69,15 @@ def _stamp(anchors: Tensor, delays: Tensor | None) -> tuple[int, ...]:
 
 
 _readers: dict[int, Reader] = {}
-atexit.register(_readers.clear)  # before the extension, which asks for what it made, is unloaded
+_made: weakref.WeakSet[Reader] = weakref.WeakSet()  # also those that only graphs still hold
+
+
+@atexit.register
+def _forget() -> None:
+    """Before the extension, which asks for what it made, is unloaded."""
+    _readers.clear()
+    for reader in _made:
+        reader.layer = None
 
 
 def remember(anchors: Tensor, delays: Tensor | None, n_inputs: int) -> None:
@@ -136,12 +148,21 @@ def read(reader: Reader, x: Tensor, tables: Tensor, residual: bool, gradient: st
 
 
 def _forward(reader: Reader, x: Tensor, tables: Tensor, residual: bool, kept: Tensor | None) -> Tensor:
-    latencies = view(x)
-    if latencies.ndim == 2:
-        latencies = latencies[None]
-    y = np.empty((*latencies.shape[:2], tables.shape[2]), dtype=np.float32)
-    reader.layer.read(latencies, None, rows_view(tables), residual, y, writable(kept), torch.get_num_threads())
-    return torch.from_numpy(y if x.dim() == 3 else y[0])
+    if x.is_neg() or not x.is_contiguous():
+        x = x.resolve_neg().contiguous()
+    if not has_even_rows(tables):
+        tables = tables.contiguous()
+    shape, n_outputs = x.shape, tables.shape[2]
+    y = torch.empty((*shape[:-1], n_outputs), dtype=torch.float32, device="cpu")
+    reader.layer.read(
+        x.data_ptr(), *_batch(shape), tables.data_ptr(), n_outputs, tables.stride(1), residual, y.data_ptr(),
+        0 if kept is None else kept.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return y
+
+
+def _batch(shape: torch.Size) -> tuple[int, int]:
+    return (1, shape[0]) if len(shape) == 2 else (shape[0], shape[1])
 
 
 class DirectLookup(torch.autograd.Function):
@@ -150,11 +171,10 @@ class DirectLookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, tables, call):
         """Y; row, pair and u are kept in one tensor, which autograd frees with the graph."""
-        reader, residual, gradient, update = call
+        reader, residual, gradient, _ = call
         n_readings = x.numel() // reader.n_inputs * reader.n_tables
-        kept = torch.empty(9 * n_readings, dtype=torch.uint8)
-        # Not the reader: a graph may live until the interpreter ends, when the extension asks for what it made.
-        ctx.call = reader.anchors, reader.delays, residual, gradient, update
+        kept = torch.empty(9 * n_readings, dtype=torch.uint8, device="cpu")
+        ctx.call = call
         ctx.shape = x.shape
         ctx.set_materialize_grads(False)
         if gradient == "fused":  # the update changes the tables on purpose: autograd is not to guard them
@@ -170,28 +190,69 @@ class DirectLookup(torch.autograd.Function):
         return (_differentiate_once if torch.is_grad_enabled() else _differentiate)(ctx, v)
 
 
-def _addresses(kept: Tensor, n_tables: int, shape: torch.Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, pair and u, each (I, B, T), which are parts of ``kept``."""
-    block = kept.numpy()
-    n = block.size // 9
-    each = (n_tables, *(shape[:2] if len(shape) == 3 else (1, shape[0])))
-    row, u = np.ndarray(each, np.int32, block), np.ndarray(each, np.float32, block, 4 * n)
-    return row, np.ndarray(each, np.uint8, block, 8 * n), u
-
-
 def _differentiate(ctx, v: Tensor | None):
     if v is None:
         return None, None, None
     kept, *saved = ctx.saved_tensors
-    anchors, delays, residual, gradient, update = ctx.call
+    if v.is_neg():
+        v = v.resolve_neg()
+    if not saved and ctx.call[3].kind != "adagrad" and _are_usual(ctx, kept, v):
+        return _update(ctx, kept, v), None, None
+    return _differentiate_by_arrays(ctx, kept, saved, v)
+
+
+def _are_usual(ctx, kept: Tensor, v: Tensor) -> bool:
+    """Whether addresses say all of what was kept and of dL/dy: hooks may have had both in their hands."""
+    reader, shape = ctx.call[0], ctx.shape
+    return (
+        type(kept) is Tensor
+        and type(v) in _PLAIN
+        and kept.dtype is torch.uint8
+        and v.dtype is torch.float32
+        and kept.is_cpu
+        and v.is_cpu
+        and kept.is_contiguous()
+        and kept.numel() == 9 * reader.n_tables * (shape.numel() // reader.n_inputs)
+        and v.shape == (*shape[:-1], ctx.tables.shape[2])
+    )
+
+
+def _update(ctx, kept: Tensor, v: Tensor) -> Tensor | None:
+    """The update of the tables by v, dL/dx if it is wanted; one native call."""
+    reader, residual, _, update = ctx.call
+    shape, tables = ctx.shape, ctx.tables
+    if not v.is_contiguous():
+        v = v.contiguous()
+    dx = torch.empty(shape, dtype=torch.float32, device="cpu") if ctx.needs_input_grad[0] else None
+    cap = update.visit_cap
+    reader.layer.update(
+        kept.data_ptr(), *_batch(shape), tables.data_ptr(), tables.shape[2], tables.stride(1), residual, v.data_ptr(),
+        0 if dx is None else dx.data_ptr(), update.kind, update.step_rate, math.inf if cap is None else cap,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return dx
+
+
+def _addresses(kept: Tensor, n_tables: int, shape: torch.Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, pair and u, each (I, B, T), which are parts of ``kept``."""
+    block = kept.numpy()
+    n = block.size // 9
+    each = (n_tables, *_batch(shape))
+    row, u = np.ndarray(each, np.int32, block), np.ndarray(each, np.float32, block, 4 * n)
+    return row, np.ndarray(each, np.uint8, block, 8 * n), u
+
+
+def _differentiate_by_arrays(ctx, kept: Tensor, saved: list[Tensor], v: Tensor):
+    """The same where the gradient of the tables is made, or something is not as it usually is."""
+    reader, residual, gradient, update = ctx.call
     tables = saved[0].detach() if saved else ctx.tables
     if v.dim() == 2:
         v = v[None]
     need_dx = ctx.needs_input_grad[0]
-    dense = torch.zeros(tables.shape) if gradient == "dense" else None
+    dense = torch.zeros(tables.shape, device="cpu") if gradient == "dense" else None
     dx, rows = backward_of(
-        tables, anchors, delays, *_addresses(kept, len(anchors), ctx.shape), v, ctx.shape[-1], residual, need_dx,
-        gradient if update is None else update.kind, update, dense,
+        tables, reader.anchors, reader.delays, *_addresses(kept, reader.n_tables, ctx.shape), v, ctx.shape[-1],
+        residual, need_dx, gradient if update is None else update.kind, update, dense,
     )  # fmt: skip
     if rows is not None:
         indices, values = map(torch.from_numpy, rows)
