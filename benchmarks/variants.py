@@ -34,7 +34,7 @@ from polychron.data.examples import divide, load_labelled
 from polychron.errors import InputError
 from polychron.models import DelayConfig, with_variant
 from polychron.models.deep import DeepConfig
-from polychron.twins.learning import Learner, best_rate, learn, of_tables, sample_of
+from polychron.twins.learning import Learner, learn, of_tables, sample_of, search_rate
 from polychron.twins.split import Split
 
 # By name: options of `with_variant`. Two bins are the order once more, without the native kernels: what PyTorch costs.
@@ -137,13 +137,13 @@ def measure(tasks: list[Task], folder: ResultFolder, arguments: argparse.Namespa
 
 
 def tune(task: Task, variant: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The best rate, each tried for a part of the bytes."""
+    """The best rate, and the trials of all, each of a part of the bytes."""
     _, scored = task.make(variant, task.rate, TUNING_SEED, True)
-    rate = best_rate(
+    search = search_rate(
         lambda rate: task.make(variant, rate, TUNING_SEED, True)[0],
         tuple(task.rate * factor for factor in RATES), scored, int(arguments.trial_part * task.amount),
     )  # fmt: skip
-    return {"rate": rate}
+    return search.to_dict()
 
 
 def run(task: Task, variant: dict[str, Any], rate: float, seed: int, budget: str) -> dict[str, Any]:
