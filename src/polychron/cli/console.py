@@ -110,6 +110,8 @@ class TerminalView:
 
     def begin(self, facts: dict[str, Any]) -> None:
         """What is about to be trained on what."""
+        highest = "up to " if facts["schedule"] == "reference" else ""
+        rate = f"rate {highest}{facts['rate']:g}"
         left_out = f"{facts['drop']:.0%} of the tables left out, " if facts["drop"] else ""
         members = f"a readout of {facts['members']} members, " if facts["members"] > 1 else ""
         rewired = f"rewired every {facts['rewire']} steps, " if facts["rewire"] else ""
@@ -125,7 +127,7 @@ class TerminalView:
         where = f"{facts['threads']} threads" if device == "cpu" else device
         self._say(
             "training",
-            f"{facts['optimizer']}, rate {facts['rate']:g}, {facts['batch']} windows of {facts['length']} "
+            f"{facts['optimizer']}, {rate}, {facts['batch']} windows of {facts['length']} "
             f"bytes a step, {left_out}{members}{rewired}seed {facts['seed']}, {where}",
         )
         if facts["from"]:

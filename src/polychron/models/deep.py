@@ -34,7 +34,8 @@ class DeepConfig(TableConfig):
         n_comparisons: anchor pairs a table.
         readout_n_tables: tables of the readout.
         readout_n_comparisons: anchor pairs a table of the readout.
-        anchors: ``"sensory"`` (near pixels, and thresholds), or any two neurons, ``"random"`` or ``"covering"``.
+        anchors: ``"sensory"`` (near pixels, and thresholds), or any two neurons, ``"random"``, ``"covering"`` or
+            ``"independent"``.
     """
 
     kind: ClassVar[str] = "deep"

@@ -33,7 +33,7 @@ from polychron.training.checkpoint import (
 )
 from polychron.training.evaluate import Score, score, score_progressively, spread_sample
 from polychron.training.rewiring import Rewiring
-from polychron.training.schedule import Budget, Schedule
+from polychron.training.schedule import Budget, ReferenceSchedule, Schedule
 
 # The training loss that is shown is a mean over about so many steps: one batch alone says little.
 _SMOOTHING_STEPS = 50
@@ -127,7 +127,7 @@ def train_steps(
     model: torch.nn.Module,
     windows: Windows,
     optimizer: Any,
-    schedule: Schedule,
+    schedule: Schedule | ReferenceSchedule,
     budget: Budget,
     *,
     step: int = 0,
