@@ -33,8 +33,26 @@ def figure_of(runs: list[dict[str, Any]]) -> str:
     return f"{mean:.4f}" + (f" ± {(max(losses) - min(losses)) / 2:.4f}" if len(losses) > 1 else " (one seed)")
 
 
-def markdown(about: dict[str, Any], results: list[dict[str, Any]], variants: tuple[str, ...]) -> str:
-    """A table for each task."""
+def rate_of(rate: float, trials: list[list[float]]) -> str:
+    """The rate, and whether it was the lowest or the highest that was tried: then it may not be the best.
+
+    Example:
+        >>> rate_of(0.02, [[0.01, 2.1], [0.02, 2.0], [0.04, None]]), rate_of(0.02, [[0.01, 2.1], [0.02, 2.0]])
+        ('0.02', '0.02 (the highest tried)')
+    """
+    tried = [rate for rate, _ in trials]
+    if len(tried) > 1 and rate in (min(tried), max(tried)):
+        return f"{rate:g} (the {'lowest' if rate == min(tried) else 'highest'} tried)"
+    return f"{rate:g}"
+
+
+def markdown(
+    about: dict[str, Any],
+    results: list[dict[str, Any]],
+    variants: tuple[str, ...],
+    trials: dict[tuple[str, str], list[list[float]]],
+) -> str:
+    """A table for each task; ``trials``: the rates tried, with their losses, by task and variant."""
     lines = []
     for task, (measure, unit) in TASKS.items():
         found = groups(results, task, variants)
@@ -54,8 +72,9 @@ def markdown(about: dict[str, Any], results: list[dict[str, Any]], variants: tup
             every = kinds["amount"] + kinds["seconds"]
             speed = statistics.mean(run["trained"] / max(run["seconds"], 1e-9) for run in every)
             seen = [run["trained"] for run in kinds["seconds"]]
+            rate = rate_of(every[0]["rate"], trials.get((task, variant), []))
             lines.append(
-                f"| {variant} | {every[0]['rate']:g} | {every[0]['parameters']:,} | {figure_of(kinds['amount'])} | "
+                f"| {variant} | {rate} | {every[0]['parameters']:,} | {figure_of(kinds['amount'])} | "
                 f"{speed / 1000:.3g} | {figure_of(kinds['seconds'])} | "
                 f"{statistics.mean(seen) / 1000 if seen else 0:.3g} |"
             )

@@ -122,7 +122,7 @@ class _Count:
         self._states: list[np.ndarray] = []
 
     def add_states(self, row: np.ndarray) -> None:
-        """Tuples of rows (I, readings), each kept as two sums of 64 bits, which two of them never share but by a miracle."""
+        """Tuples of rows (I, readings), each kept as two sums of 64 bits, which no two share but by a miracle."""
         self._states.append((self._weights @ row.astype(np.uint64)).T)
 
     def add_rows(self, row: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from polychron.anchors import ANCHOR_KINDS, draw_anchors, sensory_anchors
 from polychron.errors import InputError
-from polychron.models.config import VARIANT_FIELDS, TableConfig, config_from_fields
+from polychron.models.config import TableConfig, config_from_fields
 from polychron.models.layers import make_readout, make_tables
 from polychron.nn import LookupTables, VariantTables
 from polychron.nn.row_layer import anchors_in_range
@@ -39,7 +39,7 @@ class DeepConfig(TableConfig):
     """
 
     kind: ClassVar[str] = "deep"
-    later_fields: ClassVar[tuple[str, ...]] = (*VARIANT_FIELDS, "anchors")
+    later_fields: ClassVar[tuple[str, ...]] = (*TableConfig.later_fields, "anchors")
     n_pixels: int
     n_classes: int
     width: int = 0
