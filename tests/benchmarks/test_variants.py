@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import variants
-from harness.variant_report import figure_of, rate_of
+from harness.variant_report import figure_of, highest_drawn, rate_of
 
 QUICK = ["--bytes", "256", "--seconds", "0.01", "--scored-bytes", "200", "--batch", "2", "--length", "8", "--seeds",
          "0", "1"]  # fmt: skip
@@ -71,3 +71,9 @@ def test_a_rate_at_the_edge_of_what_was_tried_shows():
     assert rate_of(0.04, trials) == "0.04 (the highest tried)"
     assert rate_of(0.01, trials) == "0.01 (the lowest tried)"
     assert rate_of(0.01, []) == "0.01"
+
+
+def test_an_outlier_does_not_squeeze_the_picture():
+    assert highest_drawn([1.0, 1.1, 1.2, 1.3, 9.0, math.inf]) == 1.3
+    assert highest_drawn([1.0, 1.1, 1.2, 1.3]) == 1.3
+    assert highest_drawn([2.0]) == 2.0
