@@ -1,4 +1,4 @@
-"""A layer of tables in place of a dense network's perceptron: it imitates the old one, then the whole goes on learning."""
+"""Tables in place of a dense network's perceptron: they imitate the old one, then the whole goes on learning."""
 
 from __future__ import annotations
 
