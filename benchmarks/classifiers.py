@@ -26,7 +26,7 @@ from harness.kept import KeptRuns, conditions, spread
 from polychron.data.examples import LabelledSet, divide, load_labelled
 from polychron.models.deep import DeepConfig, classifier_preset
 from polychron.training.schedule import Schedule
-from polychron.twins.learning import Learner, best_rate, learn
+from polychron.twins.learning import Learner, learn, search_rate
 
 TUNING_SEED = 1_000_003
 OUR_FACTORS = (0.5, 1.0, 2.0)  # of the preset's rate
@@ -97,11 +97,11 @@ def run_set(labelled: LabelledSet, arguments: argparse.Namespace, kept: KeptRuns
     for name, (make, rates) in networks.items():
         if not kept.has(labelled.name, name, TUNING):
             seconds = arguments.tuning_seconds or arguments.seconds / 5
-            rate = best_rate(
+            search = search_rate(
                 lambda rate, make=make: make(tuning, rate, TUNING_SEED), rates, np.arange(len(held_out_labels)),
                 seconds=seconds,
             )  # fmt: skip
-            kept.add({"data": labelled.name, "network": name, "seed": TUNING, "rate": rate, "seconds": seconds})
+            kept.add({"data": labelled.name, "network": name, "seed": TUNING, "seconds": seconds, **search.to_dict()})
         chosen = kept.get(labelled.name, name, TUNING)["rate"]
         for seed in range(arguments.seeds):
             if kept.has(labelled.name, name, seed):

@@ -34,7 +34,7 @@ from polychron.data.examples import divide, load_labelled
 from polychron.errors import InputError
 from polychron.models import DelayConfig, with_variant
 from polychron.models.deep import DeepConfig
-from polychron.twins.learning import Learner, best_rate, learn, of_tables, sample_of
+from polychron.twins.learning import Learner, learn, of_tables, sample_of, search_rate
 from polychron.twins.split import Split
 
 # By name: options of `with_variant`. Two bins are the order once more, without the native kernels: what PyTorch costs.
@@ -121,7 +121,7 @@ def measure(tasks: list[Task], folder: ResultFolder, arguments: argparse.Namespa
             for name in arguments.variants:
                 if name in (IMAGES_ONLY if task.name == "text" else TEXT_ONLY):
                     continue
-                stem = f"{task.name}/{name.replace(' ', '-').replace(',', '')}"
+                stem = stem_of(task.name, name)
                 tuning = folder.once(
                     f"tuning/{stem}.json", lambda task=task, name=name: tune(task, VARIANTS[name], arguments)
                 )
@@ -136,14 +136,19 @@ def measure(tasks: list[Task], folder: ResultFolder, arguments: argparse.Namespa
                     print(f"{task.name:7} {name:20} seed {seed}  {budget:8} {result['loss']:.4f}", flush=True)
 
 
+def stem_of(task: str, variant: str) -> str:
+    """Of the files of a variant's trials and runs."""
+    return f"{task}/{variant.replace(' ', '-').replace(',', '')}"
+
+
 def tune(task: Task, variant: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The best rate, each tried for a part of the bytes."""
+    """The best rate, and the trials of all, each of a part of the bytes."""
     _, scored = task.make(variant, task.rate, TUNING_SEED, True)
-    rate = best_rate(
+    search = search_rate(
         lambda rate: task.make(variant, rate, TUNING_SEED, True)[0],
         tuple(task.rate * factor for factor in RATES), scored, int(arguments.trial_part * task.amount),
     )  # fmt: skip
-    return {"rate": rate}
+    return search.to_dict()
 
 
 def run(task: Task, variant: dict[str, Any], rate: float, seed: int, budget: str) -> dict[str, Any]:
@@ -161,7 +166,12 @@ def report(directory: Path) -> None:
     results = [read_json(path) for path in sorted(directory.glob("runs/*/*.json"))]
     if not results:
         raise InputError(f"{directory} holds no results: run the benchmark with --out {directory} first")
-    text = markdown(read_json(directory / "about.json"), results, tuple(VARIANTS))
+    paths = {
+        (task, variant): directory / f"tuning/{stem_of(task, variant)}.json"
+        for task, variant in {(result["task"], result["variant"]) for result in results}
+    }
+    trials = {which: read_json(path).get("trials", []) for which, path in paths.items() if path.exists()}
+    text = markdown(read_json(directory / "about.json"), results, tuple(VARIANTS), trials)
     (directory / "table.md").write_text(text, encoding="utf-8")
     print("\n" + text)
     print(draw(results, tuple(VARIANTS), directory / "variants.png"))

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from polychron.anchors import (
     draw_anchors,
     draw_delays,
     geometric_delays,
+    independent_anchors,
     random_anchors,
     sensory_anchors,
     uniform_delays,
@@ -173,12 +176,35 @@ def test_a_delay_below_zero_is_refused(draw):
         draw(4, 3, -1, 0)
 
 
+# --- independent, as the reference program draws ---------------------------------------------------------
+
+
+def test_independent_anchors_are_uniform_over_ordered_pairs_and_may_repeat():
+    anchors = independent_anchors(32, 20_000, 6, 0)
+    assert anchors.shape == (20_000, 6, 2)
+    assert anchors.dtype == torch.int32
+    assert (anchors[..., 0] != anchors[..., 1]).all()
+    times = torch.bincount((anchors[..., 0] * 32 + anchors[..., 1]).flatten(), minlength=32 * 32).reshape(32, 32)
+    expected = anchors.shape[0] * 6 / (32 * 31)
+    off_diagonal = times[~torch.eye(32, dtype=torch.bool)]
+    assert ((off_diagonal - expected).abs() < 6 * expected**0.5).all()
+    repeating = sum(len(set(table)) < 6 for table in unordered(anchors)) / len(anchors)
+    assert repeating == pytest.approx(1 - math.prod(1 - k / 496 for k in range(6)), abs=0.006)  # 3 %
+
+
+def test_independent_anchors_may_be_more_than_there_are_pairs():
+    assert independent_anchors(2, 1, 5, 0).sort().values.tolist() == [[[0, 1]] * 5]
+    with pytest.raises(InputError, match="n_inputs must be at least 2"):
+        independent_anchors(1, 1, 1)
+
+
 # --- by name ----------------------------------------------------------------------------------------------
 
 
 def test_rules_by_name():
     assert torch.equal(draw_anchors("random", 8, 5, 3, 7), random_anchors(8, 5, 3, 7))
     assert torch.equal(draw_anchors("covering", 8, 5, 3, 7), covering_anchors(8, 5, 3, 7))
+    assert torch.equal(draw_anchors("independent", 8, 5, 3, 7), independent_anchors(8, 5, 3, 7))
     assert torch.equal(draw_delays("geometric", 5, 3, 7, 9), geometric_delays(5, 3, 7, 9))
     assert torch.equal(draw_delays("uniform", 5, 3, 7, 9), uniform_delays(5, 3, 7, 9))
     assert draw_delays("uniform", 5, 3, 0, 9) is None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from harness.results import OURS, TRAINED, Result
 from harness.table_cost import UnknownCostError, reading_cost, training_operations
 from polychron.data import Vocabulary, load_corpus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,26 @@ def figure_of(runs: list[dict[str, Any]]) -> str:
     return f"{mean:.4f}" + (f" ± {(max(losses) - min(losses)) / 2:.4f}" if len(losses) > 1 else " (one seed)")
 
 
-def markdown(about: dict[str, Any], results: list[dict[str, Any]], variants: tuple[str, ...]) -> str:
-    """A table for each task."""
+def rate_of(rate: float, trials: list[list[float]]) -> str:
+    """The rate, and whether it was the lowest or the highest that was tried: then it may not be the best.
+
+    Example:
+        >>> rate_of(0.02, [[0.01, 2.1], [0.02, 2.0], [0.04, None]]), rate_of(0.02, [[0.01, 2.1], [0.02, 2.0]])
+        ('0.02', '0.02 (the highest tried)')
+    """
+    tried = [rate for rate, _ in trials]
+    if len(tried) > 1 and rate in (min(tried), max(tried)):
+        return f"{rate:g} (the {'lowest' if rate == min(tried) else 'highest'} tried)"
+    return f"{rate:g}"
+
+
+def markdown(
+    about: dict[str, Any],
+    results: list[dict[str, Any]],
+    variants: tuple[str, ...],
+    trials: dict[tuple[str, str], list[list[float]]],
+) -> str:
+    """A table for each task; ``trials``: the rates tried, with their losses, by task and variant."""
     lines = []
     for task, (measure, unit) in TASKS.items():
         found = groups(results, task, variants)
@@ -54,8 +73,9 @@ def markdown(about: dict[str, Any], results: list[dict[str, Any]], variants: tup
             every = kinds["amount"] + kinds["seconds"]
             speed = statistics.mean(run["trained"] / max(run["seconds"], 1e-9) for run in every)
             seen = [run["trained"] for run in kinds["seconds"]]
+            rate = rate_of(every[0]["rate"], trials.get((task, variant), []))
             lines.append(
-                f"| {variant} | {every[0]['rate']:g} | {every[0]['parameters']:,} | {figure_of(kinds['amount'])} | "
+                f"| {variant} | {rate} | {every[0]['parameters']:,} | {figure_of(kinds['amount'])} | "
                 f"{speed / 1000:.3g} | {figure_of(kinds['seconds'])} | "
                 f"{statistics.mean(seen) / 1000 if seen else 0:.3g} |"
             )
@@ -63,26 +83,50 @@ def markdown(about: dict[str, Any], results: list[dict[str, Any]], variants: tup
     return "\n".join(lines)
 
 
+def highest_drawn(losses: list[float]) -> float:
+    """Where the axis ends: an outlier beyond it, or a run that diverged, would squeeze all others into a corner.
+
+    Example:
+        >>> highest_drawn([1.0, 1.1, 1.2, 1.3, 9.0, math.inf])
+        1.3
+    """
+    finite = sorted(loss for loss in losses if math.isfinite(loss))
+    low, _, high = statistics.quantiles(finite, n=4, method="inclusive") if len(finite) > 1 else finite * 3
+    return max(loss for loss in finite if loss <= high + 3 * (high - low))
+
+
 def draw(results: list[dict[str, Any]], variants: tuple[str, ...], path: Path) -> Path:
-    """Losses of every seed, a row for each variant, a column for each task and budget."""
+    """Losses of every seed, a row for each variant, a column for each task; outliers are arrows at the edge."""
     tasks = [task for task in TASKS if any(result["task"] == task for result in results)]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2 * len(tasks) + 1.5, 4.6), layout="constrained")
         for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
             found = groups(results, task, variants)
+            runs = [run for kinds in found.values() for of_kind in kinds.values() for run in of_kind]
+            highest = highest_drawn([run["loss"] for run in runs])
+            lowest = min(run["loss"] for run in runs)
+            edge = highest + 0.06 * (highest - lowest)
             for at, kinds in enumerate(reversed(list(found.values()))):
                 for kind, colour, move in (("amount", TWIN_COLOURS[0], 0.14), ("seconds", OUR_COLOUR, -0.14)):
-                    losses = [run["loss"] for run in kinds[kind]]
+                    inside = [run["loss"] for run in kinds[kind] if run["loss"] <= highest]
+                    outside = [run["loss"] for run in kinds[kind] if run["loss"] > highest]
                     equal = {"text": "bytes", "images": "examples"}[task] if kind == "amount" else "time"
                     label = f"at equal {equal}" if at == 0 else None
-                    places = [at + move] * len(losses)
-                    axes.plot(losses, places, "o", color=colour, markersize=4.5, alpha=0.8, label=label)
+                    axes.plot(
+                        inside, [at + move] * len(inside), "o", color=colour, markersize=4.5, alpha=0.8, label=label
+                    )
+                    if outside:
+                        axes.plot([edge], [at + move], ">", color=colour, markersize=5)
+                        said = ", ".join("diverged" if math.isinf(loss) else f"{loss:.2f}" for loss in sorted(outside))
+                        axes.annotate(said, (edge, at + move), (6, 0), textcoords="offset points", ha="left",
+                                      va="center", fontsize=7, color=colour)  # fmt: skip
             best = min(run["loss"] for kinds in found.values() for run in kinds["amount"])
             axes.axvline(best, color=FAINT, linewidth=0.8, linestyle=(0, (4, 4)), zorder=0)
             axes.set_yticks(range(len(found)), reversed(list(found)))
             axes.set_xlabel(TASKS[task][0])
-            axes.set_title({"text": "Text, delay network", "images": "Images, deep network"}[task])
-            axes.legend(frameon=False, fontsize=8)
+            title = {"text": "Text, delay network", "images": "Images, deep network"}[task]
+            axes.set_title(title, pad=24)
+            axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
         unfinished = path.with_suffix(".part.png")
         figure.savefig(unfinished)
         unfinished.replace(path)

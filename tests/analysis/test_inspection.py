@@ -68,6 +68,7 @@ def test_rows_read_are_those_of_the_definition(config):
     for usage, layer, (_, x) in zip(usages, layers, compared, strict=True):
         rows = rows_of_tables(layer, x[0])
         assert usage.visits.tolist() == visits_of(rows, usage.n_rows)
+        assert usage.n_states == len(set(zip(*rows, strict=True)))
         assert usage.u_counts.sum() == layer.anchors.shape[0] * layer.anchors.shape[1] * 60
     # What the last layer compares is what the model gives its readout.
     assert torch.equal(compared[-1][1], model.latencies(TEXT))
@@ -86,6 +87,7 @@ def test_rows_of_attention_are_those_of_the_definition(share_anchors):
     model = with_random_rows(build(dataclasses.replace(TRANSFORMER, share_anchors=share_anchors), seed=1))
     usages = inspect_model(model, TEXT)
     assert [usage.name for usage in usages] == ["attention 0", "FFN 0", "readout"]
+    assert [usage.n_states is None for usage in usages] == [True, False, False]
     attention = model.layers[0].attention
     x = compared_latencies(model, TEXT)[0][1][0].tolist()
     queries = attention.anchors.tolist()

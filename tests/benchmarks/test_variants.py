@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import variants
-from harness.variant_report import figure_of
+from harness.variant_report import figure_of, highest_drawn, rate_of
 
 QUICK = ["--bytes", "256", "--seconds", "0.01", "--scored-bytes", "200", "--batch", "2", "--length", "8", "--seeds",
          "0", "1"]  # fmt: skip
@@ -63,3 +63,17 @@ def test_a_figure_says_how_many_seeds_it_rests_on():
     assert figure_of([]) == "-"
     assert figure_of([{"loss": 1.5}]) == "1.5000 (one seed)"
     assert figure_of([{"loss": 1.5}, {"loss": 1.7}]) == "1.6000 ± 0.1000"
+
+
+def test_a_rate_at_the_edge_of_what_was_tried_shows():
+    trials = [[0.01, 2.1], [0.02, 2.0], [0.04, None]]
+    assert rate_of(0.02, trials) == "0.02"
+    assert rate_of(0.04, trials) == "0.04 (the highest tried)"
+    assert rate_of(0.01, trials) == "0.01 (the lowest tried)"
+    assert rate_of(0.01, []) == "0.01"
+
+
+def test_an_outlier_does_not_squeeze_the_picture():
+    assert highest_drawn([1.0, 1.1, 1.2, 1.3, 9.0, math.inf]) == 1.3
+    assert highest_drawn([1.0, 1.1, 1.2, 1.3]) == 1.3
+    assert highest_drawn([2.0]) == 2.0

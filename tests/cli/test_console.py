@@ -20,6 +20,7 @@ FACTS = {
     "held_out_bytes": 402_500,
     "optimizer": "sgd",
     "rate": 0.02,
+    "schedule": "linear",
     "drop": 0.1,
     "members": 2,
     "calibration": 0,

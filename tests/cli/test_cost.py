@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from polychron.training.classify import open_classifier
+
 from .conftest import Command
 
 
@@ -49,6 +51,25 @@ def test_what_the_kernels_counted_stands_beside_what_was_predicted(polychron: Co
     read = polychron("cost", trained, "--measure", text).out
     assert "counted by the kernels" in read
     assert "rows were read at least once" in read
+
+
+def test_a_classifier_is_counted_for_one_example(polychron: Command, tmp_path: Path):
+    data = tmp_path / "points.csv"
+    data.write_text(
+        "\n".join(",".join(str((n * k * 37 + k) % 256) for k in range(1, 9)) + f",{n % 2}" for n in range(90))
+    )
+    polychron("train-classifier", data, "--preset", "tiny", "--steps", 2, "--batch", 8, "--out", "run", "--json")
+    (result,) = polychron("cost", "run", "--json").objects
+    config = open_classifier("run").config
+    assert [layer["layer"] for layer in result["layers"]] == ["layer 0", "readout"]
+    assert result["for"] == "example"
+    assert result["rows"] == config.n_tables + config.readout_n_tables
+    assert result["additions"] == config.n_tables * config.n_neurons + config.readout_n_tables * 2
+    assert result["counted_as_published"]["operations"] == result["comparisons"] + result["additions"]
+    assert "for one example, float32" in polychron("cost", "run").out
+    refused = polychron("cost", "run", "--measure", data)
+    assert refused.code == 2
+    assert "run holds a classifier" in refused.err
 
 
 def test_the_plot_is_drawn(polychron: Command):

@@ -92,6 +92,22 @@ def test_online_updates_are_the_papers_layer_alone(polychron: Command, text: Pat
     assert "--update online is the paper's layer alone" in refused.err
 
 
+def test_parity_with_the_reference_program(polychron: Command, text: Path):
+    """One window a step, rows updated where they stand, its anchors, its schedule; resumed to the same bits."""
+    parity = ["--model", "transformer", "--preset", "paper-small", "--update", "online", "--schedule", "reference",
+              "--anchors", "independent", "--batch", 1, "--steps", 4]  # fmt: skip
+    done = polychron("train", text, *parity, "--out", "run", "--json")
+    assert done.code == 0, done.err
+    checkpoint = open_checkpoint("run")
+    assert checkpoint.config.anchors == "independent"
+    assert checkpoint.record.training.schedule.rate(8, 0.5) == 8 * 4000**-1.5
+    assert 3 * 4000**-1.5 in [line.get("rate") for line in done.objects]
+    assert polychron("train", text, "--resume", "--out", "run", "--schedule", "linear").code == 2
+    refused = polychron("train", text, *parity, "--rate", 0.1)
+    assert refused.code == 2
+    assert "--schedule reference sets the rate" in refused.err
+
+
 def test_delays_and_anchors_are_one_option_each(polychron: Command, text: Path):
     polychron("train", text, *SHORT, "--max-delay", 0, "--anchors", "covering", "--out", "run")
     config = open_checkpoint("run").config

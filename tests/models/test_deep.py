@@ -71,6 +71,9 @@ def test_it_learns_which_row_is_bright():
 
 def test_configurations_survive_json_and_refuse_nonsense():
     assert deep_config_from_dict(CONFIG.to_dict()) == CONFIG
+    # Written before there were variants, ways to draw anchors and types of tables.
+    assert not CONFIG.to_dict().keys() & set(DeepConfig.later_fields)
+    assert {"hash", "anchors", "table_type"} <= set(DeepConfig.later_fields)
     for change, message in [
         ({"width": 3}, "width must divide"),
         ({"reference_share": 1.5}, "reference_share must be a number"),

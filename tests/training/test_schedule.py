@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from polychron.errors import InputError
-from polychron.training import Budget, Schedule
+from polychron.training import Budget, ReferenceSchedule, Schedule
 
 
 def test_progress_follows_steps_or_the_clock():
@@ -53,3 +55,15 @@ def test_without_warm_up_the_first_rate_is_the_peak():
 def test_impossible_schedules_are_refused(settings: dict):
     with pytest.raises(InputError, match="must be"):
         Schedule(**settings)
+
+
+def test_the_reference_programs_rate_is_counted_in_windows():
+    schedule = ReferenceSchedule()
+    for t in (0, 1, 17, 3999, 4000, 4001, 100_000):
+        assert schedule.rate(t) == pytest.approx(min(1 / math.sqrt(1 + t), t * 4000**-1.5))
+    rates = [schedule.rate(t) for t in range(3000, 5000)]
+    assert max(rates) == pytest.approx(schedule.peak, rel=1e-3)
+    assert 3999 <= 3000 + rates.index(max(rates)) <= 4001
+    assert ReferenceSchedule(windows_per_step=8).rate(100, 0.9) == schedule.rate(800)
+    with pytest.raises(InputError, match="windows_per_step must be at least 1; got 0"):
+        ReferenceSchedule(0)

@@ -29,6 +29,7 @@ def test_rates_are_chosen_on_the_training_part_and_seeds_take_turns(split):
     inner, whole = split.for_tuning().held_out.size, split.held_out.size
     assert {size for size, _, seed in made if seed > 1} == {inner} != {whole}
     assert len(told) == 4
+    assert [rate for rate, _ in outcomes[1].trials] == pytest.approx([0.1, 0.2, 0.4, 0.8])
 
 
 def test_what_was_run_is_not_run_again(split):
@@ -48,7 +49,7 @@ def test_what_was_run_is_not_run_again(split):
 
 def test_without_trials_the_first_rate_is_taken(split):
     contestant, made = pretender(0.4)
-    assert choose(contestant, split, Terms(n_bytes=10)) == 0.1
+    assert choose(contestant, split, Terms(n_bytes=10)) == {"rate": 0.1, "trials": []}
     assert made == []
 
 

@@ -8,7 +8,7 @@ import torch
 
 from polychron.errors import InputError
 from polychron.models import DelayConfig
-from polychron.twins.learning import Learner, best_rate, learn, of_tables, of_twin, sample_of
+from polychron.twins.learning import Learner, learn, of_tables, of_twin, sample_of, search_rate
 from polychron.twins.training import Settings
 
 
@@ -67,9 +67,15 @@ def test_the_best_rate_is_found_and_divergence_costs_without_end(split):
             return counted(math.nan)[0]
         return small(split, rate=rate)
 
-    assert best_rate(make, (1e-5, 0.02, 10.0), split.held_out, 2000) == 0.02
+    search = search_rate(make, (1e-5, 0.02, 10.0), split.held_out, 2000)
+    assert (search.rate, search.is_bracketed) == (0.02, True)
+    found = search.to_dict()
+    assert found["rate"] == 0.02
+    assert [rate for rate, _ in found["trials"]] == [1e-5, 0.02, 10.0]
+    assert found["trials"][2][1] is None
+    assert found["trials"][1][1] < found["trials"][0][1]
     with pytest.raises(InputError, match="diverged at every rate of 10"):
-        best_rate(make, (10.0,), split.held_out, 2000)
+        search_rate(make, (10.0,), split.held_out, 2000)
     with pytest.raises(InputError, match="diverged at step 0"):
         learn(counted(math.inf)[0], split.held_out, n_bytes=20)
 
@@ -85,8 +91,10 @@ def test_trials_go_on_until_the_best_rate_lies_between_two_worse_ones(ideal, fou
         seen.append(rate)
         return Learner(lambda k, progress: 1.0, lambda held_out: abs(math.log(rate / ideal)), 10, n_parameters=0)
 
-    assert best_rate(make, (0.1, 0.2, 0.4), np.zeros(4, np.uint8), 10) == pytest.approx(found)
+    search = search_rate(make, (0.1, 0.2, 0.4), np.zeros(4, np.uint8), 10)
+    assert search.rate == pytest.approx(found)
     assert len(seen) == tried
+    assert search.is_bracketed == (ideal < 100)
 
 
 def test_a_sample_is_spread_over_the_held_out_part():

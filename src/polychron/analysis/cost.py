@@ -217,7 +217,7 @@ def published_synapses(config: ModelConfig) -> int:
     return count_cost(config).synapses + config.vocabulary_size * config.n_neurons
 
 
-def published_operations(config: ModelConfig, n_positions: int) -> int:
+def published_operations(config: TableConfig, n_positions: int) -> int:
     """Additions and comparisons of a whole context, as Table IV counts them: every pair of positions is read.
 
     Example:
@@ -232,7 +232,7 @@ def published_operations(config: ModelConfig, n_positions: int) -> int:
     return total
 
 
-def published_bandwidth(config: ModelConfig) -> Bandwidth:
+def published_bandwidth(config: TableConfig) -> Bandwidth:
     """Numbers read for a token, as Table IV counts them: latencies and indices, but no rows.
 
     Example:

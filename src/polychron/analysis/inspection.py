@@ -118,6 +118,12 @@ class _Count:
         self.visits = np.zeros((n_tables, n_rows), dtype=np.int64)
         self.u = np.zeros(len(U_EDGES) + 1, dtype=np.int64)
         self.n_ties = 0
+        self._weights = np.random.default_rng(0).integers(1 << 63, size=(2, n_tables), dtype=np.uint64) << 1 | 1
+        self._states: list[np.ndarray] = []
+
+    def add_states(self, row: np.ndarray) -> None:
+        """Tuples of rows (I, readings), each kept as two sums of 64 bits, which no two share but by a miracle."""
+        self._states.append((self._weights @ row.astype(np.uint64)).T)
 
     def add_rows(self, row: np.ndarray) -> None:
         """Rows (I, readings)."""
@@ -133,7 +139,8 @@ class _Count:
     def usage(self, name: str, layer: RowLayer, bits: tuple[str, ...], n_equal: int) -> LayerUsage:
         tables = layer.synaptic_vectors.detach().float().numpy()
         explained = np.stack([explained_by(*pair) for pair in zip(self.visits, tables, strict=True)])
-        return LayerUsage(name, self.visits, bits, explained, n_equal, self.u, self.n_ties)
+        n_states = len(np.unique(np.concatenate(self._states), axis=0)) if self._states else None
+        return LayerUsage(name, self.visits, bits, explained, n_equal, self.u, self.n_ties, n_states)
 
 
 def _pieces(x: Tensor, anchors: Tensor, delays: Tensor | None) -> Iterator[Tensor]:
@@ -161,7 +168,9 @@ def _observe_tables(name: str, layer: LookupTables, x: Tensor) -> LayerUsage:
     count = _Count(layer.n_tables, layer.synaptic_vectors.shape[1])
     for u in _pieces(x, layer.anchors, layer.delays):
         count.add_u(u)
-        count.add_rows(_rows(u).flatten(1).numpy())
+        rows = _rows(u).flatten(1).numpy()
+        count.add_rows(rows)
+        count.add_states(rows)
     bits = ("latency",) * layer.n_comparisons
     return count.usage(name, layer, bits, count_equal(layer.anchors, layer.delays))
 

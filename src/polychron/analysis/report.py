@@ -151,9 +151,10 @@ def _layer(usage: LayerUsage) -> str:
         f"<figure><figcaption>{html.escape(title)} <span>{html.escape(note)}</span></figcaption>{picture}</figure>"
         for title, note, picture in panels
     )
+    states = "" if usage.n_states is None else f", {usage.n_states:,} different states (rows of all tables together)"
     return (
         f"<h2>{html.escape(usage.name)}</h2><p class='muted'>{usage.n_tables:,} tables of {usage.n_rows:,} rows, "
-        f"{usage.n_readings:,} readings of each table.</p><div class='panels'>{figures}</div>"
+        f"{usage.n_readings:,} readings of each table{states}.</p><div class='panels'>{figures}</div>"
         '<figure class="wide"><figcaption>Readings of every row <span>a line is a table, its rows from the most to the '
         f"least read; the deeper the colour the more, logarithmic</span></figcaption>{_heat_picture(usage)}</figure>"
     )

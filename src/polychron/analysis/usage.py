@@ -42,6 +42,8 @@ class LayerUsage:
         n_equal: comparisons that stand in their table a second time, the same neurons at the same delays.
         u_counts: (len(U_EDGES) + 1,) comparisons by abs(u); the first count is those below the first edge.
         n_ties: comparisons with u = 0.
+        n_states: different tuples of rows, one of each table, that were read: the states of the paper's finite-state
+            machine, of 2^(n_t n_c); None of attention, which reads a row for every pair of positions.
     """
 
     name: str
@@ -51,6 +53,7 @@ class LayerUsage:
     n_equal: int
     u_counts: np.ndarray
     n_ties: int
+    n_states: int | None = None
 
     @property
     def n_tables(self) -> int:
@@ -154,6 +157,7 @@ class LayerUsage:
             "tables": self.n_tables,
             "rows": self.n_rows,
             "readings": self.n_readings,
+            "states": self.n_states,
             "rows_read": self.visit_shares,
             "entropy_bits": {
                 "mean": float(self.entropy.mean()),

@@ -84,6 +84,13 @@ class UpdateKind(str, Enum):
     online = "online"
 
 
+class ScheduleKind(str, Enum):
+    """Values of ``--schedule``."""
+
+    linear = "linear"
+    reference = "reference"
+
+
 class TableType(str, Enum):
     """Values of ``--tables``."""
 
@@ -122,6 +129,7 @@ class AnchorKind(str, Enum):
 
     random = "random"
     covering = "covering"
+    independent = "independent"
 
 
 class SensoryAnchorKind(str, Enum):
@@ -130,6 +138,7 @@ class SensoryAnchorKind(str, Enum):
     sensory = "sensory"
     random = "random"
     covering = "covering"
+    independent = "independent"
 
 
 class ReproducedItem(str, Enum):

@@ -120,6 +120,8 @@ class TerminalView:
 
     def begin(self, facts: dict[str, Any]) -> None:
         """What is about to be trained on what."""
+        highest = "up to " if facts["schedule"] == "reference" else ""
+        rate = f"rate {highest}{facts['rate']:g}"
         left_out = f"{facts['drop']:.0%} of the tables left out, " if facts["drop"] else ""
         members = f"a readout of {facts['members']} members, " if facts["members"] > 1 else ""
         contexts = f"contexts of up to {facts['contexts']} bytes counted, " if facts["contexts"] else ""
@@ -136,7 +138,7 @@ class TerminalView:
         where = counted(facts["threads"], "thread") if device == "cpu" else device
         self._say(
             "training",
-            f"{facts['optimizer']}, rate {facts['rate']:g}, {facts['batch']} windows of {facts['length']} "
+            f"{facts['optimizer']}, {rate}, {facts['batch']} windows of {facts['length']} "
             f"bytes a step, {left_out}{members}{contexts}{rewired}seed {facts['seed']}, {where}",
         )
         if facts["from"]:

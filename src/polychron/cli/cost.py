@@ -15,7 +15,10 @@ from polychron.cli.console import make_console, print_json, say
 from polychron.cli.cost_measured import measure_cost, measured_lines
 from polychron.errors import InputError
 from polychron.limits import format_bytes
+from polychron.models.config import TableConfig
+from polychron.storage.config_file import LANGUAGE_MODEL, task_of
 from polychron.training.checkpoint import open_checkpoint
+from polychron.training.classify import open_classifier
 
 _BYTES = 256  # vocabulary of a preset that nobody trained yet
 _NEURONS = (16, 32, 60, 100, 512)
@@ -55,6 +58,11 @@ def run_cost(
         lines = [*_paper_lines(fields), "", *_preset_lines(fields["presets"], element)]
     else:
         title, config = _asked_for(directory, model, preset)
+        if config.kind == "deep" and measure is not None:
+            raise InputError(
+                f"--measure is for language models, and {directory} holds a classifier, which reads one row of every "
+                f"table for every example: `polychron inspect {directory}` counts which"
+            )
         fields = _one(title, config, positions, element)
         lines = list(_one_lines(fields, element))
         if directory is not None and measure is not None:
@@ -71,9 +79,10 @@ def run_cost(
         say(console, line)
 
 
-def _asked_for(directory: Path | None, model: str | None, preset: str | None) -> tuple[str, models.ModelConfig]:
+def _asked_for(directory: Path | None, model: str | None, preset: str | None) -> tuple[str, TableConfig]:
     if directory is not None:
-        return str(directory), open_checkpoint(directory).config
+        opened = open_checkpoint if task_of(directory) == LANGUAGE_MODEL else open_classifier
+        return str(directory), opened(directory).config
     kind = model or "delay"
     name = preset or models.DEFAULT_PRESETS[kind]
     return f"{kind} {name}", models.preset(kind, name, _BYTES)
@@ -138,7 +147,7 @@ def _paper_lines(fields: dict[str, Any]) -> Iterator[str]:
         yield f"  {row['n_neurons']:>5}" + "".join(f"{power_of_ten(x):>16}" for x in numbers)
 
 
-def _total(title: str, config: models.ModelConfig, positions: int, element: str) -> dict[str, Any]:
+def _total(title: str, config: TableConfig, positions: int, element: str) -> dict[str, Any]:
     """Sums of one model."""
     cost = analysis.count_cost(config)
     n_bytes = ELEMENT_BYTES[element]
@@ -187,8 +196,10 @@ def _preset_lines(presets: list[dict[str, Any]], element: str) -> Iterator[str]:
     yield f"  energy is modelled, not measured: {TABLE_NAME}, memory included"
 
 
-def _one(title: str, config: models.ModelConfig, positions: int, element: str) -> dict[str, Any]:
+def _one(title: str, config: TableConfig, positions: int, element: str) -> dict[str, Any]:
     n_bytes = ELEMENT_BYTES[element]
+    if config.kind == "deep":  # an example has no positions
+        positions = 1
     layers = [
         {
             "layer": layer.name,
@@ -201,12 +212,14 @@ def _one(title: str, config: models.ModelConfig, positions: int, element: str) -
         }
         for layer in analysis.count_cost(config).layers
     ]
-    return {**_total(title, config, positions, element), "layers": layers}
+    unit = "example" if config.kind == "deep" else "token"
+    return {**_total(title, config, positions, element), "for": unit, "layers": layers}
 
 
 def _one_lines(fields: dict[str, Any], element: str) -> Iterator[str]:
     columns = ("synapses", "comparisons", "additions", "rows", "row_bytes", "latency_bytes")
-    yield f"{fields['model']}, for the next token of a text, {element}"
+    is_example = fields["for"] == "example"
+    yield f"{fields['model']}, for {'one example' if is_example else 'the next token of a text'}, {element}"
     yield f"  {'':16}" + "".join(f"{name.replace('_', ' '):>16}" for name in columns)
     for layer in fields["layers"]:
         yield f"  {layer['layer']:16}" + "".join(f"{layer[name]:>16,}" for name in columns)
@@ -214,10 +227,16 @@ def _one_lines(fields: dict[str, Any], element: str) -> Iterator[str]:
     if fields["multiplications"]:
         yield f"  and {fields['multiplications']:,} multiplications of the variant"
     published, energy = fields["counted_as_published"], fields["energy_nanojoules"]
-    yield (
-        f"  as the paper counts: {published['operations']:,} operations for {published['positions']} positions, "
-        f"{published['bandwidth']['constant']:,} + {published['bandwidth']['slope']:,} n numbers read for a token"
-    )
+    if is_example:
+        yield (
+            f"  as the paper counts: {published['operations']:,} operations, {published['bandwidth']['constant']:,} "
+            "numbers read"
+        )
+    else:
+        yield (
+            f"  as the paper counts: {published['operations']:,} operations for {published['positions']} positions, "
+            f"{published['bandwidth']['constant']:,} + {published['bandwidth']['slope']:,} n numbers read for a token"
+        )
     yield (
         f"  energy, modelled, not measured ({TABLE_NAME}): {_microjoules(fields)}; rows from {energy['memory']}, "
         f"arithmetic {energy['arithmetic'] / energy['total'][0]:.2%} of it"

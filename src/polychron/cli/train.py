@@ -20,8 +20,8 @@ from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
 from polychron.errors import InputError
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
-from polychron.training.blend import MOST_COUNTED
 from polychron.training.begin_from import grown_model, start_record
+from polychron.training.blend import MOST_COUNTED
 from polychron.training.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -31,6 +31,7 @@ from polychron.training.checkpoint import (
     open_checkpoint,
 )
 from polychron.training.loop import Event, Finished, Run, StepReport, ValidationReport, require_room, windows_of
+from polychron.training.schedule import ReferenceSchedule
 
 _DEFAULT_MODEL = "delay"
 _SAMPLE_BYTES = 400
@@ -59,6 +60,7 @@ class Settings:
     contexts: int | None = None
     optimizer: str | None = None
     update: str | None = None
+    schedule: str | None = None
     hash: str | None = None
     reading: str | None = None
     gradient: str | None = None
@@ -140,6 +142,8 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
         raise InputError(f"--minutes must be positive and finite; got {settings.minutes:g}")
     if settings.rate is not None and not (math.isfinite(settings.rate) and settings.rate > 0):
         raise InputError(f"--rate must be positive and finite; got {settings.rate:g}")
+    if settings.schedule == "reference" and settings.rate is not None:
+        raise InputError("--schedule reference sets the rate by the number of windows: leave --rate out")
     if settings.drop is not None and not 0 <= settings.drop < 1:
         raise InputError(f"--drop must be at least 0 and below 1; got {settings.drop:g}")
     if settings.rewire is not None and settings.only is not None:
@@ -203,8 +207,9 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
             seed=_or(settings.seed, 0),
             batch=batch,
             length=length,
-            rate=_or(settings.rate, defaults.rate),
+            rate=ReferenceSchedule().peak if settings.schedule == "reference" else _or(settings.rate, defaults.rate),
             warmup_steps=defaults.warmup_steps,
+            rate_schedule=_or(settings.schedule, "linear"),
             visit_cap=defaults.visit_cap if merges_sgd else None,
             drop=_or(settings.drop, defaults.drop_for(n_bytes, n_text, members)),
             members=members,
@@ -287,6 +292,7 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
         "tables": config.table_type,
         "preset": record.preset,
         "minutes": None if training.seconds is None else training.seconds / 60,
+        "schedule": training.rate_schedule,
         "holdout": corpus_record.holdout,
         "holdout_fraction": corpus_record.holdout_fraction,
         **{
@@ -341,6 +347,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "held_out_bytes": run.held_out.size,
         "optimizer": training.optimizer if training.update == "batch" else f"{training.optimizer} online",
         "rate": training.rate,
+        "schedule": training.rate_schedule,
         "drop": training.drop,
         "members": training.members,
         "calibration": training.calibration,

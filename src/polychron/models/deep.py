@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from polychron.anchors import ANCHOR_KINDS, draw_anchors, sensory_anchors
 from polychron.errors import InputError
-from polychron.models.config import VARIANT_FIELDS, TableConfig, config_from_fields
+from polychron.models.config import TableConfig, config_from_fields
 from polychron.models.layers import make_readout, make_tables
 from polychron.nn import LookupTables, VariantTables
 from polychron.nn.row_layer import anchors_in_range
@@ -34,11 +34,12 @@ class DeepConfig(TableConfig):
         n_comparisons: anchor pairs a table.
         readout_n_tables: tables of the readout.
         readout_n_comparisons: anchor pairs a table of the readout.
-        anchors: ``"sensory"`` (near pixels, and thresholds), or any two neurons, ``"random"`` or ``"covering"``.
+        anchors: ``"sensory"`` (near pixels, and thresholds), or any two neurons, ``"random"``, ``"covering"`` or
+            ``"independent"``.
     """
 
     kind: ClassVar[str] = "deep"
-    later_fields: ClassVar[tuple[str, ...]] = (*VARIANT_FIELDS, "anchors")
+    later_fields: ClassVar[tuple[str, ...]] = (*TableConfig.later_fields, "anchors")
     n_pixels: int
     n_classes: int
     width: int = 0

@@ -34,7 +34,7 @@ class DelayConfig(ModelConfig):
         n_comparisons: anchor pairs a table.
         max_delay: longest conduction delay of a layer, in bytes.
         delay_distribution: ``"geometric"`` or ``"uniform"``.
-        anchors: ``"random"`` or ``"covering"``.
+        anchors: ``"random"``, ``"covering"`` or ``"independent"``.
         readout_n_tables: tables of the readout.
         readout_n_comparisons: anchor pairs a table of the readout.
         readout_max_delay: longest delay of the readout.

@@ -35,7 +35,7 @@ class RecurrentConfig(ModelConfig):
         readout_n_tables: tables of the readout.
         readout_n_comparisons: anchor pairs a table of the readout.
         truncation: backpropagation through time ends after so many positions; None: at the window's start.
-        anchors: ``"random"`` or ``"covering"``.
+        anchors: ``"random"``, ``"covering"`` or ``"independent"``.
     """
 
     kind: ClassVar[str] = "recurrent"

@@ -38,7 +38,7 @@ class TransformerConfig(ModelConfig):
         ffn: ``"tables"``, or None for attention only.
         share_anchors: query and key use the same anchors.
         position_gradient: ``"additional"`` or ``"nearest"``.
-        anchors: ``"random"`` or ``"covering"``.
+        anchors: ``"random"``, ``"covering"`` or ``"independent"``.
     """
 
     kind: ClassVar[str] = "transformer"

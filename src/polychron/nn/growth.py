@@ -30,7 +30,7 @@ def add_tables(
     Args:
         layer: :class:`LookupTables` or a layer derived from it, or :class:`PairAttention`; changed in place.
         n: tables to add after those there, at least 1.
-        anchors: how their pairs are drawn: ``"random"`` or ``"covering"``.
+        anchors: how their pairs are drawn: ``"random"``, ``"covering"`` or ``"independent"``.
         delay_distribution: of their delays, where the layer has any.
         seed: of what is drawn.
 
@@ -78,8 +78,9 @@ def add_comparisons(
 
     Args:
         layer: :class:`LookupTables` or a layer derived from it, or :class:`PairAttention`; changed in place.
-        n: comparisons to add, at least 1. None repeats a pair of neurons that its table compares already.
-        anchors: how pairs are drawn: ``"random"`` or ``"covering"``.
+        n: comparisons to add, at least 1. None repeats a pair of neurons that its table compares already, unless
+            ``anchors`` is ``"independent"``.
+        anchors: how pairs are drawn: ``"random"``, ``"covering"`` or ``"independent"``.
         delay_distribution: of their delays, where the layer has any.
         seed: of what is drawn.
 
@@ -103,6 +104,8 @@ def add_comparisons(
     n_held = layer.n_comparisons
 
     def more(held: Tensor, seed: int) -> Tensor:
+        if anchors == "independent":
+            return torch.cat([held, draw_anchors(anchors, layer.n_inputs, layer.n_tables, n, seed)], dim=1)
         drawn = draw_anchors(anchors, layer.n_inputs, layer.n_tables, n_held + n, seed)
         return torch.cat([held, further_anchors(held, drawn)], dim=1)
 

@@ -25,8 +25,8 @@ class LookupTables(RowLayer):
         n_comparisons: anchor pairs a table; it has 2^n_comparisons rows.
         max_delay: longest conduction delay in positions. 0: none, the paper's layer.
         delay_distribution: ``"geometric"`` (P(d) ~ 2^-d) or ``"uniform"``.
-        anchors: ``"random"`` or ``"covering"`` (all pairs occur before any repeats), or the pairs themselves,
-            (n_tables, n_comparisons, 2) int32.
+        anchors: ``"random"``, ``"covering"`` (all pairs occur before any repeats), ``"independent"``, or the
+            pairs themselves, (n_tables, n_comparisons, 2) int32.
         residual: adds the input, x + S_x; needs n_outputs == n_inputs.
         gradient: of the tables: ``"dense"``, ``"sparse"`` or ``"fused"``.
         update: for ``"fused"``. In training mode its ``drop`` leaves tables out: y = [x +] I / m times the sum over m

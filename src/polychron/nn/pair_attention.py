@@ -30,7 +30,7 @@ class PairAttention(RowLayer):
         share_anchors: query and key use the same anchors, so that a position is hashed once.
         position_gradient: ``"additional"`` or ``"nearest"``.
         residual: adds the input; needs n_outputs == n_inputs.
-        anchors: ``"random"`` or ``"covering"``.
+        anchors: ``"random"``, ``"covering"`` or ``"independent"``.
         gradient: of the tables: ``"dense"``, ``"sparse"`` or ``"fused"``.
         update: for ``"fused"``.
         dtype: of the tables: torch.float32 or torch.bfloat16.

@@ -22,7 +22,7 @@ class RecurrentTables(LookupTables):
         n_tables: tables.
         n_comparisons: anchor pairs a table.
         truncation: backpropagation through time ends after so many positions; None: at the sequence's start.
-        anchors: ``"random"`` or ``"covering"``.
+        anchors: ``"random"``, ``"covering"`` or ``"independent"``.
         gradient: of the tables: ``"dense"``, ``"sparse"`` or ``"fused"``.
         update: for ``"fused"``.
         seed: of the anchors.

@@ -31,7 +31,7 @@ class VariantAttention(VariantLayer):
         position_gradient: of the nearest flip: ``"additional"`` or ``"nearest"``; other gradients and readings treat
             the code's comparisons as any others.
         residual: adds the input; needs n_outputs == n_inputs.
-        anchors: ``"random"`` or ``"covering"``.
+        anchors: ``"random"``, ``"covering"`` or ``"independent"``.
         seed: of anchors and of the position code, as in PairAttention.
         variant: hash, reading, gradient, n_bins, bin_width, temperature, as of :class:`polychron.nn.VariantTables`.
 

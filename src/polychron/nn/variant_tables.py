@@ -166,7 +166,8 @@ class VariantTables(VariantLayer):
         n_bins: m of ``"bins"``, which has m^n_comparisons rows a table.
         bin_width: distance of two thresholds of ``"bins"``.
         temperature: of ``"softmax"``.
-        anchors: ``"random"`` or ``"covering"``, or the pairs themselves, (n_tables, n_comparisons, 2) int32.
+        anchors: ``"random"``, ``"covering"``, ``"independent"``, or the pairs themselves, (n_tables,
+            n_comparisons, 2) int32.
         residual: adds the input; needs n_outputs == n_inputs.
         seed: of anchors and delays: as in LookupTables, the same for the same seed.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from polychron.training.checkpoint import Checkpoint, CheckpointWriter, open_checkpoint
 from polychron.training.evaluate import Score, score
 from polychron.training.loop import Run, train_steps
-from polychron.training.schedule import Budget, Schedule
+from polychron.training.schedule import Budget, ReferenceSchedule, Schedule
 
 __all__ = [
     "Budget",
     "Checkpoint",
     "CheckpointWriter",
+    "ReferenceSchedule",
     "Run",
     "Schedule",
     "Score",

@@ -32,7 +32,7 @@ from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.storage import CONFIG_NAME, FORMAT, VERSION, WEIGHTS_PATTERN, TensorFile, read_config
 from polychron.storage.config_file import LANGUAGE_MODEL, reason
-from polychron.training.schedule import Budget, Schedule
+from polychron.training.schedule import Budget, ReferenceSchedule, Schedule
 
 try:
     import fcntl
@@ -121,6 +121,7 @@ class TrainingRecord(BudgetedSection):
     ``calibration``: bytes of the training part that are not trained on but fit the factor of the logits at the end.
     ``contexts``: bytes of the longest contexts that are counted beside the training, 0: none are; at most ``counted``
     bytes of the text are.
+    ``rate_schedule``: of ``rate``, or the reference program's own, whose highest rate ``rate`` is then.
     ``rewire``: after so many steps each the least telling comparisons are replaced; None: never.
     """
 
@@ -129,6 +130,7 @@ class TrainingRecord(BudgetedSection):
     length: Annotated[int, Field(ge=1, lt=2**31)]
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     warmup_steps: _Count
+    rate_schedule: Literal["linear", "reference"] = "linear"
     visit_cap: Annotated[int, Field(ge=1, lt=2**31)] | None
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     members: Annotated[int, Field(ge=1, le=64)] = 1
@@ -141,6 +143,11 @@ class TrainingRecord(BudgetedSection):
     rewire: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     steps: Annotated[int, Field(ge=1, lt=2**63)] | None
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+
+    @property
+    def schedule(self) -> Schedule | ReferenceSchedule:
+        """The learning rate over the run."""
+        return ReferenceSchedule(self.batch) if self.rate_schedule == "reference" else super().schedule
 
     @pydantic.model_validator(mode="after")
     def _cap_goes_with_sgd(self) -> TrainingRecord:

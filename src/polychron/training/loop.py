@@ -22,8 +22,8 @@ from polychron.data import Vocabulary, Windows, hold_out
 from polychron.data.holdout import set_aside
 from polychron.errors import InputError
 from polychron.limits import require_memory
-from polychron.training.begin_from import train_only_part
 from polychron.nn import ContextTables
+from polychron.training.begin_from import train_only_part
 from polychron.training.blend import COUNTED_STRETCHES, blend, blended
 from polychron.training.calibrate import calibrate
 from polychron.training.checkpoint import (
@@ -36,7 +36,7 @@ from polychron.training.checkpoint import (
 )
 from polychron.training.evaluate import Score, score, score_progressively, spread_sample
 from polychron.training.rewiring import Rewiring
-from polychron.training.schedule import Budget, Schedule
+from polychron.training.schedule import Budget, ReferenceSchedule, Schedule
 
 # The training loss that is shown is a mean over about so many steps: one batch alone says little.
 _SMOOTHING_STEPS = 50
@@ -132,7 +132,7 @@ def train_steps(
     model: torch.nn.Module,
     windows: Windows,
     optimizer: Any,
-    schedule: Schedule,
+    schedule: Schedule | ReferenceSchedule,
     budget: Budget,
     *,
     step: int = 0,

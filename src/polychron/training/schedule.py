@@ -9,6 +9,8 @@ from polychron.errors import InputError
 
 # A run too short for its warm-up would only ever warm up: a tenth of it is the most that is spent so.
 LONGEST_WARMUP = 0.1
+# Over which the reference program's rate rises.
+REFERENCE_WINDOWS = 4000
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,43 @@ class Budget:
         if self.steps is not None:
             return min(1.0, step / self.steps)
         return min(1.0, seconds / self.seconds)
+
+
+@dataclass(frozen=True)
+class ReferenceSchedule:
+    """The author's reference program's, which knows no end: with t windows trained on,
+
+        rate = min(1 / sqrt(1 + t), t * 4000^-1.5)
+
+    It rises to 0.0158 over 4,000 windows, then falls as the root of the windows. The first step's rate is 0.
+
+    Attributes:
+        windows_per_step: how many windows a step trains on; at least 1, and 1 in the reference program.
+
+    Raises:
+        InputError: windows_per_step below 1.
+
+    Example:
+        >>> schedule = ReferenceSchedule()
+        >>> [round(schedule.rate(step), 6) for step in (0, 2000, 4000, 16000)]
+        [0.0, 0.007906, 0.015809, 0.007905]
+    """
+
+    windows_per_step: int = 1
+
+    def __post_init__(self) -> None:
+        if self.windows_per_step < 1:
+            raise InputError(f"windows_per_step must be at least 1; got {self.windows_per_step}")
+
+    @property
+    def peak(self) -> float:
+        """The highest rate, where the two terms meet."""
+        return REFERENCE_WINDOWS**-0.5
+
+    def rate(self, step: int, progress: float = 0.0) -> float:
+        """The rate of step number ``step`` (from 0), however much of the budget is used."""
+        t = step * self.windows_per_step
+        return min((1 + t) ** -0.5, t * REFERENCE_WINDOWS**-1.5)
 
 
 @dataclass(frozen=True)

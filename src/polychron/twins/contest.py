@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from polychron.twins.learning import Learner, best_rate, learn, sample_of
+from polychron.twins.learning import Learner, learn, sample_of, search_rate
 from polychron.twins.split import Split
 
 TUNING_SEED = 1_000_003  # of no run that counts
@@ -57,6 +57,7 @@ class Outcome:
         rate: chosen.
         n_parameters: of the network.
         points: (steps, bytes, seconds, nats a byte) on the way; the last is the end.
+        trials: (rate, nats a byte) that the rate was chosen from, by rate; None where it diverged, none without.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Outcome:
     rate: float
     n_parameters: int
     points: list[tuple[int, int, float, float]]
+    trials: list[tuple[float, float | None]] = field(default_factory=list)
 
     @property
     def nats(self) -> float:
@@ -100,11 +102,13 @@ def run_contest(
             stem = contestant.name.replace(" ", "-").replace(",", "")
 
             def run(contestant: Contestant = contestant, seed: int = seed, stem: str = stem) -> dict[str, Any]:
-                rate = once(f"tuning/{stem}", lambda: {"rate": choose(contestant, split, terms)})["rate"]
+                chosen = once(f"tuning/{stem}", lambda: choose(contestant, split, terms))
+                rate = chosen["rate"]
                 learner = contestant.make(split, rate, seed)
                 points = learn(learner, sample, n_bytes=terms.n_bytes, seconds=terms.seconds, looks=terms.looks)
                 kept = [(point.steps, point.n_bytes, point.seconds, point.nats) for point in points]
-                return asdict(Outcome(contestant.name, seed, rate, learner.n_parameters, kept))
+                trials = chosen.get("trials", [])
+                return asdict(Outcome(contestant.name, seed, rate, learner.n_parameters, kept, trials))
 
             outcome = Outcome(**once(f"runs/{stem}-{seed}", run))
             tell(f"{outcome.name}, seed {seed}: {outcome.nats:.4f} nats/byte, {outcome.bytes_per_second:,.0f} bytes/s")
@@ -112,15 +116,15 @@ def run_contest(
     return outcomes
 
 
-def choose(contestant: Contestant, split: Split, terms: Terms) -> float:
+def choose(contestant: Contestant, split: Split, terms: Terms) -> dict[str, Any]:
     """The best of the contestant's rates on the end of the training part, which is not scored in the end."""
     if not terms.trial_bytes or len(contestant.rates) == 1:
-        return contestant.rates[0]
+        return {"rate": contestant.rates[0], "trials": []}
     inner = split.for_tuning()
     scored = sample_of(inner.held_out, terms.sample_bytes)
-    return best_rate(
+    return search_rate(
         lambda rate: contestant.make(inner, rate, TUNING_SEED), contestant.rates, scored, terms.trial_bytes
-    )
+    ).to_dict()
 
 
 def spread(figures: Sequence[float]) -> str:

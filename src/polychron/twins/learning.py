@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,14 +145,36 @@ def learn(
     return points
 
 
-def best_rate(
+@dataclass(frozen=True)
+class RateSearch:
+    """The rates that were tried, each with the loss after its trial; infinite where the training diverged."""
+
+    tried: dict[float, float]
+
+    @property
+    def rate(self) -> float:
+        """The one whose trial cost least."""
+        return min(self.tried, key=self.tried.__getitem__)
+
+    @property
+    def is_bracketed(self) -> bool:
+        """Whether it lies between two worse ones: the best at an end of what was tried may not be the best."""
+        return min(self.tried) < self.rate < max(self.tried)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the rate, and pairs (rate, loss) by rate, None for a loss that diverged."""
+        trials = [[rate, nats if math.isfinite(nats) else None] for rate, nats in sorted(self.tried.items())]
+        return {"rate": self.rate, "trials": trials}
+
+
+def search_rate(
     make: Callable[[float], Learner],
     rates: tuple[float, ...],
     held_out: np.ndarray,
     n_bytes: int | None = None,
     seconds: float | None = None,
-) -> float:
-    """The rate after whose run of so many bytes or seconds ``held_out`` costs least; to diverge costs without end.
+) -> RateSearch:
+    """Try rates, each in a run of so many bytes or seconds, scored on ``held_out``.
 
     Where the best of ``rates`` is their lowest or highest, the trials go on beyond it by the same factor until it lies
     between two worse ones, at most `FURTHER_RATES` times; a single rate is taken as it is.
@@ -159,30 +182,26 @@ def best_rate(
     Raises:
         InputError: all diverged.
     """
-    costs: dict[float, float] = {}
+    search = RateSearch({})
 
     def try_rate(rate: float) -> None:
         learner = make(rate)
         try:
-            costs[rate] = learn(learner, held_out, n_bytes=n_bytes, seconds=seconds)[-1].nats
+            search.tried[rate] = learn(learner, held_out, n_bytes=n_bytes, seconds=seconds)[-1].nats
         except InputError:
-            costs[rate] = math.inf
+            search.tried[rate] = math.inf
 
     for rate in rates:
         try_rate(rate)
-    best = min(costs, key=costs.__getitem__)
-    if not math.isfinite(costs[best]):
+    if not math.isfinite(search.tried[search.rate]):
         raise InputError(f"the training diverged at every rate of {', '.join(f'{rate:g}' for rate in rates)}")
-    for _ in range(FURTHER_RATES if len(costs) > 1 else 0):
-        ascending = sorted(costs)
-        if best == ascending[0]:
-            try_rate(best * best / ascending[1])
-        elif best == ascending[-1]:
-            try_rate(best * best / ascending[-2])
-        else:
+    for _ in range(FURTHER_RATES if len(rates) > 1 else 0):
+        ascending = sorted(search.tried)
+        if search.is_bracketed:
             break
-        best = min(costs, key=costs.__getitem__)
-    return best
+        inner = ascending[1] if search.rate == ascending[0] else ascending[-2]
+        try_rate(search.rate * search.rate / inner)
+    return search
 
 
 def sample_of(held_out: np.ndarray, n_bytes: int) -> np.ndarray:

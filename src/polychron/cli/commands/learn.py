@@ -25,6 +25,7 @@ from polychron.cli.choices import (
     Reading,
     Resume,
     RunFolder,
+    ScheduleKind,
     Seed,
     SensoryAnchorKind,
     Steps,
@@ -119,6 +120,13 @@ def train(
             "transformer's only). [default: batch]"
         ),
     ] = None,
+    schedule: Annotated[
+        ScheduleKind | None,
+        typer.Option(
+            help="How the rate moves: up and then down to 0 at the end, or as in the paper's program, which knows no "
+            "end and takes no --rate. [default: linear]"
+        ),
+    ] = None,
     holdout: Annotated[
         HoldoutKind | None,
         typer.Option(help="What is kept for validation: every nth block, or the text's end. [default: blocks]"),
@@ -181,6 +189,7 @@ def train(
         calibration=calibration,
         optimizer=value_of(optimizer),
         update=value_of(update),
+        schedule=value_of(schedule),
         hash=value_of(hash),
         reading=value_of(reading),
         gradient=value_of(gradient),

@@ -31,7 +31,7 @@ def cost(
     n_bytes: Annotated[int, typer.Option("--bytes", min=2, max=2**24, help="Measure on so much of the text.")] = 65536,
     json: Json = False,
 ) -> None:
-    """Count what a token costs: comparisons, additions, rows, bytes, and energy under a named table.
+    """Count what a token or an example costs: comparisons, additions, rows, bytes, and energy under a named table.
 
     Example: `polychron cost --model transformer --preset paper`
 
