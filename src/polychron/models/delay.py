@@ -76,7 +76,9 @@ class DelayConfig(ModelConfig):
 
     def _check_contexts(self) -> None:
         if not _is_count(self.context_bytes, 0, MAX_CONTEXT_BYTES):
-            raise InputError(f"context_bytes must be an integer in [0, {MAX_CONTEXT_BYTES}]; got {self.context_bytes!r}")
+            raise InputError(
+                f"context_bytes must be an integer in [0, {MAX_CONTEXT_BYTES}]; got {self.context_bytes!r}"
+            )
         for name in ("n_contexts", "n_context_entries"):
             lowest, highest = (1, (1 << 31) - 2) if self.context_bytes else (0, 0)
             if not _is_count(getattr(self, name), lowest, highest):

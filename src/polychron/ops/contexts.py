@@ -128,7 +128,9 @@ def count_contexts(text: np.ndarray, segments: Sequence[tuple[int, int]], depth:
     """
     if native is None:
         return count_contexts_reference(text, segments, depth, n_symbols)
-    counts = native.ContextCounts(np.ascontiguousarray(text), [tuple(map(int, part)) for part in segments], n_symbols, depth)
+    counts = native.ContextCounts(
+        np.ascontiguousarray(text), [tuple(map(int, part)) for part in segments], n_symbols, depth
+    )
     rows = empty_rows(counts.n_contexts, counts.n_entries)
     counts.rows(*(part.numpy() for part in rows))
     return rows
@@ -172,7 +174,7 @@ def read_contexts_reference(rows: ContextRows, depth: int, tokens: Tensor, n_pos
             for k in range(depth + 1):
                 row = slice(first_entry[context], first_entry[context + 1])
                 y[b, t, rows.entry_symbol[row].long()] += rows.value[row]
-                if k == depth or k == end or sequence[end - k - 1] == NO_SYMBOL:
+                if k in (depth, end) or sequence[end - k - 1] == NO_SYMBOL:
                     break
                 children = rows.symbol[first_child[context] : first_child[context + 1]].tolist()
                 if sequence[end - k - 1] not in children:
