@@ -35,25 +35,27 @@ uint32_t child_of(const ContextTrie& trie, uint32_t context, uint8_t symbol) {
 
 }  // namespace
 
-void add_context_rows(const ContextTrie& trie, const float* value, const int64_t* end, int64_t n_before, float* y) {
+void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t* symbols, int n_known, float* y) {
   uint32_t context = 0;
-  for (int k = 0;;) {
+  for (int k = 0;; ++k) {
     const uint32_t last = trie.first_entry[context + 1];
     for (uint32_t e = trie.first_entry[context]; e < last; ++e) y[trie.entry_symbol[e]] += value[e];
-    if (k == trie.depth || k == n_before || end[-k - 1] == kNoSymbol) return;
-    context = child_of(trie, context, static_cast<uint8_t>(end[-++k]));
+    if (k == trie.depth || k == n_known) return;
+    context = child_of(trie, context, symbols[k]);
     if (context == 0) return;
   }
 }
 
 const char* flaw_of(const ContextTrie& trie, int64_t n_entries) {
   const int64_t C = trie.n_contexts;
-  if (C < 1 || trie.depth < 0 || trie.depth > kMaxContext) return "there must be at least the empty context";
-  if (trie.first_child[0] != 1 || trie.first_child[C] != C) return "first_child must lead from 1 to the number of contexts";
-  if (trie.first_entry[0] != 0 || trie.first_entry[C] != n_entries) return "first_entry must lead from 0 to the number of entries";
+  if (C < 1 || trie.depth < 0 || trie.depth > kMaxContext) return "there must be the empty context at least, and contexts of at most 7 bytes";
+  constexpr const char* kChildren = "first_child must ascend from 1 to the number of contexts, children after parents";
+  constexpr const char* kEntries = "first_entry must ascend from 0 to the number of entries";
+  if (trie.first_child[0] != 1 || trie.first_child[C] != C) return kChildren;
+  if (trie.first_entry[0] != 0 || trie.first_entry[C] != n_entries) return kEntries;
   for (int64_t c = 0; c < C; ++c) {
-    if (trie.first_child[c + 1] < trie.first_child[c] || trie.first_child[c] <= c) return "first_child must ascend, children after parents";
-    if (trie.first_entry[c + 1] < trie.first_entry[c]) return "first_entry must ascend";
+    if (trie.first_child[c + 1] < trie.first_child[c] || trie.first_child[c] <= c) return kChildren;
+    if (trie.first_entry[c + 1] < trie.first_entry[c]) return kEntries;
   }
   for (int64_t e = 0; e < n_entries; ++e) {
     if (trie.entry_symbol[e] >= trie.n_symbols) return "entry_symbol must lie below the vocabulary's size";
@@ -62,18 +64,23 @@ const char* flaw_of(const ContextTrie& trie, int64_t n_entries) {
 }
 
 ContextCounts::ContextCounts(const uint8_t* text, const std::vector<std::pair<int64_t, int64_t>>& segments,
-                             int64_t n_symbols, int depth)
+                             const uint8_t* letter, int64_t n_symbols, int depth)
     : n_symbols_(n_symbols), depth_(depth) {
-  // The context's latest byte in the highest digit, and what follows in the lowest: contexts of every length are runs.
+  // A context's nearest byte in the highest digit, and what follows in the lowest: contexts of every depth are runs.
   std::vector<uint64_t> words;
   for (const auto& [begin, end] : segments) {
-    for (int64_t t = begin + depth; t < end; ++t) {
-      uint64_t word = 0;
-      for (int k = 1; k <= depth; ++k) word = word << 8 | text[t - k];
-      words.push_back(word << 8 | text[t]);
+    ContextState state;
+    for (int64_t t = begin; t < end; ++t) {
+      uint8_t symbols[kMaxContext];
+      if (state.symbols(symbols) == kMaxContext) {
+        uint64_t word = 0;
+        for (int k = 0; k < depth; ++k) word = word << 8 | symbols[k];
+        words.push_back(word << 8 | text[t]);
+      }
+      state.advance(text[t], letter[text[t]]);
     }
   }
-  if (words.empty()) throw std::invalid_argument("no segment is longer than a context");
+  if (words.empty()) throw std::invalid_argument("no segment has more than three symbols");
   sort_words(words);
 
   // Contexts a level: where a word's highest digits differ from those of the word before.
@@ -101,7 +108,7 @@ ContextCounts::ContextCounts(const uint8_t* text, const std::vector<std::pair<in
     }
   }
 
-  // The longest contexts' entries, from the words; the others', from their children's; then all in the trie's order.
+  // The deepest contexts' entries, from the words; the others', from their children's; then all in the trie's order.
   std::vector<std::vector<uint8_t>> symbols(static_cast<size_t>(depth) + 1);
   std::vector<std::vector<uint32_t>> counts(symbols.size()), begins(symbols.size());
   {

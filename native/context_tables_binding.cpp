@@ -6,9 +6,8 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
-#include <optional>
-
 #include "border.hpp"
+#include "buffer.hpp"
 #include "context_tables.hpp"
 
 namespace nb = nanobind;
@@ -21,8 +20,10 @@ constexpr int64_t kPositions = 256;  // of a task: rows are far apart, and each 
 
 class CountsHandle {
  public:
-  CountsHandle(In<uint8_t, 1> text, const std::vector<std::pair<int64_t, int64_t>>& segments, int64_t n_symbols, int depth)
-      : counts_(checked(text, segments, n_symbols, depth), segments, n_symbols, depth) {}
+  CountsHandle(In<uint8_t, 1> text, const std::vector<std::pair<int64_t, int64_t>>& segments, In<uint8_t, 1> letter,
+               int depth)
+      : counts_(checked(text, segments, static_cast<int64_t>(letter.size()), depth), segments, letter.data(),
+                static_cast<int64_t>(letter.size()), depth) {}
 
   int64_t n_contexts() const { return counts_.trie().n_contexts; }
   int64_t n_entries() const { return counts_.n_entries(); }
@@ -47,76 +48,98 @@ class CountsHandle {
   static const uint8_t* checked(const In<uint8_t, 1>& text, const std::vector<std::pair<int64_t, int64_t>>& segments,
                                 int64_t n_symbols, int depth) {
     const auto N = static_cast<int64_t>(text.size());
-    require(n_symbols >= 1 && n_symbols <= kMaxContextSymbols, "n_symbols must lie in [1, 256]; got " + std::to_string(n_symbols));
+    require(n_symbols >= 1 && n_symbols <= kMaxContextSymbols, "letter must name 1 to 256 symbols; got " + std::to_string(n_symbols));
     require(depth >= 0 && depth <= kMaxContext, "depth must lie in [0, 7]; got " + std::to_string(depth));
     require(N < (int64_t{1} << 28), "text must be shorter than 2^28 bytes");
     for (const auto& [begin, end] : segments) {
       require(0 <= begin && begin <= end && end <= N, "segments must lie within the text");
     }
     const bool fits = N == 0 || *std::max_element(text.data(), text.data() + N) < n_symbols;
-    require(fits, "text must hold ids below n_symbols = " + std::to_string(n_symbols));
+    require(fits, "text must hold ids below the number of symbols, " + std::to_string(n_symbols));
     return text.data();
   }
 
   ContextCounts counts_;
 };
 
-ContextTrie checked_trie(const In<uint8_t, 1>& symbol, const In<int32_t, 1>& first_child, const In<int32_t, 1>& first_entry,
-                         const In<uint8_t, 1>& entry_symbol, int depth, int64_t n_symbols) {
-  const auto C = static_cast<int64_t>(symbol.size());
-  require_shape(first_child, "first_child", {C + 1});
-  require_shape(first_entry, "first_entry", {C + 1});
-  return {n_symbols, depth, C, symbol.data(), reinterpret_cast<const uint32_t*>(first_child.data()),
-          reinterpret_cast<const uint32_t*>(first_entry.data()), entry_symbol.data()};
-}
-
-// The arrays were found to be a trie when they were made or loaded: context_rows_flaw.
-void add_rows(In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry, In<uint8_t, 1> entry_symbol,
-              In<float, 1> value, int depth, In<int64_t, 2> tokens, Out<float, 3> y, int n_threads) {
-  const auto B = static_cast<int64_t>(tokens.shape(0)), width = static_cast<int64_t>(tokens.shape(1));
-  const auto T = static_cast<int64_t>(y.shape(1)), K = static_cast<int64_t>(y.shape(2));
-  const ContextTrie trie = checked_trie(symbol, first_child, first_entry, entry_symbol, depth, K);
-  require_shape(value, "value", {static_cast<int64_t>(entry_symbol.size())});
-  require_shape(y, "y", {B, T, K});
-  require(width >= T, "tokens must have at least as many positions as y");
-  for (int64_t p = 0; p < B * width; ++p) {
-    const int64_t id = tokens.data()[p];
-    if (id >= kNoSymbol && id < K) continue;
-    require(false, "tokens must lie in [-1, " + std::to_string(K) + "); got " + std::to_string(id));
+// A trie that was checked once, for any number of readings. The arrays stay Python's and must not change meanwhile.
+class Reader {
+ public:
+  Reader(In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry, In<uint8_t, 1> entry_symbol,
+         In<uint8_t, 1> letter, int depth)
+      : symbol_(symbol), first_child_(first_child), first_entry_(first_entry), entry_symbol_(entry_symbol),
+        letter_(letter),
+        trie_{static_cast<int64_t>(letter.size()), depth, static_cast<int64_t>(symbol.size()), symbol.data(),
+              reinterpret_cast<const uint32_t*>(first_child.data()),
+              reinterpret_cast<const uint32_t*>(first_entry.data()), entry_symbol.data()} {
+    require_shape(first_child, "first_child", {trie_.n_contexts + 1});
+    require_shape(first_entry, "first_entry", {trie_.n_contexts + 1});
+    nb::gil_scoped_release release;
+    const char* flaw = flaw_of(trie_, n_entries());
+    require(flaw == nullptr, flaw ? flaw : "");
   }
-  const int64_t n_flat = B * T;
-  const int workers = threads(n_threads);
-  nb::gil_scoped_release release;
-  parallel_for(workers, (n_flat + kPositions - 1) / kPositions, [&](int64_t task, int) {
-    for (int64_t p = task * kPositions; p < std::min(n_flat, (task + 1) * kPositions); ++p) {
-      const int64_t n_before = width - T + p % T + 1;
-      add_context_rows(trie, value.data(), tokens.data() + p / T * width + n_before, n_before, y.data() + p * K);
-    }
-  });
-}
 
-std::optional<std::string> flaw(In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry,
-                                In<uint8_t, 1> entry_symbol, int depth, int64_t n_symbols) {
-  const ContextTrie trie = checked_trie(symbol, first_child, first_entry, entry_symbol, depth, n_symbols);
-  const char* found = flaw_of(trie, static_cast<int64_t>(entry_symbol.size()));
-  return found ? std::optional<std::string>(found) : std::nullopt;
-}
+  // `state` (B, 5): the last three symbols, the latest first, and two words' hashes; changed to those after the tokens.
+  void add(In<float, 1> value, In<int64_t, 2> tokens, Out<int64_t, 2> state, Out<float, 3> y, int n_threads) const {
+    const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
+    const int64_t K = trie_.n_symbols, n_flat = B * T;
+    require_shape(value, "value", {n_entries()});
+    require_shape(state, "state", {B, 5});
+    require_shape(y, "y", {B, T, K});
+    for (int64_t p = 0; p < n_flat; ++p) {
+      const int64_t id = tokens.data()[p];
+      if (id >= 0 && id < K) continue;
+      require(false, "tokens must lie in [0, " + std::to_string(K) + "); got " + std::to_string(id));
+    }
+    const int workers = threads(n_threads);
+    nb::gil_scoped_release release;
+    constexpr int64_t kStride = kMaxContext + 1;  // and how many are known
+    Buffer<uint8_t> symbols(n_flat * kStride);
+    parallel_for(workers, B, [&](int64_t b, int) {
+      int64_t* of = state.data() + 5 * b;
+      ContextState now{{of[0], of[1], of[2]}, static_cast<uint32_t>(of[3]), static_cast<uint32_t>(of[4])};
+      for (int64_t p = b * T; p < (b + 1) * T; ++p) {
+        now.advance(tokens.data()[p], letter_.data()[tokens.data()[p]]);
+        uint8_t* out = symbols.get() + p * kStride;
+        out[kMaxContext] = static_cast<uint8_t>(now.symbols(out));
+      }
+      std::copy_n(now.last, 3, of);
+      of[3] = now.word;
+      of[4] = now.word_before;
+    });
+    parallel_for(workers, (n_flat + kPositions - 1) / kPositions, [&](int64_t task, int) {
+      for (int64_t p = task * kPositions; p < std::min(n_flat, (task + 1) * kPositions); ++p) {
+        const uint8_t* of = symbols.get() + p * kStride;
+        add_context_rows(trie_, value.data(), of, of[kMaxContext], y.data() + p * K);
+      }
+    });
+  }
+
+ private:
+  int64_t n_entries() const { return static_cast<int64_t>(entry_symbol_.size()); }
+
+  In<uint8_t, 1> symbol_;
+  In<int32_t, 1> first_child_, first_entry_;
+  In<uint8_t, 1> entry_symbol_, letter_;
+  ContextTrie trie_;
+};
 
 }  // namespace
 
 void bind_context_tables(nb::module_& m) {
   nb::class_<CountsHandle>(m, "ContextCounts")
-      .def(nb::init<In<uint8_t, 1>, const std::vector<std::pair<int64_t, int64_t>>&, int64_t, int>(),
-           nb::arg("text").noconvert(), nb::arg("segments"), nb::arg("n_symbols"), nb::arg("depth"))
+      .def(nb::init<In<uint8_t, 1>, const std::vector<std::pair<int64_t, int64_t>>&, In<uint8_t, 1>, int>(),
+           nb::arg("text").noconvert(), nb::arg("segments"), nb::arg("letter").noconvert(), nb::arg("depth"))
       .def_prop_ro("n_contexts", &CountsHandle::n_contexts)
       .def_prop_ro("n_entries", &CountsHandle::n_entries)
       .def("rows", &CountsHandle::rows, nb::arg("symbol").noconvert(), nb::arg("first_child").noconvert(),
            nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(), nb::arg("value").noconvert());
-  m.def("add_context_rows", &add_rows, nb::arg("symbol").noconvert(), nb::arg("first_child").noconvert(),
-        nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(), nb::arg("value").noconvert(), nb::arg("depth"),
-        nb::arg("tokens").noconvert(), nb::arg("y").noconvert(), nb::arg("n_threads"));
-  m.def("context_rows_flaw", &flaw, nb::arg("symbol").noconvert(), nb::arg("first_child").noconvert(),
-        nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(), nb::arg("depth"), nb::arg("n_symbols"));
+  nb::class_<Reader>(m, "ContextReader")
+      .def(nb::init<In<uint8_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<uint8_t, 1>, In<uint8_t, 1>, int>(),
+           nb::arg("symbol").noconvert(), nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(),
+           nb::arg("entry_symbol").noconvert(), nb::arg("letter").noconvert(), nb::arg("depth"))
+      .def("add", &Reader::add, nb::arg("value").noconvert(), nb::arg("tokens").noconvert(),
+           nb::arg("state").noconvert(), nb::arg("y").noconvert(), nb::arg("n_threads"));
 }
 
 }  // namespace polychron

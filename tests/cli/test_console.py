@@ -23,6 +23,7 @@ FACTS = {
     "schedule": "linear",
     "drop": 0.1,
     "members": 2,
+    "contexts": 0,
     "calibration": 0,
     "hash": "order",
     "reading": "hard",

@@ -124,7 +124,7 @@ class TerminalView:
         rate = f"rate {highest}{facts['rate']:g}"
         left_out = f"{facts['drop']:.0%} of the tables left out, " if facts["drop"] else ""
         members = f"a readout of {facts['members']} members, " if facts["members"] > 1 else ""
-        contexts = f"contexts of up to {facts['contexts']} bytes counted, " if facts["contexts"] else ""
+        contexts = "contexts counted, " if facts["contexts"] else ""
         rewired = f"rewired every {facts['rewire']} steps, " if facts["rewire"] else ""
         self._say("text", f"{facts['source']}, {facts['held_out_bytes']:,} of them held out")
         variant = (facts["hash"], facts["reading"], facts["gradient"])

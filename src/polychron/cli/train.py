@@ -244,7 +244,10 @@ def _contexts_and_calibration(
         raise InputError(f"--contexts goes with a delay model; the model is {kind}")
     if settings.contexts and settings.start is not None:
         raise InputError("--contexts and --from exclude each other: a model that goes on keeps the contexts it has")
-    wanted = 0 if settings.start is not None else _or(settings.contexts, defaults.contexts)
+    if settings.contexts and vocabulary.size > 256:
+        raise InputError("--contexts knows at most 255 different bytes; this text has all 256")
+    can = settings.start is None and vocabulary.size <= 256
+    wanted = _or(settings.contexts, defaults.contexts) if can else 0
     usual = 0 if settings.only else models.calibration_bytes(n_bytes, n_text, contexts=wanted > 0)
     calibration = _or(settings.calibration, usual)
     if wanted and not calibration:

@@ -16,7 +16,7 @@ from polychron.models.config import ModelConfig
 from polychron.models.language_model import LanguageModel, TokenEmbedding
 from polychron.models.layers import make_readout, make_tables
 from polychron.nn import ContextTables, RowLayer, VariantLayer
-from polychron.ops.contexts import MAX_CONTEXT_BYTES
+from polychron.ops.contexts import CONTEXT_LENGTH, MAX_DEPTH
 
 # Positions scored in one go, and how many of those runs at once; bounds memory, not context.
 SCORE_STRETCH = 1 << 10
@@ -38,14 +38,14 @@ class DelayConfig(ModelConfig):
         readout_n_tables: tables of the readout.
         readout_n_comparisons: anchor pairs a table of the readout.
         readout_max_delay: longest delay of the readout.
-        context_bytes: of the longest contexts in the counted tables beside the readout, at most 7; 0: there are none.
+        context_depth: bytes of the deepest contexts in the counted tables beside the readout, at most 7; 0: none.
         n_contexts: rows of the counted tables.
         n_context_entries: numbers in them.
     """
 
     kind: ClassVar[str] = "delay"
     later_fields: ClassVar[tuple[str, ...]] = (
-        *ModelConfig.later_fields, "context_bytes", "n_contexts", "n_context_entries",
+        *ModelConfig.later_fields, "context_depth", "n_contexts", "n_context_entries",
     )  # fmt: skip
     n_neurons: int = 32
     n_layers: int = 1
@@ -57,7 +57,7 @@ class DelayConfig(ModelConfig):
     readout_n_tables: int = 16
     readout_n_comparisons: int = 10
     readout_max_delay: int = 0
-    context_bytes: int = field(default=0, kw_only=True)
+    context_depth: int = field(default=0, kw_only=True)
     n_contexts: int = field(default=0, kw_only=True)
     n_context_entries: int = field(default=0, kw_only=True)
 
@@ -75,22 +75,25 @@ class DelayConfig(ModelConfig):
         self.check_parameters()
 
     def _check_contexts(self) -> None:
-        if not _is_count(self.context_bytes, 0, MAX_CONTEXT_BYTES):
-            raise InputError(
-                f"context_bytes must be an integer in [0, {MAX_CONTEXT_BYTES}]; got {self.context_bytes!r}"
-            )
+        if not _is_count(self.context_depth, 0, MAX_DEPTH):
+            raise InputError(f"context_depth must be an integer in [0, {MAX_DEPTH}]; got {self.context_depth!r}")
         for name in ("n_contexts", "n_context_entries"):
-            lowest, highest = (1, (1 << 31) - 2) if self.context_bytes else (0, 0)
+            lowest, highest = (1, (1 << 31) - 2) if self.context_depth else (0, 0)
             if not _is_count(getattr(self, name), lowest, highest):
                 raise InputError(
-                    f"{name} must be an integer in [{lowest}, {highest}] where context_bytes is {self.context_bytes}; "
+                    f"{name} must be an integer in [{lowest}, {highest}] where context_depth is {self.context_depth}; "
                     f"got {getattr(self, name)!r}"
                 )
-        if self.context_bytes and self.vocabulary_size > 256:
+        if self.context_depth and self.vocabulary_size > 256:
             raise InputError(f"counted contexts know at most 256 symbols; vocabulary_size is {self.vocabulary_size}")
 
+    @property
+    def context_memory(self) -> int:
+        """Bytes of counted contexts."""
+        return 9 * self.n_contexts + 5 * self.n_context_entries
+
     def n_parameters(self) -> int:
-        """Numbers in the tables and the embedding."""
+        """Numbers in the tables, counted ones too, and the embedding."""
         layer = self.n_tables * self.n_rows(self.n_comparisons) * self.n_neurons
         layers = self.n_layers * (layer + self.n_trained_beside(self.n_tables, self.n_comparisons, self.n_neurons))
         readout = self.readout_n_tables * self.n_rows(self.readout_n_comparisons) * self.vocabulary_size
@@ -103,11 +106,11 @@ class DelayLM(LanguageModel):
 
     .. math:: z^0_t = E[\mathrm{token}_t],\quad
               z^l_t = z^{l-1}_t + S^l(z^{l-1}_t, \dots, z^{l-1}_{t-D}),\quad
-              \mathrm{logits}_t = U(z^L_t) + \sum_k R_k[\mathrm{token}_{t-k+1} \dots \mathrm{token}_t]
+              \mathrm{logits}_t = U(z^L_t) + \sum_k R_k[\mathrm{context}_k]
 
     Each layer reads one row per table and byte, whatever the delays: as in polychronization, delays let spikes of
     different times arrive together. Before the text begins every latency is 0. R are tables of
-    exact contexts (:class:`polychron.nn.ContextTables`), counted once a model is trained; a model has none before.
+    contexts (:class:`polychron.nn.ContextTables`), counted once a model is trained; a model has none before.
 
     Args:
         config: sizes.
@@ -138,18 +141,18 @@ class DelayLM(LanguageModel):
             config.readout_max_delay, delay_distribution=config.delay_distribution, anchors=config.anchors,
             seed=draw(),
         )  # fmt: skip
-        if config.context_bytes:
+        if config.context_depth:
             self.contexts = ContextTables(
-                config.context_bytes, config.vocabulary_size, config.n_contexts, config.n_context_entries
+                config.context_depth, config.vocabulary_size, config.n_contexts, config.n_context_entries
             )
 
     def set_contexts(self, contexts: ContextTables | None) -> None:
         """Read these counted tables beside the readout from now on; None: none. The configuration follows."""
         self.contexts = contexts
-        sizes: dict[str, Any] = {"context_bytes": 0, "n_contexts": 0, "n_context_entries": 0}
+        sizes: dict[str, Any] = {"context_depth": 0, "n_contexts": 0, "n_context_entries": 0}
         if contexts is not None:
             sizes = {
-                "context_bytes": contexts.depth,
+                "context_depth": contexts.depth,
                 "n_contexts": len(contexts.symbol),
                 "n_context_entries": len(contexts.value),
             }
@@ -157,9 +160,9 @@ class DelayLM(LanguageModel):
 
     @property
     def context_length(self) -> int:
-        """The current byte and as many before it as the delays of all layers, or the counted contexts, reach."""
+        """The current byte and as many before it as the delays of all layers, or words, reach."""
         by_delays = self.config.n_layers * self.config.max_delay + self.config.readout_max_delay + 1
-        return max(by_delays, self.config.context_bytes)
+        return max(by_delays, CONTEXT_LENGTH) if self.config.context_depth else by_delays
 
     def layers_in_order(self) -> list[RowLayer | VariantLayer]:
         """The layers, then the readout."""
@@ -173,14 +176,14 @@ class DelayLM(LanguageModel):
         return z
 
     def start(self) -> list[Tensor | None]:
-        """No latencies yet, for each layer and the readout, and no token for the counted contexts."""
+        """No latencies yet, for each layer and the readout, and no word for the counted contexts."""
         return [None] * (self.config.n_layers + 2)
 
     @torch.no_grad()
     def extend(
         self, tokens: Tensor, state: list[Tensor | None], *, last: bool = False
     ) -> tuple[Tensor, list[Tensor | None]]:
-        """Logits of further tokens; the state holds each layer's last max_delay latencies, and the last tokens."""
+        """Logits of further tokens; the state holds each layer's last max_delay latencies, and the words."""
         z = self.embedding(tokens)
         kept = []
         *histories, of_readout, before = state
@@ -190,10 +193,9 @@ class DelayLM(LanguageModel):
         kept.append(_last(of_readout, z, self.readout.max_delay))
         logits = self.readout(z, of_readout)
         if self.contexts is not None:
-            logits = logits + self.contexts(tokens, before)
-            kept.append(_last(before, tokens, self.config.context_bytes - 1))
-        else:
-            kept.append(None)
+            counted, before = self.contexts.extend(tokens, before)
+            logits = logits + counted
+        kept.append(before)
         return logits[:, -1 if last else 0 :], kept
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from polychron.limits import require_memory
 from polychron.memory import zero_tables
 from polychron.models.language_model import LanguageModel
 from polychron.nn import PairAttention, growth
+from polychron.ops.contexts import letters
 
 _IMPOSSIBLE_NATS = 40.0
 
@@ -142,7 +143,10 @@ def extend_vocabulary(model: LanguageModel, old: Vocabulary, new: Vocabulary, se
     tables.data = grown
     model.config = dataclasses.replace(model.config, vocabulary_size=new.size)
     if model.contexts is not None:  # symbols keep their order, so the trie keeps its own
-        now = torch.from_numpy(new.encode(bytes(old.byte_values)))
-        model.contexts.symbol[1:] = now[model.contexts.symbol[1:].long()]
-        model.contexts.entry_symbol[:] = now[model.contexts.entry_symbol.long()]
-        model.contexts.n_symbols = new.size
+        contexts, now = model.contexts, torch.from_numpy(new.encode(bytes(old.byte_values)))
+        end = 1  # of the levels whose bytes are symbols
+        for _ in range(min(3, contexts.depth)):
+            end = int(contexts.first_child[end])
+        contexts.symbol[1:end] = now[contexts.symbol[1:end].long()]
+        contexts.entry_symbol[:] = now[contexts.entry_symbol.long()]
+        contexts.letter = letters(bytes(new.byte_values))

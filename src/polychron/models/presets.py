@@ -35,7 +35,7 @@ class TrainingDefaults:
             least ``PASSES_OF_FULL_DROP`` passes over the text; in proportion less where from fewer.
         members_per_root_pass: members of an ensemble, for one pass over the text; their number grows with the passes'
             square root. 0: one member always.
-        contexts: bytes of the longest contexts that are counted beside the training; 0: none are.
+        contexts: bytes of the deepest contexts that are counted beside the training; 0: none are.
         bytes_per_second: what two ordinary cores train on; to guess how often a run of so many minutes reads its text.
     """
 

@@ -15,7 +15,7 @@ from polychron.models import DelayLM
 from polychron.nn import ContextTables
 
 # At most so many bytes of a text are counted; of a longer one, stretches spread over it.
-MOST_COUNTED = 1 << 25
+MOST_COUNTED = 1 << 24
 COUNTED_STRETCHES = 64
 
 _PIECE = 1 << 14
@@ -46,9 +46,9 @@ def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray])
         >>> from polychron.models import DelayConfig
         >>> text = np.tile(np.arange(4, dtype=np.uint8), 50)
         >>> model = DelayLM(DelayConfig(vocabulary_size=4, n_tables=2, n_comparisons=2, readout_n_comparisons=2))
-        >>> contexts = ContextTables.of_text(text, [(0, 200)], depth=2, n_symbols=4)
+        >>> contexts = ContextTables.of_text(text, [(0, 200)], torch.zeros(4, dtype=torch.uint8), depth=2)
         >>> c, believed = blend(model, contexts, [text])
-        >>> believed > 0.5 and model.config.context_bytes == 2
+        >>> believed > 0.5 and model.config.context_depth == 2
         True
     """
     model.eval()

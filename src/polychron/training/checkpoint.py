@@ -119,7 +119,7 @@ class TrainingRecord(BudgetedSection):
 
     ``only`` names what is trained: the tables that a run added to what it began from, or the readout; None: all.
     ``calibration``: bytes of the training part that are not trained on but fit the factor of the logits at the end.
-    ``contexts``: bytes of the longest contexts that are counted beside the training, 0: none are; at most ``counted``
+    ``contexts``: bytes of the deepest contexts that are counted beside the training, 0: none are; at most ``counted``
     bytes of the text are.
     ``rate_schedule``: of ``rate``, or the reference program's own, whose highest rate ``rate`` is then.
     ``rewire``: after so many steps each the least telling comparisons are replaced; None: never.
@@ -374,7 +374,7 @@ class Checkpoint:
                 "exported; training needs the folder that it was made from"
             )
         require_memory(
-            self.config.number_bytes * self.config.n_parameters(),
+            self.config.number_bytes * self.config.n_parameters() + self.config.context_memory,
             f"the weights in {self.directory}",
             "close other programs or use a smaller model",
         )

@@ -23,6 +23,7 @@ from polychron.data.holdout import set_aside
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.nn import ContextTables
+from polychron.ops.contexts import letters
 from polychron.training.begin_from import train_only_part
 from polychron.training.blend import COUNTED_STRETCHES, blend, blended
 from polychron.training.calibrate import calibrate
@@ -464,7 +465,9 @@ def count_contexts(record: Record, data: np.ndarray) -> ContextTables:
     segments, _ = set_aside(holdout.training, training.calibration)
     if sum(end - start for start, end in segments) > training.counted:
         _, segments = set_aside(segments, training.counted, COUNTED_STRETCHES)
-    return ContextTables.of_text(vocabulary.encode(data), segments, training.contexts, vocabulary.size)
+    return ContextTables.of_text(
+        vocabulary.encode(data), segments, letters(bytes(vocabulary.byte_values)), training.contexts
+    )
 
 
 def require_room(config: Any, preset: str) -> None:

@@ -82,7 +82,8 @@ def train(
         typer.Option(
             min=0,
             max=7,
-            help="Bytes of the longest contexts that are counted, in one pass, beside the trained tables; 0: none. "
+            help="Depth of the contexts that are counted, in one pass, beside the trained tables: three bytes, the word "
+            "so far (2), the word before (2); 0: none. "
             "[default: the preset's]",
         ),
     ] = None,

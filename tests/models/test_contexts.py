@@ -1,0 +1,136 @@
+"""Delay models with counted contexts: one definition of their logits, whichever way they are asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from polychron import optim
+from polychron.data.vocabulary import Vocabulary
+from polychron.errors import InputError
+from polychron.models import DelayConfig, DelayLM, build, config_from_dict
+from polychron.models.growth import add_tables, extend_vocabulary
+from polychron.nn import ContextTables
+from polychron.ops.contexts import letters, read_contexts_reference, start_state
+
+K = 7
+VOCABULARY = b" bcdef"
+TEXT = np.random.default_rng(0).integers(0, 6, 500).astype(np.uint8) // 2 * 2 % 6
+
+
+def model_with_contexts(depth: int = 4, n_layers: int = 1) -> DelayLM:
+    config = DelayConfig(
+        vocabulary_size=K, n_neurons=8, n_layers=n_layers, n_tables=4, n_comparisons=4, max_delay=2,
+        readout_n_tables=3, readout_n_comparisons=4,
+    )  # fmt: skip
+    model = DelayLM(config, seed=1)
+    for layer in model.layers_in_order():
+        layer.synaptic_vectors.data.normal_(generator=torch.Generator().manual_seed(2))
+    model.set_contexts(ContextTables.of_text(TEXT, [(0, 500)], letters(VOCABULARY), depth))
+    return model
+
+
+def tokens(n: int) -> torch.Tensor:
+    return torch.from_numpy(TEXT[100 : 100 + n].astype(np.int64))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_layers", [0, 1])
+@pytest.mark.parametrize("depth", [1, 4, 7])
+def test_forward_is_the_readout_and_the_rows(depth: int, n_layers: int):
+    model = model_with_contexts(depth, n_layers)
+    x = torch.stack([tokens(40), tokens(41)[1:]])
+    rows, _ = read_contexts_reference(model.contexts.rows, model.contexts.letter, depth, x, start_state(2))
+    assert torch.equal(model(x), model.readout(model.latencies(x)) + rows)
+    assert model.context_length >= 64
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [[40], [1] * 40, [3, 30, 7], [6, 34]])
+@pytest.mark.parametrize("depth", [1, 2, 7])
+def test_any_split_of_a_text_gives_the_same_bits(depth: int, pieces: list[int]):
+    model = model_with_contexts(depth)
+    x = torch.stack([tokens(40), tokens(41)[1:]])
+    state, parts = model.start(), []
+    for part in x.split(pieces, dim=1):
+        logits, state = model.extend(part, state)
+        parts.append(logits)
+    assert torch.equal(torch.cat(parts, dim=1), model(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n", [2, 30, 400])
+@pytest.mark.parametrize("depth", [1, 7])
+def test_score_is_the_cross_entropy_of_forward(depth: int, n: int):
+    model = model_with_contexts(depth)
+    x = torch.from_numpy(TEXT[:n].astype(np.int64))
+    expected = torch.nn.functional.cross_entropy(model(x[None, :-1])[0], x[1:], reduction="none")
+    torch.testing.assert_close(model.score(x), expected, atol=2e-6, rtol=2e-6)
+
+
+def test_a_step_learns_what_the_counted_rows_leave():
+    """The native step and the layers one by one change the tables alike; the counted rows stay."""
+    x, y = tokens(40)[None], tokens(41)[None, 1:].contiguous()
+    native, by_layer = model_with_contexts(), model_with_contexts()
+    counted = native.contexts.value.clone()
+    for model in (native, by_layer):
+        optim.attach(model, "sgd", 0.1)
+        model.train()
+    nats = native.train_step(x, y)
+    loss = by_layer.loss(x, y)
+    loss.backward()
+    assert nats == pytest.approx(loss.item(), rel=1e-6)
+    assert torch.equal(native.contexts.value, counted)
+    for ours, theirs in zip(native.layers_in_order(), by_layer.layers_in_order(), strict=True):
+        torch.testing.assert_close(ours.synaptic_vectors, theirs.synaptic_vectors, atol=1e-5, rtol=1e-5)
+
+
+def test_a_configuration_says_the_sizes():
+    model = model_with_contexts()
+    config = config_from_dict(model.config.to_dict())
+    assert config == model.config
+    again = build(config)
+    again.load_state_dict(model.state_dict())
+    again.check()
+    assert torch.equal(again(tokens(20)[None]), model(tokens(20)[None]))
+    model.set_contexts(None)
+    assert "context_depth" not in model.config.to_dict()
+    assert model(tokens(20)[None]).shape == (1, 20, K)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"context_depth": 8}, r"context_depth must be an integer in \[0, 7\]"),
+        ({"context_depth": True}, "context_depth must be an integer"),
+        ({"context_depth": 2}, "n_contexts must be an integer in"),
+        ({"n_contexts": 3}, "n_contexts must be an integer in"),
+        ({"context_depth": 2, "n_contexts": 3, "n_context_entries": 1 << 31}, "n_context_entries must be"),
+        ({"context_depth": 2, "n_contexts": 3, "n_context_entries": 4, "vocabulary_size": 257}, "at most 256 symbols"),
+    ],
+)
+def test_impossible_sizes_are_refused(fields: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        DelayConfig(**{"vocabulary_size": K, **fields})
+
+
+def test_rows_that_lead_outside_are_refused():
+    model = model_with_contexts()
+    model.contexts.first_child[5] = len(model.contexts.symbol) + 9
+    with pytest.raises(ValueError, match="first_child must ascend"):
+        model.check()
+
+
+@torch.no_grad()
+def test_growing_keeps_what_the_contexts_say():
+    model = model_with_contexts()
+    x = tokens(40)[None]
+    before = model(x)
+    add_tables(model, 2)
+    assert torch.equal(model(x), before)
+    old, new = Vocabulary(VOCABULARY), Vocabulary(b"\t" + VOCABULARY)
+    extend_vocabulary(model, old, new)
+    after = model(x + 1)  # every old byte has moved one up
+    torch.testing.assert_close(after[..., 1:7].softmax(-1), before[..., :6].softmax(-1), atol=1e-5, rtol=1e-4)
+    model.check()

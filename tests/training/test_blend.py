@@ -1,0 +1,132 @@
+"""Counted contexts beside trained tables: the factors, the model on the way, and runs that count."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from polychron.models import DelayConfig, DelayLM
+from polychron.nn import ContextTables
+from polychron.training.blend import blend, blended
+
+K = 6
+
+
+def text_of(n: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    text = np.zeros(n, dtype=np.uint8)
+    for t in range(2, n):
+        text[t] = rng.integers(5) if rng.random() < 0.3 else (text[t - 1] + 2 * text[t - 2] + 1) % 5
+    return text
+
+
+def model_and_contexts(table_type: str = "float32") -> tuple[DelayLM, ContextTables]:
+    config = DelayConfig(
+        vocabulary_size=K, n_neurons=8, n_tables=5, n_comparisons=4, readout_n_tables=4, readout_n_comparisons=4,
+        table_type=table_type,
+    )  # fmt: skip
+    model = DelayLM(config, seed=1)
+    generator = torch.Generator().manual_seed(1)
+    for layer in model.layers_in_order():
+        layer.synaptic_vectors.data.copy_(0.3 * torch.randn(layer.synaptic_vectors.shape, generator=generator))
+    return model, ContextTables.of_text(text_of(600), [(0, 600)], torch.zeros(K, dtype=torch.uint8), 3)
+
+
+def cost(model: DelayLM, pieces: list[np.ndarray]) -> float:
+    return sum(model.score(torch.from_numpy(piece.astype(np.int64))).sum().item() for piece in pieces)
+
+
+@pytest.mark.parametrize("table_type", ["float32", "bfloat16"])
+def test_no_other_pair_of_factors_costs_less(table_type: str):
+    model, contexts = model_and_contexts(table_type)
+    tables = model.readout.synaptic_vectors
+    trained, counted = tables.detach().clone(), contexts.value.clone()
+    pieces = [text_of(400, seed=2), text_of(50, seed=3)]
+    c, believed = blend(model, contexts, pieces)
+    assert torch.equal(tables, (trained.float() * c).to(tables.dtype))
+    assert torch.equal(contexts.value, counted * believed)
+    assert model.config.context_depth == 3
+    least = cost(model, pieces)
+    for dc, dl in itertools.product((-0.05, 0, 0.05), repeat=2):
+        if min(c + dc, believed + dl) >= 0:
+            tables.data.copy_(trained.float() * (c + dc))
+            contexts.value.copy_(counted * (believed + dl))
+            assert cost(model, pieces) >= least - 1e-3 * abs(least) * (table_type == "bfloat16") - 1e-3
+
+
+def test_what_says_little_is_believed_less():
+    model, _ = model_and_contexts()
+    noise = np.random.default_rng(0).integers(5, size=600).astype(np.uint8)
+    truth = text_of(600, seed=4)
+    useful = ContextTables.of_text(text_of(600), [(0, 600)], torch.zeros(K, dtype=torch.uint8), 3)
+    misled = ContextTables.of_text(noise, [(0, 600)], torch.zeros(K, dtype=torch.uint8), 3)
+    believed = blend(model_and_contexts()[0], useful, [truth])[1]
+    assert believed > 0.5
+    assert blend(model, misled, [truth])[1] < 0.6 * believed
+
+
+def test_on_the_way_the_model_is_as_before_to_the_bit():
+    model, contexts = model_and_contexts()
+    trained, counted, config = model.readout.synaptic_vectors.detach().clone(), contexts.value.clone(), model.config
+    piece = text_of(300, seed=5)
+    alone = cost(model, [piece])
+    with blended(model, contexts, [piece]):
+        assert cost(model, [piece]) < alone
+        assert model.contexts is not None
+    assert model.contexts is None
+    assert model.config == config
+    assert torch.equal(model.readout.synaptic_vectors, trained)
+    assert torch.equal(contexts.value, counted)
+    assert cost(model, [piece]) == alone
+
+
+def test_a_run_counts_blends_and_says_so(tmp_path, monkeypatch, capsys):
+    from polychron.cli import main
+    from polychron.training import open_checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_bytes(np.frombuffer(b"abcdef", dtype=np.uint8)[text_of(30_000)].tobytes())
+    options = ["--preset", "tiny", "--batch", "4", "--length", "32", "--steps", "60", "--json"]
+    counting = [*options, "--contexts", "3", "--calibration", "2000"]
+    assert main(["train", "text.txt", *counting, "--out", "run"]) == 0
+    assert main(["train", "text.txt", *counting, "--threads", "1", "--out", "again"]) == 0
+    assert main(["train", "text.txt", *options, "--out", "alone"]) == 0
+    record = open_checkpoint("run").record
+    assert (record.training.contexts, record.model["context_depth"]) == (3, 3)
+    assert record.metrics.context_scale > 0.3
+    assert record.metrics.val_nats_per_byte < open_checkpoint("alone").record.metrics.val_nats_per_byte
+    weights = "weights-60.safetensors"
+    assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "again" / weights).read_bytes()
+    open_checkpoint("run").load_model().check()
+
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--json"]) == 0
+    assert f'"nats_per_byte": {record.metrics.val_nats_per_byte}' in capsys.readouterr().out
+    assert main(["train", "text.txt", "--from", "run", *options[2:], "--out", "on"]) == 0  # keeps what was counted
+    assert open_checkpoint("on").record.model["context_depth"] == 3
+    for wrong in (["--contexts", "3", "--calibration", "0"], ["--contexts", "3", "--model", "recurrent"]):
+        assert main(["train", "text.txt", *options[2:], *wrong, "--out", "no"]) == 2
+
+
+def test_a_run_that_stops_on_the_way_ends_with_the_same_bits(tmp_path):
+    from polychron.cli.train import Settings, _new_run
+    from polychron.training.checkpoint import CheckpointWriter
+    from polychron.training.loop import Interrupted, Run
+
+    text = tmp_path / "text.txt"
+    text.write_bytes(np.frombuffer(b"abcdef", dtype=np.uint8)[text_of(30_000)].tobytes())
+    settings = Settings(preset="tiny", batch=4, length=32, steps=40, contexts=3, calibration=2000)
+    record, corpus, _ = _new_run(text, settings, "cpu")
+    with CheckpointWriter(tmp_path / "whole") as writer:
+        list(Run.begin(record, corpus.data, writer).events())
+    with CheckpointWriter(tmp_path / "parts") as writer:
+        run = Run.begin(record, corpus.data, writer)
+        *_, last = run.events(should_stop=lambda: run.optimizer.rate < 0.01)
+        assert isinstance(last, Interrupted)
+    with CheckpointWriter(tmp_path / "parts", resume=True) as writer:
+        list(Run.resume(corpus.data, writer).events())
+    weights = "weights-40.safetensors"
+    assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "parts" / weights).read_bytes()
