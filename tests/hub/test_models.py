@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from polychron import hub, models
 from polychron.errors import InputError
 from polychron.models.deep import DeepConfig
 
+from ..export.counted import counted_model
 from ..runtime.conftest import BYTE_VALUES, MODELS, random_model, save_model
 
 RECURRENT = models.RecurrentConfig(
@@ -59,6 +61,25 @@ def test_a_checkpoint_is_taken_over(name: str, tmp_path: Path):
     assert torch.equal(model(tokens), trained(tokens))
 
 
+def test_counted_contexts_are_saved_and_loaded(tmp_path: Path):
+    trained = counted_model("two delay layers")
+    hub.from_checkpoint(save_model(trained, tmp_path / "run")).save_pretrained(tmp_path / "saved")
+    loaded = hub.DelayLM.from_pretrained(tmp_path / "saved")
+    assert loaded.config == trained.config
+    tokens = torch.arange(20)[None]
+    assert torch.equal(loaded(tokens), trained(tokens))
+    without = hub.from_checkpoint(save_model(random_model(MODELS["two delay layers"]), tmp_path / "without"))
+    assert not torch.equal(without(tokens), trained(tokens))
+    without.set_contexts(trained.contexts)
+    without.save_pretrained(tmp_path / "given")
+    assert torch.equal(hub.DelayLM.from_pretrained(tmp_path / "given")(tokens), trained(tokens))
+    first = trained.contexts.first_child.clone()
+    first[1] = 1 << 30
+    damage(tmp_path / "saved", "contexts.first_child", first)
+    with pytest.raises(InputError, match="first_child must ascend"):
+        hub.DelayLM.from_pretrained(tmp_path / "saved")
+
+
 def damage(folder: Path, name: str, tensor: torch.Tensor | None) -> None:
     path = folder / "model.safetensors"
     tensors = safetensors.torch.load_file(path)
@@ -76,6 +97,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
         hub.DeepClassifier(NETWORKS["deep"][1], class_names=["a"])
     with pytest.raises(InputError, match="GB of memory"):
         hub.DelayLM(models.DelayConfig(vocabulary_size=28, n_tables=1 << 10, n_comparisons=24))
+    counted = {"context_bytes": 7, "n_contexts": (1 << 31) - 2, "n_context_entries": (1 << 31) - 2}
+    with pytest.raises(InputError, match="GB of memory"):
+        hub.DelayLM(replace(MODELS["delay"], **counted))
     model = hub.DelayLM(MODELS["delay"])
     model.save_pretrained(tmp_path)
     damage(tmp_path, "layers.0.anchors", torch.full_like(model.layers[0].anchors, 99))

@@ -22,7 +22,7 @@ class _Group:
 
 
 class StateCache:
-    """Stands where transformers keeps keys and values: latencies of the last positions, indices, or a latency vector.
+    """Stands where transformers keeps keys and values: the last latencies and tokens, row indices, or a latency vector.
 
     Texts of one length go through the model together. Texts of other lengths, padded on the left, are other groups:
     what stands before a text must not be read.
@@ -96,7 +96,8 @@ class StateCache:
             return [self._picked(part, at) for part in state]
         if state is None:
             return None
-        axis = 0 if state.is_floating_point() else 1  # latencies (B, ...) or rows (I, B, ...)
+        # Latencies (B, ...), tokens (B, T) or rows (I, B, T).
+        axis = 0 if state.is_floating_point() or state.dim() == 2 else 1
         return state.index_select(axis, at.to(state.device))
 
 
