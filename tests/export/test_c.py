@@ -36,16 +36,28 @@ X86 = re.compile(
 ARM = re.compile(r"(mul|mla|mls|smull|umull|smlal|umlal|sdiv|udiv|v\w+\.f\d+)s?")
 
 
-@pytest.mark.parametrize("n_bytes", [0, 100, 10_000])
-def test_a_full_disk_leaves_the_old_files(n_bytes: int, tmp_path: Path):
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_full_disk_leaves_the_old_files_together(in_file: bool, tmp_path: Path):
     model = read_integer_model(save_model(random_model(MODELS["delay"]), tmp_path / "run"))
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "model.c").write_text("the last one")
-    with files_limited_to(n_bytes), pytest.raises(InputError, match="cannot write"):
-        export_c(model, out / "model")
-    assert (out / "model.c").read_text() == "the last one"
-    assert {path.name for path in out.iterdir()} <= {"model.c", "model.h"}
+    tables = [out / "model.tables"] if in_file else []
+    export_c(model, out / "model", 0.8, *tables)
+    sizes = sorted(path.stat().st_size for path in out.iterdir())  # the header is the shortest
+    for path in out.iterdir():
+        path.write_text("the last one")
+    for n_bytes in {0, 100, *(size - 1 for size in sizes)}:
+        with files_limited_to(n_bytes), pytest.raises(InputError, match="cannot write"):
+            export_c(model, out / "model", 0.8, *tables)
+        assert len(list(out.iterdir())) == len(sizes)
+        assert {path.read_text() for path in out.iterdir()} == {"the last one"}
+
+
+def test_a_folder_in_the_way_leaves_the_old_files(tmp_path: Path):
+    model = read_integer_model(save_model(random_model(MODELS["delay"]), tmp_path / "run"))
+    (tmp_path / "model.c").mkdir()
+    with pytest.raises(InputError, match=r"cannot write .*model\.c: it is a folder"):
+        export_c(model, tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "model.c"}
 
 
 @pytest.fixture

@@ -20,15 +20,14 @@ from polychron.errors import InputError, UnsupportedModelError
 from polychron.export.network import read_network
 from polychron.export.onnx_model import export_onnx
 from polychron.models.deep import DeepClassifier, DeepConfig
-from polychron.training import Checkpoint, CheckpointWriter, open_checkpoint
-from polychron.training.checkpoint import checkpoint_tensors
-from polychron.training.classify import ClassifierRecord, ClassifierTrainingRecord, DataRecord
+from polychron.training import Checkpoint, open_checkpoint
 
 from ..cli.conftest import Command, polychron, text, trained  # noqa: F401 - fixtures
-from ..runtime.conftest import MODELS, NoOptimizer, random_model, random_text, save_model
+from ..runtime.conftest import MODELS, random_model, random_text, save_model
 from ..runtime.test_quantized import quantized, streamed_units
 from ..runtime.test_runtime import streamed_logits
 from ..training.test_checkpoint import files_limited_to
+from .saved_classifier import save_classifier
 
 NETWORKS = {
     **MODELS,
@@ -97,17 +96,7 @@ def test_a_classifier_says_what_it_says(config: DeepConfig, tmp_path: Path):
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
             parameter.copy_(torch.randn(parameter.shape, generator=torch.manual_seed(i)))
-    names = [f"class {k}" for k in range(config.n_classes)]
-    record = ClassifierRecord(
-        model=config.to_dict(),
-        preset="none",
-        data=DataRecord(name="n", data="d", sha256="0" * 64, n_train=1, n_test=1, class_names=names),
-        training=ClassifierTrainingRecord(
-            seed=2, batch=1, rate=0.1, warmup_steps=0, optimizer="sgd", augment="none", steps=1, seconds=None
-        ),
-    )
-    with CheckpointWriter(tmp_path / "run", kind=ClassifierRecord) as writer:
-        writer.save(record, checkpoint_tensors(model, NoOptimizer()))
+    names = save_classifier(model, tmp_path / "run")
     file = exported(tmp_path / "run")
     inputs = torch.rand(50, config.n_pixels)
     inputs[::2] = (inputs[::2] * 4).round() / 4  # ties

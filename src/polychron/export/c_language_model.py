@@ -9,7 +9,7 @@ import numpy as np
 from polychron.export.c_arrays import fill
 from polychron.export.c_layers import key_bits, longest_delay, n_words
 from polychron.export.c_model_text import Member, ModelText
-from polychron.export.integer_model import IntegerModel
+from polychron.export.network import Network
 from polychron.runtime.extension import require_native
 
 
@@ -29,7 +29,7 @@ class LanguageModelText(ModelText):
         ram_bytes: of the state.
     """
 
-    def __init__(self, model: IntegerModel, name: str, in_file: bool, temperature: float) -> None:
+    def __init__(self, model: Network, name: str, in_file: bool, temperature: float) -> None:
         super().__init__(model.layers, name, model.embedding.shape[1], in_file)
         self.model = model
         self.n_tokens = model.vocabulary.size

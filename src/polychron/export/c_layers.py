@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from polychron.export.c_arrays import Arrays, fill
-from polychron.export.integer_model import IntegerLayer
+from polychron.export.network import TableLayer
 
 _EXCESS = 128  # a column's number is stored so much too large, as a byte
 
@@ -23,17 +23,17 @@ def n_words(n_columns: int) -> int:
     return -(-n_columns // 4)
 
 
-def longest_delay(layer: IntegerLayer) -> int:
+def longest_delay(layer: TableLayer) -> int:
     """Positions back that the layer's comparisons reach."""
     return 0 if layer.delays is None else int(layer.delays.max())
 
 
-def key_bits(layer: IntegerLayer) -> int:
+def key_bits(layer: TableLayer) -> int:
     """Of attention: keys of 2^bits positions are kept, more than the window has."""
     return 0 if layer.code is None else (layer.code.shape[1] - 1).bit_length()
 
 
-def add_layer(arrays: Arrays, at: int, layer: IntegerLayer, n_neurons: int, tables: str, row_type: str) -> str:
+def add_layer(arrays: Arrays, at: int, layer: TableLayer, n_neurons: int, tables: str, row_type: str) -> str:
     """Adds a layer's arrays; returns its function ``layer_<at>``.
 
     Tables of one shift stand side by side: their rows are summed before they are shifted.
@@ -104,17 +104,17 @@ def add_layer(arrays: Arrays, at: int, layer: IntegerLayer, n_neurons: int, tabl
     )
 
 
-def row_type(layers: tuple[IntegerLayer, ...]) -> str:
+def row_type(layers: tuple[TableLayer, ...]) -> str:
     """The type of the numbers of rows."""
     return "uint16_t" if all(layer.rows.shape[1] <= 1 << 16 for layer in layers) else "uint32_t"
 
 
-def n_rows_at_once(layer: IntegerLayer) -> int:
+def n_rows_at_once(layer: TableLayer) -> int:
     """How many numbers of rows a layer keeps."""
     return len(layer.rows) if layer.code is None else min(257, layer.code.shape[1])
 
 
-def comparisons(layers: tuple[IntegerLayer, ...]) -> str:
+def comparisons(layers: tuple[TableLayer, ...]) -> str:
     """A function ``compare_<R>`` for every number of comparisons that the layers have."""
     counts = {anchors.shape[1] for layer in layers for anchors in (layer.anchors, layer.key_anchors) if
               anchors is not None}  # fmt: skip
@@ -128,7 +128,7 @@ def comparisons(layers: tuple[IntegerLayer, ...]) -> str:
     return "".join(functions)
 
 
-def _places(layer: IntegerLayer, n_neurons: int) -> np.ndarray:
+def _places(layer: TableLayer, n_neurons: int) -> np.ndarray:
     """(I, R, 2) bytes from the oldest latency that the layer looks at; the last comparison, the highest bit, first."""
     places = layer.anchors.astype(np.int64)
     if layer.delays is not None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from polychron.export.c_arrays import HEADER_WORDS, MAGIC, VERSION, Arrays, fill
 from polychron.export.c_layers import add_layer, comparisons, longest_delay, n_rows_at_once, row_type
-from polychron.export.integer_model import IntegerLayer
+from polychron.export.network import TableLayer
 
 _MAXIMUM_SHIFT = 15
 
@@ -43,7 +43,7 @@ class ModelText:
         in_file: arrays stand in a file.
     """
 
-    def __init__(self, layers: tuple[IntegerLayer, ...], name: str, n_neurons: int, in_file: bool) -> None:
+    def __init__(self, layers: tuple[TableLayer, ...], name: str, n_neurons: int, in_file: bool) -> None:
         self.layers = layers
         self.name = name
         self.n_neurons = n_neurons

@@ -7,7 +7,6 @@ file beside the source, which the program is given a pointer to.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from pathlib import Path
 from polychron.errors import InputError
 from polychron.export.c_classifier import ClassifierText
 from polychron.export.c_language_model import LanguageModelText
+from polychron.export.files import write_files
 from polychron.export.integer_classifier import IntegerClassifier
-from polychron.export.integer_model import IntegerModel
+from polychron.export.network import Network
 from polychron.limits import format_bytes
 from polychron.runtime.options import SamplingOptions
 
@@ -45,7 +45,7 @@ class ExportedC:
 
 
 def export_c(
-    model: IntegerModel | IntegerClassifier,
+    model: Network | IntegerClassifier,
     out: str | os.PathLike[str],
     temperature: float = 0.8,
     tables: str | os.PathLike[str] | None = None,
@@ -81,15 +81,14 @@ def export_c(
         raise InputError(
             f"the model has {format_bytes(table_bytes)} of tables and {what} limited to {format_bytes(limit)}{hint}"
         )
-    if isinstance(model, IntegerModel):
+    if isinstance(model, Network):
         text = LanguageModelText(model, name, tables is not None, temperature)
     else:
         text = ClassifierText(model, name, tables is not None)
     files = {path.with_suffix(".h"): text.header.encode("ascii"), path.with_suffix(".c"): text.source.encode("ascii")}
     if tables is not None:
         files[Path(tables)] = text.file
-    for file, content in files.items():
-        write_file(file, content)
+    write_files(files)
     return ExportedC(
         path.with_suffix(".c"),
         path.with_suffix(".h"),
@@ -97,20 +96,3 @@ def export_c(
         text.ram_bytes,
         None if tables is None else Path(tables),
     )
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write beside the old file, then rename; what was written of a file that does not fit is taken away.
-
-    Raises:
-        InputError: the system refused.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None

@@ -17,7 +17,7 @@ import numpy as np
 
 from polychron.data.batches import brightness
 from polychron.errors import InputError
-from polychron.export.integer_model import IntegerLayer
+from polychron.export.network import TableLayer
 from polychron.models.deep import DeepClassifier
 from polychron.quantization import quantize_tables
 from polychron.training.classify import open_classifier
@@ -45,7 +45,7 @@ class IntegerClassifier:
     class_names: tuple[str, ...]
     references: np.ndarray
     latency_bits: int
-    layers: tuple[IntegerLayer, ...]
+    layers: tuple[TableLayer, ...]
     logit_bits: int
 
     @property
@@ -69,7 +69,7 @@ class IntegerClassifier:
         return _sum_of_rows(readout, z)
 
 
-def _sum_of_rows(layer: IntegerLayer, z: np.ndarray) -> np.ndarray:
+def _sum_of_rows(layer: TableLayer, z: np.ndarray) -> np.ndarray:
     """Bit r of table i's row: whether z[a] > z[b]; the sum of the rows, each shifted by its table's shift."""
     total = np.zeros((len(z), layer.rows.shape[2]), dtype=np.int64)
     weights = 1 << np.arange(layer.anchors.shape[1])
@@ -112,12 +112,12 @@ def quantize_classifier(model: DeepClassifier, class_names: tuple[str, ...]) -> 
     return IntegerClassifier(model.config.n_pixels, class_names, references, bits, tuple(layers), logit_bits)
 
 
-def _layer(rows: np.ndarray, shifts: np.ndarray, anchors: np.ndarray) -> IntegerLayer:
+def _layer(rows: np.ndarray, shifts: np.ndarray, anchors: np.ndarray) -> TableLayer:
     if shifts.max() > _MAXIMUM_SHIFT:
         raise InputError(f"the classifier has tables too different in size: shifts up to {shifts.max()}, at most 15")
     if int((np.int64(127) << shifts.astype(np.int64)).sum()) + _LATENCY_LIMIT >= 1 << 31:
         raise InputError("the classifier has tables whose sums could leave 32 bits")
-    return IntegerLayer(rows=rows, shifts=shifts.astype(np.uint8), anchors=anchors)
+    return TableLayer(rows=rows, shifts=shifts.astype(np.uint8), anchors=anchors)
 
 
 def _latency_bits(model: DeepClassifier) -> int:

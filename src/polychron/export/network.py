@@ -17,7 +17,7 @@ from polychron.data.vocabulary import Vocabulary
 from polychron.errors import UnsupportedModelError
 from polychron.runtime import load
 from polychron.storage.config_file import LANGUAGE_MODEL, read_config
-from polychron.training.checkpoint import open_checkpoint
+from polychron.training.checkpoint import Checkpoint, open_checkpoint
 from polychron.training.classify import open_classifier
 
 _PLAIN = {"hash": "order", "reading": "hard"}  # of a configuration that names them
@@ -107,26 +107,41 @@ def read_network(directory: str | os.PathLike[str]) -> Network:
         checkpoint.load_model()  # checks every tensor
     else:
         load(folder)
-    arrays = {name.removeprefix("model."): _array(tensor) for name, tensor in checkpoint.load_tensors().items()}
-    layers = (*_hidden_layers(arrays), _lookup(arrays, "readout."))
+    tensors = checkpoint.load_tensors()
     if is_language_model:
-        network = Network(
-            checkpoint.config.kind,
-            "float32" if quantization is None else quantization.precision,
-            layers,
-            embedding=arrays.pop("embedding.latencies"),
-            vocabulary=checkpoint.vocabulary,
-            logit_bits=(quantization and quantization.logit_bits) or 0,
-        )
-    else:
-        network = Network(
-            "deep",
-            "float32",
-            layers,
-            n_pixels=checkpoint.config.n_pixels,
-            references=arrays.pop("references"),
-            class_names=tuple(checkpoint.record.data.class_names),
-        )
+        if quantization is None:
+            return language_network(folder, checkpoint, tensors, "float32", 0)
+        return language_network(folder, checkpoint, tensors, quantization.precision, quantization.logit_bits or 0)
+    arrays = _arrays(tensors)
+    network = Network(
+        "deep",
+        "float32",
+        (*_hidden_layers(arrays), _lookup(arrays, "readout.")),
+        n_pixels=checkpoint.config.n_pixels,
+        references=arrays.pop("references"),
+        class_names=tuple(checkpoint.record.data.class_names),
+    )
+    _require_plain(folder, checkpoint.record.model, arrays)
+    return network
+
+
+def language_network(
+    folder: Path, checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], precision: str, logit_bits: int
+) -> Network:
+    """A language model of these tensors, which were checked.
+
+    Raises:
+        UnsupportedModelError: layers that do more than compare, index, read a row and add.
+    """
+    arrays = _arrays(tensors)
+    network = Network(
+        checkpoint.config.kind,
+        precision,
+        (*_hidden_layers(arrays), _lookup(arrays, "readout.")),
+        embedding=arrays.pop("embedding.latencies"),
+        vocabulary=checkpoint.vocabulary,
+        logit_bits=logit_bits,
+    )
     _require_plain(folder, checkpoint.record.model, arrays)
     return network
 
@@ -180,5 +195,8 @@ def _attention(arrays: dict[str, np.ndarray], prefix: str) -> TableLayer:
     )
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+def _arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix("model."): (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        for name, tensor in tensors.items()
+    }

@@ -16,11 +16,11 @@ from onnx import ModelProto, helper
 
 import polychron
 from polychron.errors import InputError
+from polychron.export.files import write_files
 from polychron.export.network import Network
 from polychron.export.onnx_graph import FLOAT, INT64, IR_VERSION, OPSET, Graph
 from polychron.export.onnx_layers import LayerNodes
 from polychron.limits import format_bytes, require_memory
-from polychron.storage.config_file import reason
 
 _MAXIMUM_BYTES = 2**31 - 2**20  # of one file in Google's protocol buffers
 
@@ -68,16 +68,7 @@ def export_onnx(network: Network, out: str | os.PathLike[str]) -> ExportedOnnx:
         raise InputError(f"{path} is a folder: --out must name a file")
     model = onnx_model(network)
     data = model.SerializeToString()
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {reason(error)}") from None
+    write_files({path: data})
     inputs, outputs = (_described(values[0]) for values in (model.graph.input, model.graph.output))
     return ExportedOnnx(path, len(data), inputs, outputs)
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from polychron.errors import InputError
 from polychron.export.c_arrays import fill
-from polychron.export.c_source import export_c, write_file
-from polychron.export.integer_model import IntegerModel
+from polychron.export.c_source import export_c
+from polychron.export.files import write_files
+from polychron.export.network import Network
 from polychron.limits import format_bytes
 
 _MAXIMUM_TABLE_BYTES = 256 << 20
@@ -46,7 +47,7 @@ class ExportedPage:
 
 
 def export_web(
-    model: IntegerModel, out: str | os.PathLike[str], *, title: str, temperature: float = 0.8, prompt: str = ""
+    model: Network, out: str | os.PathLike[str], *, title: str, temperature: float = 0.8, prompt: str = ""
 ) -> ExportedPage:
     """Write ``out.html``, which opens from disk without a server.
 
@@ -88,11 +89,11 @@ def export_web(
         CORE=_read("core.js"),
         PAGE=_read("page.js"),
     )
-    write_file(path, text.encode())
+    write_files({path: text.encode()})
     return ExportedPage(path, len(program), len(tables))
 
 
-def compile_wasm(model: IntegerModel) -> tuple[bytes, bytes]:
+def compile_wasm(model: Network) -> tuple[bytes, bytes]:
     """The C export as WebAssembly, and its file of tables.
 
     Raises:

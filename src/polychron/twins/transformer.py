@@ -59,13 +59,13 @@ class Block(nn.Module):
         self.down = nn.Linear(FEED_FORWARD * width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """(B, T, D) to the same."""
+    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(B, T, D) to the same; ``seen`` (T, T) bool: which positions each one looks at, by default all until it."""
         B, T, D = x.shape
         heads = self.query_key_value(self.attention_norm(x)).view(B, T, 3, self.n_heads, D // self.n_heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=seen is None)
         x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).reshape(B, T, D)))
         return x + self.dropout(self.down(F.gelu(self.up(self.perceptron_norm(x)))))
 
@@ -74,6 +74,12 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turns the planes (k, k + half) of x (..., T, D) by the angles of its positions, (T, D / 2)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cosine - b * sine, a * sine + b * cosine], dim=-1)
+
+
+def rotation(positions: Tensor, half: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, (T, half), of the angles by which positions (T,) turn the planes of a head."""
+    angles = positions.double()[:, None] * ROTARY_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 class Transformer(Twin):
@@ -87,10 +93,9 @@ class Transformer(Twin):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(size, dropout) for _ in range(size.n_layers))
         self.norm = nn.LayerNorm(size.width, bias=False)
-        half = size.width // size.n_heads // 2
-        angles = torch.arange(size.window)[:, None] * ROTARY_BASE ** (-torch.arange(half) / half)
-        self.register_buffer("cosine", angles.cos())
-        self.register_buffer("sine", angles.sin())
+        cosine, sine = rotation(torch.arange(size.window), size.width // size.n_heads // 2)
+        self.register_buffer("cosine", cosine)
+        self.register_buffer("sine", sine)
         for block in self.blocks:
             for matrix in (block.query_key_value, block.up):
                 nn.init.normal_(matrix.weight, std=size.width**-0.5)
@@ -101,12 +106,31 @@ class Transformer(Twin):
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next byte: (B, T) to (B, T, K), T at most the window."""
         T = tokens.shape[1]
+        return self._logits(tokens, self.cosine[:T], self.sine[:T], None)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Logits along texts of any length, (B, T) to (B, T, K): every block's position looks at the last ``window``.
+
+        It is what remembered keys and values come to (`polychron.twins.transformer_cache`); within a window it is
+        `forward`.
+        """
+        positions = torch.arange(tokens.shape[1])
+        distance = positions[:, None] - positions
+        cosine, sine = rotation(positions, self.cosine.shape[1])
+        return self._logits(tokens, cosine, sine, (distance >= 0) & (distance < self.size.window))
+
+    def _logits(self, tokens: Tensor, cosine: Tensor, sine: Tensor, seen: Tensor | None) -> Tensor:
+        T = tokens.shape[1]
         x = self.embedding(tokens)
         past = F.pad(x, (0, 0, MIXED_BYTES, 0))
         x = self.dropout(x + self.mix(torch.cat([past[:, d : d + T] for d in range(MIXED_BYTES)], dim=-1)))
         for block in self.blocks:
-            x = block(x, self.cosine[:T], self.sine[:T])
-        return F.linear(self.norm(x), self.embedding.weight)
+            x = block(x, cosine, sine, seen)
+        return self.readout(self.norm(x))
+
+    def readout(self, x: Tensor) -> Tensor:
+        """Logits (..., K) of what left the last block, (..., D)."""
+        return F.linear(x, self.embedding.weight)
 
     def batches(self, tokens: np.ndarray, batch: int, seed: int) -> Batches:
         """Windows in a random order, each byte once in a pass."""
