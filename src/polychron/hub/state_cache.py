@@ -96,7 +96,7 @@ class StateCache:
             return [self._picked(part, at) for part in state]
         if state is None:
             return None
-        axis = 0 if state.is_floating_point() else 1  # latencies (B, ...) or rows (I, B, ...)
+        axis = 1 if state.dtype == torch.int32 else 0  # rows (I, B, ...), or latencies (B, ...) and tokens (B, L)
         return state.index_select(axis, at.to(state.device))
 
 
