@@ -87,6 +87,7 @@ void Stream::reset() {
   readout_latencies_.clear();
   tokens_.clear();
   std::fill(z_.begin(), z_.end(), 0);
+  history_ = {};
   for (int64_t d = 0; d < static_cast<int64_t>(parts_.size()); ++d) *tokens_.push() = static_cast<int32_t>(model_.n_tokens());
   started_ = false;
 }
@@ -175,6 +176,13 @@ template <bool integer> void Stream::keep_in_range() {
 
 template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   *tokens_.push() = static_cast<int32_t>(token);
+  // Found first: their rows arrive from memory while the layers' are added.
+  const Contexts* contexts = model_.contexts() ? &*model_.contexts() : nullptr;
+  Path path;
+  if (contexts) {
+    history_.push(token);
+    if (wants_logits) path = contexts->find(history_);
+  }
   const bool recurrent = !states_.empty() && model_.stages()[0].lookup && model_.stages()[0].lookup->recurrent;
   if (recurrent) {
     if (counters_) counters_->enter(0);
@@ -202,6 +210,14 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   add<integer>(rows(readout.tables, index_.data(), readout.tables.n_tables),
                readout.tables.groups.data(), static_cast<int64_t>(readout.tables.groups.size()), nullptr,
                logits_.data());
+  if (contexts) {
+    if constexpr (integer) {
+      contexts->add(path, logits_.data());
+    } else {
+      contexts->add(path, scratch_.data(), as_float(logits_.data()));
+    }
+    if (counters_) counters_->read_contexts(*contexts, path, history_);
+  }
   started_ = true;
 }
 

@@ -67,6 +67,7 @@ class Stream {
   Trail tokens_;                      // of lookups whose rows follow from the last tokens
   std::vector<int32_t> z_, logits_, index_, query_, key_;
   std::vector<float> scratch_;
+  History history_;                   // of contexts
   std::vector<const int32_t*> parts_;
   std::vector<ShiftGroup> groups_;
   bool started_ = false;

@@ -96,8 +96,7 @@ class StateCache:
             return [self._picked(part, at) for part in state]
         if state is None:
             return None
-        # Latencies (B, ...), tokens (B, T) or rows (I, B, T).
-        axis = 0 if state.is_floating_point() or state.dim() == 2 else 1
+        axis = 1 if state.dtype == torch.int32 else 0  # rows (I, B, ...), or latencies (B, ...) and tokens (B, L)
         return state.index_select(axis, at.to(state.device))
 
 
