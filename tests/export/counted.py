@@ -10,12 +10,12 @@ from polychron.nn import ContextTables
 
 from ..runtime.conftest import BYTE_VALUES, MODELS, random_model, random_text
 
-COUNTED = ("delay", "two delay layers", "readout alone")  # of `MODELS`
+TEXT = random_text(800) + random_text(2000, seed=1)
 
 
-def counted_model(name: str, depth: int = 4, seed: int = 0) -> models.DelayLM:
-    """One of `MODELS` with the contexts of a text that begins as ``random_text(800)`` does."""
-    model = random_model(MODELS[name], seed)
-    text = Vocabulary(BYTE_VALUES[:27]).encode(random_text(800) + random_text(2000, seed=seed + 1))
-    model.set_contexts(ContextTables.of_text(np.asarray(text, dtype=np.uint8), [(0, len(text))], depth, 28))
+def counted_model(name: str, depth: int = 4, text: bytes = TEXT) -> models.DelayLM:
+    """One of `MODELS` with the contexts of a text, by default one that begins as ``random_text(800)`` does."""
+    model = random_model(MODELS[name])
+    tokens = np.asarray(Vocabulary(BYTE_VALUES[:27]).encode(text), dtype=np.uint8)
+    model.set_contexts(ContextTables.of_text(tokens, [(0, len(tokens))], depth, 28))
     return model

@@ -61,7 +61,7 @@ def export_web(
     Raises:
         InputError: clang or wasm-ld is missing; tables of more than 256 MB; the system refused to write.
     """
-    n_bytes = sum(layer.rows.size for layer in model.layers)
+    n_bytes = model.table_bytes
     if n_bytes > _MAXIMUM_TABLE_BYTES:
         limit = format_bytes(_MAXIMUM_TABLE_BYTES)
         raise InputError(f"the model has {format_bytes(n_bytes)} of tables and a page is limited to {limit}")
