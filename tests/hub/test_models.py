@@ -11,7 +11,7 @@ from polychron import hub, models
 from polychron.errors import InputError
 from polychron.models.deep import DeepConfig
 
-from ..runtime.conftest import BYTE_VALUES, MODELS, random_model, save_model
+from ..runtime.conftest import BYTE_VALUES, COUNTED, MODELS, random_model, save_model
 
 RECURRENT = models.RecurrentConfig(
     vocabulary_size=28, n_neurons=8, n_tables=3, n_comparisons=4, readout_n_tables=3, readout_n_comparisons=4
@@ -57,6 +57,22 @@ def test_a_checkpoint_is_taken_over(name: str, tmp_path: Path):
     assert type(model) is cls
     tokens = torch.arange(9)[None]
     assert torch.equal(model(tokens), trained(tokens))
+
+
+def test_counted_contexts_are_taken_over_saved_and_loaded(tmp_path: Path):
+    trained = random_model(COUNTED["contexts"])
+    model = hub.from_checkpoint(save_model(trained, tmp_path / "run"))
+    model.save_pretrained(tmp_path / "saved")
+    loaded = hub.DelayLM.from_pretrained(tmp_path / "saved")
+    assert loaded.config == COUNTED["contexts"]
+    tokens = torch.arange(28)[None]
+    assert torch.equal(loaded(tokens), trained(tokens))
+    path = tmp_path / "saved" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["contexts.first_child"][3] = -1
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="is damaged or another model's: first_child must ascend"):
+        hub.DelayLM.from_pretrained(tmp_path / "saved")
 
 
 def damage(folder: Path, name: str, tensor: torch.Tensor | None) -> None:
