@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kDenseBytes = int64_t{1} << 20;
 constexpr size_t kDenseLevels = 3;  // contexts of 0, 1 and 2 bytes
+constexpr int64_t kMostAsked = 8;   // lines of nodes: what has more children is read so often that it is near
 
 }  // namespace
 
@@ -85,31 +86,45 @@ int Contexts::n_halvings(uint32_t context) const {
   return n > 0 ? std::bit_width(n - 1) + 1 : 0;
 }
 
-Path Contexts::find(const History& history) const {
+// All of them, and the one behind, which says where the last one's children and entries end.
+void Contexts::ask_for_children(uint32_t context) const {
+  const auto* begin = reinterpret_cast<const char*>(nodes_ + nodes_[context].first_child);
+  const auto* end = reinterpret_cast<const char*>(nodes_ + nodes_[context + 1].first_child + 1);
+  end = std::min(end, begin + kMostAsked * kLineBytes);
+  for (; begin < end; begin += kLineBytes) __builtin_prefetch(begin);
+  __builtin_prefetch(end - 1);
+}
+
+Path Contexts::begin(const History& history) const {
   Path path;
-  const uint32_t n_dense = dense_end_.back();
-  uint32_t context = 0;
-  int k = 0;
   if (!pairs_.empty() && history.n_known >= 2) {
     const auto at = static_cast<int64_t>(history.last & 255) * n_symbols_ + static_cast<int64_t>(history.last >> 8 & 255);
-    context = path.dense = pairs_[static_cast<size_t>(at)];
-    if (context < dense_end_[1]) return path;
-    k = 2;
+    path.longest = path.dense = pairs_[static_cast<size_t>(at)];
+    path.n_bytes = 2;
+    path.complete = path.longest < dense_end_[1];
   }
-  for (; k < depth_ && k < history.n_known; ++k) {
-    context = child_of(context, static_cast<uint8_t>(history.last >> (8 * k)));
-    if (context == 0) break;
-    if (context < n_dense) {
-      path.dense = context;
-      continue;
-    }
-    path.context[static_cast<size_t>(path.n++)] = context;
-    const uint32_t second = nodes_[context].first_entry + 1;
-    if (second >= nodes_[context + 1].first_entry) continue;
-    __builtin_prefetch(entry_symbol_ + second);
-    __builtin_prefetch(static_cast<const char*>(value_) + second * (entry_bytes() - 1));
-  }
+  path.complete = path.complete || path.n_bytes >= std::min(depth_, history.n_known);
+  if (!path.complete) ask_for_children(path.longest);
   return path;
+}
+
+void Contexts::step(const History& history, Path& path) const {
+  if (path.complete) return;
+  const uint32_t context = child_of(path.longest, static_cast<uint8_t>(history.last >> (8 * path.n_bytes)));
+  ++path.n_bytes;
+  path.complete = context == 0 || path.n_bytes >= std::min(depth_, history.n_known);
+  if (context == 0) return;
+  path.longest = context;
+  if (!path.complete) ask_for_children(context);
+  if (context < dense_end_.back()) {
+    path.dense = context;
+    return;
+  }
+  path.context[static_cast<size_t>(path.n++)] = context;
+  const uint32_t second = nodes_[context].first_entry + 1;
+  if (second >= nodes_[context + 1].first_entry) return;
+  __builtin_prefetch(entry_symbol_ + second);
+  __builtin_prefetch(static_cast<const char*>(value_) + second * (entry_bytes() - 1));
 }
 
 int64_t Contexts::n_lines(uint32_t context) const {
@@ -123,19 +138,12 @@ int64_t Contexts::n_lines(uint32_t context) const {
   return lines(entry_symbol_, 1) + lines(value_, entry_bytes() - 1);
 }
 
-int64_t Contexts::n_nodes_read(const Path& path, const History& history) const {
-  int k = 0;
-  uint32_t context = 0;
-  if (!pairs_.empty() && history.n_known >= 2) {
-    context = path.dense;
-    if (context < dense_end_[1]) return 0;
-    k = 2;
-  }
+int64_t Contexts::n_nodes_read(const History& history) const {
+  Path again = begin(history);
   int64_t n = 0;
-  for (; k < depth_ && k < history.n_known; ++k) {
-    n += n_halvings(context);
-    context = child_of(context, static_cast<uint8_t>(history.last >> (8 * k)));
-    if (context == 0) break;
+  while (!again.complete) {
+    n += n_halvings(again.longest);
+    step(history, again);
   }
   return n;
 }

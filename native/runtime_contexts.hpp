@@ -30,11 +30,15 @@ struct History {
   }
 };
 
-// The contexts that a text ends with, shortest first.
+// The contexts that a text ends with, shortest first. They are found one by one, so that something else can be done while
+// the nodes that the next step compares arrive from memory.
 struct Path {
-  uint32_t dense = 0;  // the last whose row is a sum of all up to it
-  int n = 0;           // those that follow
+  uint32_t dense = 0;    // the last whose row is a sum of all up to it
+  int n = 0;             // those that follow
   std::array<uint32_t, kMaxContext> context;
+  uint32_t longest = 0;  // found so far
+  int n_bytes = 0;       // of it
+  bool complete = false;
 };
 
 struct ContextNode {
@@ -48,8 +52,9 @@ class Contexts {
   // value: (E) float32, or int16 that count the logits' unit. Throws std::invalid_argument when the arrays are no trie.
   Contexts(const ContextTrie& trie, const void* value, int64_t n_entries, bool integer);
 
-  // Asks for the rows that `add` will read.
-  Path find(const History&) const;
+  Path begin(const History&) const;
+  // One byte further, unless the path is complete.
+  void step(const History&, Path&) const;
   // logits <- logits + (sum of the path's rows, in their order); sums: (V) room. In integers no order matters.
   void add(const Path&, float* sums, float* logits) const;
   void add(const Path&, int32_t* logits) const;
@@ -62,12 +67,13 @@ class Contexts {
   int level_of_dense(uint32_t context) const;  // bytes of the context whose dense row it is
   // Lines of the cache that a row's entries lie in beside its node.
   int64_t n_lines(uint32_t context) const;
-  // Nodes that are read on the way to what follows the dense row.
-  int64_t n_nodes_read(const Path&, const History&) const;
+  // Nodes that are compared to find a path.
+  int64_t n_nodes_read(const History&) const;
 
  private:
   uint32_t child_of(uint32_t context, uint8_t symbol) const;  // 0 where there is none
   int n_halvings(uint32_t context) const;
+  void ask_for_children(uint32_t context) const;
   template <class T, class Value> void lay_out(const ContextTrie&);
   template <class T, class Value> void add_row(uint32_t context, T* y) const;
 

@@ -21,23 +21,23 @@ from polychron.models.deep import DeepClassifier
 from polychron.runtime import SamplingOptions
 
 from ..cli.conftest import Command, polychron  # noqa: F401 - fixture
-from ..runtime.conftest import MODELS, random_model, random_text, save_model
+from ..runtime.conftest import COUNTED, MODELS, random_model, random_text, save_model
 from ..runtime.test_quantized import quantized, streamed_units
 from ..runtime.test_runtime import streamed_logits
 from . import test_c, test_c_classifier, test_web
-from .counted import counted_model
 from .saved_classifier import save_classifier
 from .test_onnx import same_bits
 
+CONTEXTS = "delay with contexts"
 LANGUAGE_MODELS = {
     "delay": MODELS["two delay layers"],
+    CONTEXTS: COUNTED["contexts"],
     "transformer": MODELS["transformer"],
     "recurrent": MODELS["recurrent"],
     "another hash or reading": models.DelayConfig(
         vocabulary_size=28, n_tables=6, n_comparisons=4, readout_n_comparisons=4, hash="zero"
     ),
 }
-CONTEXTS = "delay with contexts"
 CLASSIFIER = "classifier"
 PRECISIONS = ("float32", "bfloat16", "int8")
 TARGETS = ("c", "c --tables", "web", "hf", "onnx")
@@ -63,7 +63,7 @@ OUT = {"c": "model", "c --tables": "model", "web": "model.html", "hf": "model", 
 
 def documented() -> list[str]:
     rows = []
-    for kind in dict.fromkeys(kind for kind, _ in EXPRESSED):
+    for kind in (*LANGUAGE_MODELS, CLASSIFIER):
         found = (EXPRESSED.get((kind, precision), ()) for precision in PRECISIONS)
         cells = (", ".join(f"`{target}`" for target in targets) or "\u2013" for targets in found)
         rows.append(f"| {kind} | {' | '.join(cells)} |")
@@ -116,7 +116,7 @@ def saved(kind: str, precision: str, tmp_path: Path) -> tuple[torch.nn.Module, P
         model = test_c_classifier.random_classifier("two layers")
         save_classifier(model, tmp_path / "run")
         return model, tmp_path / "run"
-    model = counted_model("two delay layers") if kind == CONTEXTS else random_model(LANGUAGE_MODELS[kind])
+    model = random_model(LANGUAGE_MODELS[kind])
     folder = save_model(model, tmp_path / "run")
     return model, folder if precision == "float32" else quantized(folder, precision)
 

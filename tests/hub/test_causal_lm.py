@@ -21,25 +21,19 @@ from polychron.hub.tokenizer import byte_tokenizer
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
 
-from ..export.counted import counted_model
-from ..runtime.conftest import BYTE_VALUES, MODELS, random_model, random_text, save_model
+from ..runtime.conftest import BYTE_VALUES, COUNTED, MODELS, random_model, random_text, save_model
 
 RECURRENT = models.RecurrentConfig(
     vocabulary_size=28, n_neurons=12, n_tables=9, n_comparisons=5, readout_n_tables=7, readout_n_comparisons=5
 )
-CONTEXTS = "delay with contexts"
-NETWORKS = {**MODELS, "recurrent": RECURRENT, CONTEXTS: counted_model("delay").config}
+NETWORKS = {**MODELS, "recurrent": RECURRENT, "contexts": COUNTED["contexts"]}
 VOCABULARY = Vocabulary(BYTE_VALUES[:27])
-
-
-def trained_model(name: str) -> models.LanguageModel:
-    return counted_model("delay") if name == CONTEXTS else random_model(NETWORKS[name])
 
 
 def wrapped(name: str) -> PolychronForCausalLM:
     config = PolychronConfig(NETWORKS[name].to_dict(), byte_values=list(VOCABULARY.byte_values))
     model = PolychronForCausalLM(config)
-    model.model.load_state_dict(trained_model(name).state_dict())
+    model.model.load_state_dict(random_model(NETWORKS[name]).state_dict())
     return model.eval()
 
 
@@ -61,7 +55,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def make(name: str) -> Path:
         target = folder / name.replace(" ", "-")
         if not target.exists():
-            export_hf(save_model(trained_model(name), folder / f"run-{target.name}"), target)
+            export_hf(save_model(random_model(NETWORKS[name]), folder / f"run-{target.name}"), target)
         return target
 
     return make
@@ -72,7 +66,7 @@ def test_an_exported_checkpoint_writes_what_polychron_writes(name: str, exported
     model = AutoModelForCausalLM.from_pretrained(exported(name))
     tokenizer = AutoTokenizer.from_pretrained(exported(name))
     assert type(model) is PolychronForCausalLM
-    trained = trained_model(name)
+    trained = random_model(NETWORKS[name])
     assert all(torch.equal(tensor, trained.state_dict()[key]) for key, tensor in model.model.state_dict().items())
     prompt = "the prompt is read"
     written = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=80, do_sample=False)
@@ -98,7 +92,7 @@ def test_the_cache_gives_the_logits_of_the_whole_text_bit_for_bit(name: str):
         assert torch.equal(model(tokens, logits_to_keep=1).logits, whole.logits[:, -1:])
 
 
-@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent", CONTEXTS])
+@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent", "contexts"])
 def test_generation_reads_each_token_once_and_the_cache_does_not_grow(name: str, monkeypatch):
     model = wrapped(name)
     read, sizes = [], []
@@ -120,7 +114,7 @@ def test_generation_reads_each_token_once_and_the_cache_does_not_grow(name: str,
     assert read == [20] + [1] * 49
 
 
-@pytest.mark.parametrize("name", ["two delay layers", "transformer", "recurrent", CONTEXTS])
+@pytest.mark.parametrize("name", ["two delay layers", "transformer", "recurrent", "contexts"])
 def test_texts_of_different_lengths_in_a_batch_do_not_touch_each_other(name: str):
     model, tokenizer = wrapped(name), byte_tokenizer(VOCABULARY)
     prompts = ["a", "some more to read", "in between", "two equally", "long texts "]
@@ -135,7 +129,7 @@ def test_texts_of_different_lengths_in_a_batch_do_not_touch_each_other(name: str
         assert torch.equal(row[-len(prompt) :], model.model(ids(prompt.encode())[None])[0])
 
 
-@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent", CONTEXTS])
+@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent", "contexts"])
 def test_beams_and_samples_use_the_cache(name: str):
     model = wrapped(name)
     prompt = ids(b"begin")[None]
@@ -149,7 +143,7 @@ def test_beams_and_samples_use_the_cache(name: str):
         assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("name", ["transformer", CONTEXTS])
+@pytest.mark.parametrize("name", ["transformer", "contexts"])
 def test_a_cache_is_repeated_and_selected_row_by_row(name: str):
     model = wrapped(name)
     cache = model(torch.stack([ids(b"aaa"), ids(b"bcd")]), use_cache=True).past_key_values
@@ -187,7 +181,7 @@ def test_the_loss_is_the_mean_of_nats_and_has_the_models_gradient(name: str):
     torch.testing.assert_close(gradient, model.model.readout.synaptic_vectors.grad)
 
 
-@pytest.mark.parametrize("name", ["two delay layers", CONTEXTS])
+@pytest.mark.parametrize("name", ["two delay layers", "contexts"])
 def test_what_is_saved_is_loaded_and_survives_a_second_time(name: str, tmp_path: Path):
     model = wrapped(name)
     model.save_pretrained(tmp_path / "one")

@@ -12,8 +12,7 @@ from polychron import hub, models
 from polychron.errors import InputError
 from polychron.models.deep import DeepConfig
 
-from ..export.counted import counted_model
-from ..runtime.conftest import BYTE_VALUES, MODELS, random_model, save_model
+from ..runtime.conftest import BYTE_VALUES, COUNTED, MODELS, random_model, save_model
 
 RECURRENT = models.RecurrentConfig(
     vocabulary_size=28, n_neurons=8, n_tables=3, n_comparisons=4, readout_n_tables=3, readout_n_comparisons=4
@@ -61,22 +60,24 @@ def test_a_checkpoint_is_taken_over(name: str, tmp_path: Path):
     assert torch.equal(model(tokens), trained(tokens))
 
 
-def test_counted_contexts_are_saved_and_loaded(tmp_path: Path):
-    trained = counted_model("two delay layers")
-    hub.from_checkpoint(save_model(trained, tmp_path / "run")).save_pretrained(tmp_path / "saved")
+def test_counted_contexts_are_taken_over_saved_and_loaded(tmp_path: Path):
+    trained = random_model(COUNTED["contexts"])
+    model = hub.from_checkpoint(save_model(trained, tmp_path / "run"))
+    model.save_pretrained(tmp_path / "saved")
     loaded = hub.DelayLM.from_pretrained(tmp_path / "saved")
-    assert loaded.config == trained.config
-    tokens = torch.arange(20)[None]
+    assert loaded.config == COUNTED["contexts"]
+    tokens = torch.arange(28)[None]
     assert torch.equal(loaded(tokens), trained(tokens))
     without = hub.from_checkpoint(save_model(random_model(MODELS["two delay layers"]), tmp_path / "without"))
     assert not torch.equal(without(tokens), trained(tokens))
     without.set_contexts(trained.contexts)
     without.save_pretrained(tmp_path / "given")
     assert torch.equal(hub.DelayLM.from_pretrained(tmp_path / "given")(tokens), trained(tokens))
-    first = trained.contexts.first_child.clone()
-    first[1] = 1 << 30
-    damage(tmp_path / "saved", "contexts.first_child", first)
-    with pytest.raises(InputError, match="first_child must ascend"):
+    path = tmp_path / "saved" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["contexts.first_child"][3] = -1
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="is damaged or another model's: first_child must ascend"):
         hub.DelayLM.from_pretrained(tmp_path / "saved")
 
 

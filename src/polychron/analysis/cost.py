@@ -19,7 +19,8 @@ from polychron.models.deep import DeepConfig
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 _INDEX_BYTES = 4  # a row's index in the cache of keys
-_PLACE_BYTES = 2 * _INDEX_BYTES  # of a context: where its children or its row begin, and end
+_CONTEXT_BYTES = 1 + 2 * _INDEX_BYTES  # a context's symbol, and where its children and its row begin
+_NODE_BYTES = 16  # of the same and its first number, as the runtime lays them out
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,11 @@ class ContextCost(LayerCost):
 
     def table_bytes(self, element_bytes: int) -> int:
         """Bytes of numbers and symbols, and of the places that lead to them."""
-        return self.n_entries * _entry_bytes(element_bytes) + self.n_contexts * (1 + _PLACE_BYTES)
+        return self.n_entries * _entry_bytes(element_bytes) + self.n_contexts * _CONTEXT_BYTES
 
     def latency_bytes(self, element_bytes: int) -> int:
-        """Bytes read to find the rows: two places a context, and of its children's symbols as many as halving takes."""
-        search = 1 + (self.n_outputs - 1).bit_length()
-        return self.n_tables * _PLACE_BYTES + (self.n_tables - 1) * (_PLACE_BYTES + search)
+        """Bytes read to find the rows: of a context's children as many as halving takes."""
+        return (self.n_tables - 1) * (1 + (self.n_outputs - 1).bit_length()) * _NODE_BYTES
 
     def row_bytes(self, element_bytes: int) -> int:
         """Bytes of the numbers and symbols of full rows."""

@@ -22,7 +22,7 @@ class _Group:
 
 
 class StateCache:
-    """Stands where transformers keeps keys and values: the last latencies and tokens, row indices, or a latency vector.
+    """Stands where transformers keeps keys and values: latencies of the last positions, tokens, indices, or a vector.
 
     Texts of one length go through the model together. Texts of other lengths, padded on the left, are other groups:
     what stands before a text must not be read.

@@ -40,7 +40,10 @@ class ContextTables(nn.Module):
         self.depth = depth
         self.n_symbols = n_symbols
         for name, part in empty_rows(n_contexts, n_entries)._asdict().items():
-            self.register_buffer(name, part)
+            self.register_buffer(name, part.zero_())
+        # Until rows are loaded, none but the empty context's children: whatever is read lies inside.
+        self.first_child.fill_(n_contexts)[0] = 1
+        self.first_entry[-1] = n_entries
 
     @classmethod
     def of_text(
