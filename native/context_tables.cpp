@@ -60,6 +60,11 @@ const char* flaw_of(const ContextTrie& trie, int64_t n_entries) {
   for (int64_t e = 0; e < n_entries; ++e) {
     if (trie.entry_symbol[e] >= trie.n_symbols) return "entry_symbol must lie below the vocabulary's size";
   }
+  for (int64_t c = 0; c < C; ++c) {
+    for (uint32_t e = trie.first_entry[c] + 1; e < trie.first_entry[c + 1]; ++e) {
+      if (trie.entry_symbol[e] <= trie.entry_symbol[e - 1]) return "entry_symbol must ascend in each row";
+    }
+  }
   return nullptr;
 }
 

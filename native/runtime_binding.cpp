@@ -10,6 +10,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "runtime_sampler.hpp"
@@ -82,6 +83,19 @@ class BoundModel {
     keep(rows);
   }
 
+  void set_contexts(In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry,
+                    In<uint8_t, 1> entry_symbol, InAny<1> value, int depth) {
+    using enum nb::dlpack::dtype_code;
+    require(size(first_child, 0) == size(symbol, 0) + 1 && size(first_entry, 0) == size(symbol, 0) + 1,
+            "contexts.first_child and first_entry must have a number more than there are contexts");
+    require(size(value, 0) == size(entry_symbol, 0), "contexts.value must have a number for each entry");
+    require(model_.integer() ? holds(value, Int, 16) : holds(value, Float, 32),
+            "contexts.value must be float32, or int16 of an int8 model");
+    model_.set_contexts({symbol.data(), first_child.data(), first_entry.data(), entry_symbol.data(), value.data(),
+                         size(symbol, 0), size(value, 0), depth});
+    kept_contexts_.emplace(symbol, first_child, first_entry, entry_symbol, value);
+  }
+
   const Model& get() const {
     require(model_.ready(), "the model has no readout yet");
     return model_;
@@ -119,6 +133,7 @@ class BoundModel {
 
   Model model_;
   std::vector<InAny<3>> kept_;
+  std::optional<std::tuple<In<uint8_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<uint8_t, 1>, InAny<1>>> kept_contexts_;
 };
 
 class BoundStream {
@@ -173,7 +188,7 @@ class BoundStream {
     counters_->forget();
   }
 
-  // A dictionary a layer, the readout's last.
+  // A dictionary a layer, then the readout's and, where there are contexts, theirs.
   nb::list counts() const {
     require(counters_ != nullptr, "this stream does not count");
     nb::list stages;
@@ -189,6 +204,7 @@ class BoundStream {
       of_stage["row_bytes"] = counts.row_bytes;
       of_stage["row_lines"] = counts.row_lines;
       of_stage["distinct_rows"] = counts.distinct_rows;
+      of_stage["place_bytes"] = counts.place_bytes;
       stages.append(of_stage);
     }
     return stages;
@@ -275,7 +291,10 @@ void bind_runtime(nb::module_& m) {
            nb::arg("key_anchors").noconvert().none(), nb::arg("position_code").noconvert().none(),
            nb::arg("n_distances"), nb::arg("shifts").noconvert().none())
       .def("set_readout", &BoundModel::set_readout, nb::arg("rows").noconvert(), nb::arg("anchors").noconvert(),
-           nb::arg("delays").noconvert().none(), nb::arg("shifts").noconvert().none());
+           nb::arg("delays").noconvert().none(), nb::arg("shifts").noconvert().none())
+      .def("set_contexts", &BoundModel::set_contexts, nb::arg("symbol").noconvert(),
+           nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(),
+           nb::arg("value").noconvert(), nb::arg("depth"));
   nb::class_<BoundStream>(m, "RuntimeStream")
       .def(nb::init<const BoundModel&, bool>(), nb::arg("model"), nb::arg("counting") = false, nb::keep_alive<1, 2>())
       .def("reset", &BoundStream::reset)

@@ -46,6 +46,7 @@ Counters::Counters(const Model& model) {
     seen_.emplace_back(n_rows(stage.lookup ? stage.lookup->tables : stage.attention->tables));
   }
   seen_.emplace_back(n_rows(model.readout().tables));
+  if (model.contexts()) seen_.emplace_back(static_cast<size_t>(model.contexts()->n_contexts()));
   counts_.resize(seen_.size());
 }
 
@@ -75,19 +76,45 @@ void Counters::add(const RowList& list, int64_t element_size) {
   Counts& counts = counts_[stage_];
   const int64_t n_bytes = list.width * element_size;
   for (int64_t m = 0; m < list.n; ++m) {
-    const auto row = static_cast<size_t>(list.index[m]);
-    const uintptr_t begin =
-        reinterpret_cast<uintptr_t>(list.rows) + row * static_cast<size_t>(list.stride * element_size);
+    const int64_t row = list.index[m];
     ++counts.rows;
     counts.additions += list.width;
-    counts.row_bytes += n_bytes;
-    counts.row_lines += static_cast<int64_t>((begin + static_cast<uintptr_t>(n_bytes) - 1) / kLineBytes -
-                                             begin / kLineBytes + 1);
-    if (!seen_[stage_][row]) {
-      seen_[stage_][row] = true;
-      ++counts.distinct_rows;
-    }
+    read_bytes(static_cast<const char*>(list.rows) + row * list.stride * element_size, n_bytes);
+    see(row);
   }
+}
+
+void Counters::read_contexts(const Contexts& contexts, const Path& path, const History& history) {
+  stage_ = counts_.size() - 1;
+  Counts& counts = counts_[stage_];
+  const int64_t V = contexts.n_symbols();
+  counts.rows += contexts.level_of_dense(path.dense) + 1 + path.n;
+  counts.additions += V;  // of all rows' sum to the logits: the first is no addition where it begins the sum
+  counts.place_bytes += contexts.n_nodes_read(history) * static_cast<int64_t>(sizeof(ContextNode));
+  read_bytes(contexts.dense_row(path.dense), V * static_cast<int64_t>(sizeof(int32_t)));
+  see(path.dense);
+  for (int m = 0; m < path.n; ++m) {
+    const uint32_t context = path.context[static_cast<size_t>(m)];
+    const int64_t n = contexts.n_entries(context);
+    counts.additions += n;
+    counts.row_bytes += n * contexts.entry_bytes();
+    counts.row_lines += contexts.n_lines(context);
+    see(context);
+  }
+}
+
+void Counters::read_bytes(const void* begin, int64_t n_bytes) {
+  if (n_bytes == 0) return;
+  const auto address = reinterpret_cast<uintptr_t>(begin);
+  counts_[stage_].row_bytes += n_bytes;
+  counts_[stage_].row_lines +=
+      static_cast<int64_t>((address + static_cast<uintptr_t>(n_bytes) - 1) / kLineBytes - address / kLineBytes + 1);
+}
+
+void Counters::see(int64_t row) {
+  if (seen_[stage_][static_cast<size_t>(row)]) return;
+  seen_[stage_][static_cast<size_t>(row)] = true;
+  ++counts_[stage_].distinct_rows;
 }
 
 Kernels counting_kernels() {

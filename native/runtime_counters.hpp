@@ -11,8 +11,6 @@
 
 namespace polychron::runtime {
 
-constexpr uintptr_t kLineBytes = 64;
-
 struct Counts {
   int64_t comparisons = 0;    // of two latencies
   int64_t filler = 0;         // of a latency with itself, to fill the last register
@@ -24,6 +22,7 @@ struct Counts {
   int64_t row_bytes = 0;      // of these numbers
   int64_t row_lines = 0;      // lines of the cache that they lie in, each row by itself
   int64_t distinct_rows = 0;  // rows read at least once
+  int64_t place_bytes = 0;    // of contexts: what was read to find their rows
 };
 
 class Counters {
@@ -31,7 +30,7 @@ class Counters {
   explicit Counters(const Model& model);
 
   void forget();
-  const std::vector<Counts>& stages() const { return counts_; }  // the readout last
+  const std::vector<Counts>& stages() const { return counts_; }  // the readout last, or contexts beside it
 
   // What this thread's counting kernels do from now on is that stage's.
   void enter(size_t stage);
@@ -40,8 +39,13 @@ class Counters {
   void hash(const HashPlan&, int64_t latency_size);
   void join(int64_t n_parts, int64_t n) { counts_[stage_].joined += n_parts * n; }
   void add(const RowList&, int64_t element_size);
+  // What finding a path and adding its rows took; a dense row is read in place of its level's and the shorter ones'.
+  void read_contexts(const Contexts&, const Path&, const History&);
 
  private:
+  void read_bytes(const void* begin, int64_t n_bytes);
+  void see(int64_t row);
+
   std::vector<Counts> counts_;
   std::vector<std::vector<bool>> seen_;
   size_t stage_ = 0;

@@ -20,6 +20,7 @@ constexpr int64_t kMaxRows = int64_t{1} << 30;
 constexpr int64_t kMaxSize = int64_t{1} << 16;         // of a count of neurons, tables, tokens, delays
 constexpr int64_t kMaxTokens = 257;                    // every byte, and one token for unseen bytes
 constexpr int kMaxShift = 15;
+constexpr int64_t kMaxContexts = (int64_t{1} << 31) - 1;
 
 void require(bool holds, const std::string& what) {
   if (!holds) throw std::invalid_argument(what);
@@ -251,6 +252,24 @@ void Model::set_readout(const TablesView& view, const AnchorsView& anchors) {
   if (stages_.empty()) precompute(lookup);
   logits_stride_ = round_up(view.n_outputs, kOutputPad);
   readout_ = std::move(lookup);
+}
+
+void Model::set_contexts(const ContextsView& view) {
+  require(readout_.has_value(), "contexts add to the logits of a readout");
+  require(!contexts_, "a model has one set of contexts");
+  require(view.depth >= 1 && view.depth <= kMaxContext, "contexts must be of 1 to 7 bytes");
+  require(view.n_contexts >= 1 && view.n_contexts < kMaxContexts && view.n_entries < kMaxContexts,
+          "there must be 1 to 2^31 - 2 contexts");
+  if (integer()) {
+    const int64_t rows = readout_->tables.n_tables * (int64_t{128} << readout_->tables.groups.back().shift);
+    require(rows + (kMaxContext + 1) * (int64_t{1} << 15) < int64_t{1} << 31,
+            "shifts are too large for a readout beside contexts: sums could leave 32 bits");
+  }
+  // Numbers below 0 become such as flaw_of refuses.
+  contexts_.emplace(ContextTrie{n_tokens_, view.depth, view.n_contexts, view.symbol,
+                                reinterpret_cast<const uint32_t*>(view.first_child),
+                                reinterpret_cast<const uint32_t*>(view.first_entry), view.entry_symbol},
+                    view.value, view.n_entries, integer());
 }
 
 }  // namespace polychron::runtime

@@ -13,7 +13,9 @@
 #include <optional>
 #include <vector>
 
+#include "runtime_contexts.hpp"
 #include "runtime_kernels.hpp"
+#include "runtime_memory.hpp"
 
 namespace polychron::runtime {
 
@@ -32,23 +34,18 @@ struct AnchorsView {
   int64_t n_comparisons;
 };
 
+struct ContextsView {
+  const uint8_t* symbol;    // as context_tables.hpp has them
+  const int32_t *first_child, *first_entry;
+  const uint8_t* entry_symbol;
+  const void* value;        // (E) float32, or int16 of an int8 model
+  int64_t n_contexts, n_entries;
+  int depth;
+};
+
 struct CodeView {           // of the relative position
   const float* code;        // (I, D, n_code), compared with 0
   int64_t n_distances, n_code;
-};
-
-// Zero memory on huge pages.
-class TableMemory {
- public:
-  explicit TableMemory(size_t bytes);
-  ~TableMemory();
-  TableMemory(const TableMemory&) = delete;
-  TableMemory& operator=(const TableMemory&) = delete;
-  char* get() const { return memory_; }
-
- private:
-  char* memory_;
-  size_t bytes_;
 };
 
 struct Hash {
@@ -102,6 +99,7 @@ class Model {
   void add_attention(const TablesView&, const AnchorsView& query, const AnchorsView* key, const CodeView&);
   void add_recurrent(const TablesView&, const AnchorsView&);
   void set_readout(const TablesView&, const AnchorsView&);
+  void set_contexts(const ContextsView&);         // after the readout, to whose logits they add; they stay in place
 
   Precision precision() const { return precision_; }
   bool integer() const { return precision_ == Precision::int8; }
@@ -113,6 +111,7 @@ class Model {
   const int32_t* embedding(int64_t token) const { return embedding_.data() + token * stride_; }  // float32 bits or int32
   const std::vector<Stage>& stages() const { return stages_; }
   const Lookup& readout() const { return *readout_; }
+  const std::optional<Contexts>& contexts() const { return contexts_; }
   bool ready() const { return readout_.has_value(); }
 
  private:
@@ -129,6 +128,7 @@ class Model {
   std::vector<int32_t> embedding_;
   std::vector<Stage> stages_;
   std::optional<Lookup> readout_;
+  std::optional<Contexts> contexts_;
 };
 
 }  // namespace polychron::runtime

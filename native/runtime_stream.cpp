@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kRoom = 256;       // rows that a trail writes before it moves
 constexpr int32_t kLatencyLimit = 32767;
+constexpr int64_t kParts = 2;        // in which rows are added where contexts are looked for meanwhile
 
 const float* as_float(const int32_t* p) { return reinterpret_cast<const float*>(p); }
 float* as_float(int32_t* p) { return reinterpret_cast<float*>(p); }
@@ -55,9 +56,11 @@ Stream::Stream(const Model& model, Counters* counters)
     n_parts = std::max(n_parts, lookup.hash.max_delay + 1);
   };
   follow(model.readout());
+  groups_.resize(model.readout().tables.groups.size());
   for (const Stage& stage : model.stages()) {
     if (stage.lookup) {
       follow(*stage.lookup);
+      groups_.resize(std::max(groups_.size(), stage.lookup->tables.groups.size()));
       most_rows = std::max(most_rows, stage.lookup->hash.n_groups * kHashLanes);
       states_.push_back({Trail(longest_delay(*stage.lookup), model.stride()), Trail(0, 1)});
     } else {
@@ -87,6 +90,7 @@ void Stream::reset() {
   readout_latencies_.clear();
   tokens_.clear();
   std::fill(z_.begin(), z_.end(), 0);
+  history_ = {};
   for (int64_t d = 0; d < static_cast<int64_t>(parts_.size()); ++d) *tokens_.push() = static_cast<int32_t>(model_.n_tokens());
   started_ = false;
 }
@@ -105,6 +109,19 @@ void Stream::add(const RowList& list, const ShiftGroup* groups, int64_t n_groups
   } else {
     set_.add_f32(list, start ? as_float(start) : nullptr, as_float(y));
   }
+}
+
+// Of the tables at places begin to end - 1, the rows in index_.
+template <bool integer>
+void Stream::add_some(const Tables& tables, int64_t begin, int64_t end, const int32_t* start, int32_t* y) {
+  int64_t n_groups = 0;
+  for (const ShiftGroup& group : tables.groups) {
+    const auto first = std::max<int64_t>(group.begin, begin), last = std::min<int64_t>(group.end, end);
+    if (first >= last) continue;
+    groups_[static_cast<size_t>(n_groups++)] = {static_cast<int32_t>(first - begin), static_cast<int32_t>(last - begin),
+                                                group.shift};
+  }
+  add<integer>(rows(tables, index_.data() + begin, end - begin), groups_.data(), n_groups, start, y);
 }
 
 template <bool integer> void Stream::hash(const Hash& hash, const int32_t* x, int32_t* index) {
@@ -175,6 +192,21 @@ template <bool integer> void Stream::keep_in_range() {
 
 template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   *tokens_.push() = static_cast<int32_t>(token);
+  history_.push(token);
+  // Contexts are found on the way: what the next step reads arrives from memory while rows of layers are added.
+  const Contexts* contexts = wants_logits && model_.contexts() ? &*model_.contexts() : nullptr;
+  Path path;
+  if (contexts) path = contexts->begin(history_);
+  const auto follow = [&] {
+    if (contexts) contexts->step(history_, path);
+  };
+  const auto add_tables = [&](const Tables& tables, const int32_t* start, int32_t* y) {
+    const int64_t n = tables.n_tables, n_parts = contexts ? std::min(kParts, n) : 1;
+    for (int64_t part = 0; part < n_parts; ++part) {
+      add_some<integer>(tables, n * part / n_parts, n * (part + 1) / n_parts, part == 0 ? start : y, y);
+      follow();
+    }
+  };
   const bool recurrent = !states_.empty() && model_.stages()[0].lookup && model_.stages()[0].lookup->recurrent;
   if (recurrent) {
     if (counters_) counters_->enter(0);
@@ -187,8 +219,8 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
     if (stage.lookup) {
       const Tables& tables = stage.lookup->tables;
       if (!recurrent) address<integer>(*stage.lookup, states_[s].latencies, s == 0);
-      add<integer>(rows(tables, index_.data(), tables.n_tables), tables.groups.data(),
-                   static_cast<int64_t>(tables.groups.size()), z_.data(), z_.data());
+      follow();
+      add_tables(tables, z_.data(), z_.data());
     } else {
       attend<integer>(*stage.attention, states_[s]);
     }
@@ -199,9 +231,17 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   if (counters_) counters_->enter(states_.size());
   address<integer>(readout, readout_latencies_, states_.empty());
   if (!wants_logits) return;
-  add<integer>(rows(readout.tables, index_.data(), readout.tables.n_tables),
-               readout.tables.groups.data(), static_cast<int64_t>(readout.tables.groups.size()), nullptr,
-               logits_.data());
+  follow();
+  add_tables(readout.tables, nullptr, logits_.data());
+  if (contexts) {
+    while (!path.complete) follow();
+    if constexpr (integer) {
+      contexts->add(path, logits_.data());
+    } else {
+      contexts->add(path, scratch_.data(), as_float(logits_.data()));
+    }
+    if (counters_) counters_->read_contexts(*contexts, path, history_);
+  }
   started_ = true;
 }
 

@@ -53,6 +53,7 @@ class Stream {
   template <bool integer> void step(int64_t token, bool wants_logits);
   template <bool integer> void add(const RowList&, const ShiftGroup*, int64_t n_groups, const int32_t* start,
                                    int32_t* y);
+  template <bool integer> void add_some(const Tables&, int64_t begin, int64_t end, const int32_t* start, int32_t* y);
   template <bool integer> void address(const Lookup&, Trail& latencies, bool reads_embedding);
   template <bool integer> void hash(const Hash&, const int32_t* x, int32_t* index);
   template <bool integer> void attend(const Attention&, StageState&);
@@ -67,6 +68,7 @@ class Stream {
   Trail tokens_;                      // of lookups whose rows follow from the last tokens
   std::vector<int32_t> z_, logits_, index_, query_, key_;
   std::vector<float> scratch_;
+  History history_;                   // of contexts
   std::vector<const int32_t*> parts_;
   std::vector<ShiftGroup> groups_;
   bool started_ = false;

@@ -27,6 +27,8 @@ _LATENCY_LIMIT = 32767
 _LATENCY_BITS = (10, 14)
 _MAXIMUM_SHIFT = 15
 _READOUT = "model.readout.synaptic_vectors"
+_CONTEXTS = "model.contexts.value"
+_VALUE_LIMIT = (-32768, 32767)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Quantized:
     Attributes:
         tensors: by the names that they have in a checkpoint.
         latency_bits: of int8: latencies are int16 and count 2^-latency_bits; None otherwise.
-        logit_bits: of int8: sums of the readout's rows count 2^-logit_bits nats; None otherwise.
+        logit_bits: of int8: sums of the readout's rows, and counted contexts', count 2^-logit_bits nats; None
+            otherwise.
     """
 
     tensors: dict[str, Tensor]
@@ -51,8 +54,8 @@ def quantize(tensors: Mapping[str, Tensor], to: str, tokens: Tensor | None = Non
     error over the table. Embeddings become int16 without changing the order of any token's latencies, so that the rows
     of a first layer are those of the float model. With a text, hidden rows are chosen together, so that the latencies
     that it meets come near the float model's (:func:`polychron.row_rounding.round_together`), and latencies are as fine
-    as 16 bits allow for it; layers from the first attention on are rounded row by row all the same. bfloat16: to
-    nearest, ties to even; embeddings stay float32.
+    as 16 bits allow for it; layers from the first attention on are rounded row by row all the same. Values of counted
+    contexts become int16 in the logits' unit. bfloat16: to nearest, ties to even; embeddings and contexts stay float32.
 
     Args:
         tensors: of a checkpoint; those that are not ``model.*`` are left out.
@@ -118,7 +121,8 @@ def dequantize(tensors: Mapping[str, Tensor], latency_bits: int | None, logit_bi
             shifts = tensors[name.replace("synaptic_vectors", "shifts")].int() + unit
             result[name] = torch.ldexp(tensor.float(), shifts[:, None, None])
         elif tensor.dtype == torch.int16:
-            result[name] = torch.ldexp(tensor.float(), torch.tensor(-latency_bits))
+            bits = logit_bits if name == _CONTEXTS else latency_bits
+            result[name] = torch.ldexp(tensor.float(), torch.tensor(-bits))
         else:
             result[name] = tensor
     return result
@@ -151,6 +155,9 @@ def _to_int8(model: dict[str, Tensor], tokens: Tensor | None) -> Quantized:
             result[name.replace("synaptic_vectors", "shifts")] = torch.from_numpy(shifts.astype(np.uint8))
         else:
             result[name] = tensor
+    if _CONTEXTS in model:
+        whole = torch.ldexp(model[_CONTEXTS], torch.tensor(logit_bits)).round().clamp(*_VALUE_LIMIT)
+        result[_CONTEXTS] = whole.to(torch.int16)
     if layers:
         z = torch.ldexp(result["model.embedding.latencies"][tokens].float(), torch.tensor(-latency_bits))
     for prefix, wanted in zip(layers, met[1:], strict=True):

@@ -21,15 +21,17 @@ from polychron.models.deep import DeepClassifier
 from polychron.runtime import SamplingOptions
 
 from ..cli.conftest import Command, polychron  # noqa: F401 - fixture
-from ..runtime.conftest import MODELS, random_model, random_text, save_model
+from ..runtime.conftest import COUNTED, MODELS, random_model, random_text, save_model
 from ..runtime.test_quantized import quantized, streamed_units
 from ..runtime.test_runtime import streamed_logits
 from . import test_c, test_c_classifier, test_web
 from .saved_classifier import save_classifier
 from .test_onnx import same_bits
 
+CONTEXTS = "delay with contexts"
 LANGUAGE_MODELS = {
     "delay": MODELS["two delay layers"],
+    CONTEXTS: COUNTED["contexts"],
     "transformer": MODELS["transformer"],
     "recurrent": MODELS["recurrent"],
     "another hash or reading": models.DelayConfig(
@@ -44,6 +46,9 @@ EXPRESSED = {
     ("delay", "float32"): ("c", "c --tables", "web", "hf", "onnx"),
     ("delay", "bfloat16"): ("onnx",),
     ("delay", "int8"): ("c", "c --tables", "web", "onnx"),
+    (CONTEXTS, "float32"): ("c", "c --tables", "web", "hf"),
+    (CONTEXTS, "bfloat16"): (),
+    (CONTEXTS, "int8"): ("c", "c --tables", "web"),
     ("transformer", "float32"): ("c", "c --tables", "web", "hf", "onnx"),
     ("transformer", "bfloat16"): ("onnx",),
     ("transformer", "int8"): ("c", "c --tables", "web", "onnx"),

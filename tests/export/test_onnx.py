@@ -23,7 +23,7 @@ from polychron.models.deep import DeepClassifier, DeepConfig
 from polychron.training import Checkpoint, open_checkpoint
 
 from ..cli.conftest import Command, polychron, text, trained  # noqa: F401 - fixtures
-from ..runtime.conftest import MODELS, random_model, random_text, save_model
+from ..runtime.conftest import COUNTED, MODELS, random_model, random_text, save_model
 from ..runtime.test_quantized import quantized, streamed_units
 from ..runtime.test_runtime import streamed_logits
 from ..training.test_checkpoint import files_limited_to
@@ -178,6 +178,13 @@ def test_what_a_graph_would_leave_out_is_refused(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("polychron.export.network._PLAIN", {"anchors": "covering"})
     with pytest.raises(UnsupportedModelError, match="and this model has anchors random"):
         read_network(saved)
+
+
+def test_counted_contexts_are_refused_with_what_to_do(tmp_path: Path):
+    network = read_network(save_model(random_model(COUNTED["contexts"]), tmp_path / "run"))
+    with pytest.raises(InputError, match=r"cannot hold counted contexts.*: train without .*--contexts 0"):
+        export_onnx(network, tmp_path / "x.onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
 def test_what_no_file_holds_is_refused_before_it_is_made(tmp_path: Path, monkeypatch):

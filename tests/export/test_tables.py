@@ -14,7 +14,7 @@ from polychron.export.c_arrays import HEADER_WORDS, MAGIC, checksum
 from polychron.export.c_source import ExportedC
 
 from ..runtime.conftest import MODELS, random_model, save_model
-from .fuzz_tables import build
+from .fuzz_tables import NAMES, build
 from .test_c import sanitizing_compiler
 
 __all__ = ["sanitizing_compiler"]
@@ -111,7 +111,7 @@ def test_another_training_of_the_same_model_fits_the_same_source(tmp_path: Path)
     assert one.source.read_text() == other.source.read_text()
 
 
-@pytest.mark.parametrize("name", ["two delay layers", "transformer", "classifier"])
+@pytest.mark.parametrize("name", NAMES)
 def test_hostile_files_do_not_crash_the_reader(name: str, sanitizing_compiler: str, tmp_path: Path):
     """`make fuzz` does so with as many as it is told to."""
     fuzz, tables = build(name, tmp_path, sanitizing_compiler)

@@ -21,12 +21,12 @@ from polychron.hub.tokenizer import byte_tokenizer
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
 
-from ..runtime.conftest import BYTE_VALUES, MODELS, random_model, random_text, save_model
+from ..runtime.conftest import BYTE_VALUES, COUNTED, MODELS, random_model, random_text, save_model
 
 RECURRENT = models.RecurrentConfig(
     vocabulary_size=28, n_neurons=12, n_tables=9, n_comparisons=5, readout_n_tables=7, readout_n_comparisons=5
 )
-NETWORKS = {**MODELS, "recurrent": RECURRENT}
+NETWORKS = {**MODELS, "recurrent": RECURRENT, "contexts": COUNTED["contexts"]}
 VOCABULARY = Vocabulary(BYTE_VALUES[:27])
 
 
@@ -92,7 +92,7 @@ def test_the_cache_gives_the_logits_of_the_whole_text_bit_for_bit(name: str):
         assert torch.equal(model(tokens, logits_to_keep=1).logits, whole.logits[:, -1:])
 
 
-@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent"])
+@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent", "contexts"])
 def test_generation_reads_each_token_once_and_the_cache_does_not_grow(name: str, monkeypatch):
     model = wrapped(name)
     read, sizes = [], []
@@ -114,7 +114,7 @@ def test_generation_reads_each_token_once_and_the_cache_does_not_grow(name: str,
     assert read == [20] + [1] * 49
 
 
-@pytest.mark.parametrize("name", ["two delay layers", "transformer", "recurrent"])
+@pytest.mark.parametrize("name", ["two delay layers", "transformer", "recurrent", "contexts"])
 def test_texts_of_different_lengths_in_a_batch_do_not_touch_each_other(name: str):
     model, tokenizer = wrapped(name), byte_tokenizer(VOCABULARY)
     prompts = ["a", "some more to read", "in between", "two equally", "long texts "]
@@ -129,7 +129,7 @@ def test_texts_of_different_lengths_in_a_batch_do_not_touch_each_other(name: str
         assert torch.equal(row[-len(prompt) :], model.model(ids(prompt.encode())[None])[0])
 
 
-@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent"])
+@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent", "contexts"])
 def test_beams_and_samples_use_the_cache(name: str):
     model = wrapped(name)
     prompt = ids(b"begin")[None]
@@ -143,8 +143,9 @@ def test_beams_and_samples_use_the_cache(name: str):
         assert torch.equal(*results)
 
 
-def test_a_cache_is_repeated_and_selected_row_by_row():
-    model = wrapped("transformer")
+@pytest.mark.parametrize("name", ["transformer", "contexts"])
+def test_a_cache_is_repeated_and_selected_row_by_row(name: str):
+    model = wrapped(name)
     cache = model(torch.stack([ids(b"aaa"), ids(b"bcd")]), use_cache=True).past_key_values
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([3, 0]))
@@ -180,13 +181,14 @@ def test_the_loss_is_the_mean_of_nats_and_has_the_models_gradient(name: str):
     torch.testing.assert_close(gradient, model.model.readout.synaptic_vectors.grad)
 
 
-def test_what_is_saved_is_loaded_and_survives_a_second_time(tmp_path: Path):
-    model = wrapped("two delay layers")
+@pytest.mark.parametrize("name", ["two delay layers", "contexts"])
+def test_what_is_saved_is_loaded_and_survives_a_second_time(name: str, tmp_path: Path):
+    model = wrapped(name)
     model.save_pretrained(tmp_path / "one")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "one")
     loaded.save_pretrained(tmp_path / "two")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "two")
-    assert AutoConfig.from_pretrained(tmp_path / "two").network == NETWORKS["two delay layers"].to_dict()
+    assert AutoConfig.from_pretrained(tmp_path / "two").network == NETWORKS[name].to_dict()
     assert again.generation_config.suppress_tokens == [27]
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[key])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from polychron import hub, models
 from polychron.errors import InputError
 from polychron.models.deep import DeepConfig
 
-from ..runtime.conftest import BYTE_VALUES, MODELS, random_model, save_model
+from ..runtime.conftest import BYTE_VALUES, COUNTED, MODELS, random_model, save_model
 
 RECURRENT = models.RecurrentConfig(
     vocabulary_size=28, n_neurons=8, n_tables=3, n_comparisons=4, readout_n_tables=3, readout_n_comparisons=4
@@ -59,6 +60,27 @@ def test_a_checkpoint_is_taken_over(name: str, tmp_path: Path):
     assert torch.equal(model(tokens), trained(tokens))
 
 
+def test_counted_contexts_are_taken_over_saved_and_loaded(tmp_path: Path):
+    trained = random_model(COUNTED["contexts"])
+    model = hub.from_checkpoint(save_model(trained, tmp_path / "run"))
+    model.save_pretrained(tmp_path / "saved")
+    loaded = hub.DelayLM.from_pretrained(tmp_path / "saved")
+    assert loaded.config == COUNTED["contexts"]
+    tokens = torch.arange(28)[None]
+    assert torch.equal(loaded(tokens), trained(tokens))
+    without = hub.from_checkpoint(save_model(random_model(MODELS["two delay layers"]), tmp_path / "without"))
+    assert not torch.equal(without(tokens), trained(tokens))
+    without.set_contexts(trained.contexts)
+    without.save_pretrained(tmp_path / "given")
+    assert torch.equal(hub.DelayLM.from_pretrained(tmp_path / "given")(tokens), trained(tokens))
+    path = tmp_path / "saved" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["contexts.first_child"][3] = -1
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="is damaged or another model's: first_child must ascend"):
+        hub.DelayLM.from_pretrained(tmp_path / "saved")
+
+
 def damage(folder: Path, name: str, tensor: torch.Tensor | None) -> None:
     path = folder / "model.safetensors"
     tensors = safetensors.torch.load_file(path)
@@ -76,6 +98,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
         hub.DeepClassifier(NETWORKS["deep"][1], class_names=["a"])
     with pytest.raises(InputError, match="GB of memory"):
         hub.DelayLM(models.DelayConfig(vocabulary_size=28, n_tables=1 << 10, n_comparisons=24))
+    counted = {"context_bytes": 7, "n_contexts": (1 << 31) - 2, "n_context_entries": (1 << 31) - 2}
+    with pytest.raises(InputError, match="GB of memory"):
+        hub.DelayLM(replace(MODELS["delay"], **counted))
     model = hub.DelayLM(MODELS["delay"])
     model.save_pretrained(tmp_path)
     damage(tmp_path, "layers.0.anchors", torch.full_like(model.layers[0].anchors, 99))

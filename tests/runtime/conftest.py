@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from polychron import models
+from polychron.data.vocabulary import Vocabulary
+from polychron.nn import ContextTables
 from polychron.training import CheckpointWriter
 from polychron.training.checkpoint import CorpusRecord, Record, TrainingRecord, checkpoint_tensors
 
@@ -42,6 +46,33 @@ MODELS = {
 }  # fmt: skip
 
 
+def random_text(n_bytes: int, seed: int = 0) -> bytes:
+    """Bytes of the vocabulary, a few of them unknown to it."""
+    generator = torch.Generator().manual_seed(seed)
+    letters = BYTE_VALUES + b"?"
+    return bytes(letters[i] for i in torch.randint(len(letters), (n_bytes,), generator=generator).tolist())
+
+
+def counted_contexts(depth: int) -> ContextTables:
+    """Contexts of the beginning of what `random_text` gives: of a longer one some are known, and then none."""
+    ids = Vocabulary(BYTE_VALUES[:27]).encode(random_text(200) + random_text(100, seed=1) * 2).astype(np.uint8)
+    return ContextTables.of_text(ids, [(0, len(ids))], depth, n_symbols=28)
+
+
+def with_contexts(config: models.DelayConfig, depth: int) -> models.DelayConfig:
+    counted = counted_contexts(depth)
+    sizes = {"n_contexts": len(counted.symbol), "n_context_entries": len(counted.value)}
+    return replace(config, context_bytes=depth, **sizes)
+
+
+COUNTED = {
+    "contexts": with_contexts(MODELS["two delay layers"], 7),
+    "contexts beside a readout alone": with_contexts(MODELS["readout alone"], 3),
+    "contexts of two bytes": with_contexts(MODELS["delay"], 2),
+    "contexts of one byte": with_contexts(MODELS["delay"], 1),
+}
+
+
 class NoOptimizer:
     """Stands where a run's optimizer would."""
 
@@ -50,7 +81,11 @@ class NoOptimizer:
 
 
 def random_model(config: models.ModelConfig, seed: int = 0) -> models.LanguageModel:
-    """Tables of normal numbers, so large that a comparison depends on every layer before it."""
+    """Tables of normal numbers, so large that a comparison depends on every layer before it; counted contexts."""
+    if depth := getattr(config, "context_bytes", 0):
+        model = random_model(replace(config, context_bytes=0, n_contexts=0, n_context_entries=0), seed)
+        model.set_contexts(counted_contexts(depth))
+        return model
     model = models.build(config, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -83,17 +118,10 @@ SavedModel = tuple[models.LanguageModel, Path]
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[[str], SavedModel]:
-    """saved(name of `MODELS`) -> the training model and its folder."""
+    """saved(name of `MODELS` or `COUNTED`) -> the training model and its folder."""
 
     def make(name: str) -> SavedModel:
-        model = random_model(MODELS[name])
+        model = random_model({**MODELS, **COUNTED}[name])
         return model, save_model(model, tmp_path / "run")
 
     return make
-
-
-def random_text(n_bytes: int, seed: int = 0) -> bytes:
-    """Bytes of the vocabulary, a few of them unknown to it."""
-    generator = torch.Generator().manual_seed(seed)
-    letters = BYTE_VALUES + b"?"
-    return bytes(letters[i] for i in torch.randint(len(letters), (n_bytes,), generator=generator).tolist())

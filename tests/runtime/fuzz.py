@@ -146,8 +146,10 @@ def overwrite_numbers(header: dict[str, Any], data: bytearray, random_: random.R
     for _ in range(random_.choice((1, 3, 100))):
         if end - begin < size:
             return
-        number = random_.choice((*ODD_NUMBERS, 0x7FC00000, 0x7F800000, 0xFF800000, random_.getrandbits(32)))
         at = begin + random_.randrange((end - begin) // size) * size
+        number = random_.choice((*ODD_NUMBERS, 0x7FC00000, 0x7F800000, 0xFF800000, random_.getrandbits(32)))
+        if random_.random() < 0.25:  # what only just does not fit, or does
+            number = int.from_bytes(data[at : at + size], "little") + random_.choice((-1, 1))
         data[at : at + size] = (number % 2 ** (8 * size)).to_bytes(size, "little")
 
 
@@ -155,7 +157,7 @@ def originals() -> list[dict[str, bytes]]:
     """Small models of every kind and precision, as the files of their folders: small, for speed is cases a second."""
     from polychron import models
 
-    from .conftest import random_model, save_model
+    from .conftest import random_model, save_model, with_contexts
     from .test_quantized import quantized
 
     configs = (
@@ -177,6 +179,10 @@ def originals() -> list[dict[str, bytes]]:
         models.RecurrentConfig(
             vocabulary_size=28, context=8, n_neurons=11, n_tables=3, n_comparisons=3, readout_n_tables=2,
             readout_n_comparisons=3,
+        ),
+        with_contexts(models.DelayConfig(vocabulary_size=28, n_tables=2, n_comparisons=3, readout_n_tables=2), 7),
+        with_contexts(
+            models.DelayConfig(vocabulary_size=28, n_layers=0, readout_n_tables=2, readout_n_comparisons=3), 2
         ),
     )  # fmt: skip
     found = []

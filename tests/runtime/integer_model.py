@@ -37,7 +37,26 @@ class IntegerModel:
                 if prefix + "ffn.synaptic_vectors" in self.tensors:
                     z = saturate(z + self.lookup(prefix + "ffn.", z))
             layer += 1
-        return self.lookup("readout.", z)
+        units = self.lookup("readout.", z)
+        if "contexts.value" in self.tensors:
+            for t in range(len(ids)):
+                self.add_contexts(ids[: t + 1], units[t])
+        return units
+
+    def add_contexts(self, ids: bytes, units: np.ndarray) -> None:
+        """Rows of the contexts that the text ends with, from the empty one to the longest that is there."""
+        symbol, child, first, entry, value = (
+            self.tensors[f"contexts.{name}"]
+            for name in ("symbol", "first_child", "first_entry", "entry_symbol", "value")
+        )
+        context = 0
+        for byte in [*reversed(ids), None]:
+            row = slice(first[context], first[context + 1])
+            np.add.at(units, entry[row], value[row])
+            children = [c for c in range(child[context], child[context + 1]) if symbol[c] == byte]
+            if not children:
+                return
+            context = children[0]
 
     def bits(self, z: np.ndarray, anchors: np.ndarray, delays: np.ndarray | None) -> np.ndarray:
         """(T, I): a latency before the first position is 0; a tie gives bit 0."""

@@ -18,7 +18,7 @@ from polychron.storage import TensorFile
 from polychron.training import CheckpointWriter, open_checkpoint
 from polychron.training.checkpoint import QuantizationRecord
 
-from .conftest import MODELS, SavedModel, random_text
+from .conftest import COUNTED, MODELS, SavedModel, random_text
 from .integer_model import IntegerModel
 from .test_runtime import kernel, streamed_logits, tokens
 
@@ -44,11 +44,11 @@ def streamed_units(model: runtime.Model, text: bytes) -> np.ndarray:
     return np.stack(units)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *COUNTED])
 def test_integers_are_those_of_the_definition(name: str, saved: Saved, kernel: str):
     folder = quantized(saved(name)[1], "int8")
     model = runtime.load(folder)
-    text = random_text(getattr(MODELS[name], "context", 350))
+    text = random_text(getattr(MODELS.get(name), "context", 350))
     expected = IntegerModel(TensorFile(next(folder.glob("weights*")))).units(model.vocabulary.ids_of(text))
     units = streamed_units(model, text)
     assert np.unique(units).size > 50
@@ -74,7 +74,7 @@ def test_latencies_saturate_at_16_bits(saved: Saved, kernel: str):
     assert np.array_equal(streamed_units(model, text), reference.units(ids))
 
 
-@pytest.mark.parametrize("name", ["two delay layers", "transformer"])
+@pytest.mark.parametrize("name", ["two delay layers", "transformer", "contexts"])
 def test_bfloat16_is_the_float_model_with_rounded_tables_bit_for_bit(name: str, saved: Saved, kernel: str):
     trained, folder = saved(name)
     model = runtime.load(quantized(folder, "bfloat16"))

@@ -19,7 +19,7 @@ from polychron.runtime.text_stream import score_progressively
 from polychron.storage import TensorFile
 from polychron.training import score
 
-from .conftest import MODELS, SavedModel, random_text
+from .conftest import COUNTED, MODELS, SavedModel, random_text
 
 Saved = Callable[[str], SavedModel]
 KERNELS = _native.available_kernels()
@@ -46,7 +46,7 @@ def tokens(model: runtime.Model, text: bytes) -> torch.Tensor:
     return torch.from_numpy(model.vocabulary.encode(text).astype(np.int64))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *COUNTED])
 def test_logits_are_those_of_the_training_model_bit_for_bit(name: str, saved: Saved, kernel: str):
     trained, folder = saved(name)
     model = runtime.load(folder)
@@ -70,7 +70,7 @@ def test_beyond_its_window_a_transformer_goes_on_as_in_training(name: str, saved
         assert np.array_equal(stream.logits(), logits.numpy())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *COUNTED])
 def test_a_prompt_is_read_as_its_bytes_one_by_one(name: str, saved: Saved):
     _, folder = saved(name)
     model = runtime.load(folder)
@@ -85,7 +85,7 @@ def test_a_prompt_is_read_as_its_bytes_one_by_one(name: str, saved: Saved):
     assert np.array_equal(whole.logits(), parts.logits())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *COUNTED])
 @pytest.mark.parametrize("n_bytes", [2, 9, 13, 40, 331])
 def test_a_text_costs_what_it_costs_in_training(name: str, n_bytes: int, saved: Saved):
     trained, folder = saved(name)
@@ -130,8 +130,9 @@ def test_native_draws_are_those_of_the_definition(options: SamplingOptions, save
         reader.read(bytes([byte]))
 
 
-def test_a_text_does_not_depend_on_the_pieces_it_is_written_in_or_on_other_streams(saved: Saved):
-    _, folder = saved("two delay layers")
+@pytest.mark.parametrize("name", ["two delay layers", "contexts"])
+def test_a_text_does_not_depend_on_the_pieces_it_is_written_in_or_on_other_streams(name: str, saved: Saved):
+    _, folder = saved(name)
     model = runtime.load(folder)
     options = [SamplingOptions(seed=seed) for seed in range(5)]
     alone = []

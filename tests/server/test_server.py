@@ -23,7 +23,7 @@ from polychron.models import DelayConfig
 from polychron.runtime import SamplingOptions
 from polychron.server.limits import Limits
 
-from ..runtime.conftest import MODELS, random_model, random_text, save_model
+from ..runtime.conftest import COUNTED, MODELS, random_model, random_text, save_model
 from .conftest import SERVE, Server, ServerMaker, start
 
 ENDLESS = 10**9
@@ -56,9 +56,9 @@ def test_a_seed_gives_the_text_of_polychron_generate(server: Server, folder: Pat
     assert shown == b"it was" + done.json["text"].encode()
 
 
-@pytest.mark.parametrize("name", ["two delay layers", "transformer"])
+@pytest.mark.parametrize("name", ["two delay layers", "transformer", "contexts"])
 def test_other_models_and_long_prompts_too(name: str, serving: ServerMaker, tmp_path: Path):
-    folder = save_model(random_model(MODELS[name]), tmp_path / "run")
+    folder = save_model(random_model({**MODELS, **COUNTED}[name]), tmp_path / "run")
     server = serving(folder=folder)
     prompt = random_text(30_000)
     wanted = {"prompt_base64": base64.b64encode(prompt).decode(), "bytes": 5000, "temperature": 1.3, "top_p": 1.0}

@@ -19,6 +19,8 @@ from polychron.models.deep import DeepConfig
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 _INDEX_BYTES = 4  # a row's index in the cache of keys
+_CONTEXT_BYTES = 1 + 2 * _INDEX_BYTES  # a context's symbol, and where its children and its row begin
+_NODE_BYTES = 16  # of the same and its first number, as the runtime lays them out
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ class LayerCost:
         return self.n_tables * n_rows * self.n_outputs
 
     @property
+    def n_rows(self) -> int:
+        """Rows of all tables."""
+        return self.synapses // self.n_outputs
+
+    def table_bytes(self, element_bytes: int) -> int:
+        """Bytes of the tables."""
+        return self.synapses * element_bytes
+
+    @property
     def comparisons(self) -> int:
         """Latencies, or weighted sums of them, compared; with more bins each with every threshold."""
         return self.n_tables * self.n_hashed * (self.n_bins - 1)
@@ -87,6 +98,49 @@ class LayerCost:
     def row_bytes(self, element_bytes: int) -> int:
         """Bytes of the rows read."""
         return self.additions * element_bytes
+
+
+@dataclass(frozen=True)
+class ContextCost(LayerCost):
+    """What counted contexts, a table for each number of bytes, do for one token: at most, for it depends on the text.
+
+    A row holds only what followed, each number with its symbol, and contexts that were never met have none: additions
+    and bytes are those of rows of all symbols; rows are as many as predicted wherever the text's contexts were all met.
+
+    Attributes:
+        n_contexts: rows that are stored.
+        n_entries: numbers in them.
+    """
+
+    n_contexts: int = 1
+    n_entries: int = 1
+
+    @property
+    def synapses(self) -> int:
+        """Numbers that are stored."""
+        return self.n_entries
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that are stored."""
+        return self.n_contexts
+
+    def table_bytes(self, element_bytes: int) -> int:
+        """Bytes of numbers and symbols, and of the places that lead to them."""
+        return self.n_entries * _entry_bytes(element_bytes) + self.n_contexts * _CONTEXT_BYTES
+
+    def latency_bytes(self, element_bytes: int) -> int:
+        """Bytes read to find the rows: of a context's children as many as halving takes."""
+        return (self.n_tables - 1) * (1 + (self.n_outputs - 1).bit_length()) * _NODE_BYTES
+
+    def row_bytes(self, element_bytes: int) -> int:
+        """Bytes of the numbers and symbols of full rows."""
+        return self.additions * _entry_bytes(element_bytes)
+
+
+def _entry_bytes(element_bytes: int) -> int:
+    """Of a number of a context and its symbol: int16 in a model of int8 tables, float32 in all others."""
+    return 1 + (2 if element_bytes == 1 else 4)
 
 
 @dataclass(frozen=True)
@@ -135,7 +189,7 @@ class ModelCost:
 
     def table_bytes(self, element_bytes: int) -> int:
         """Bytes of all tables: what decides which memory they lie in."""
-        return self.synapses * element_bytes
+        return sum(layer.table_bytes(element_bytes) for layer in self.layers)
 
 
 def _delay(config: DelayConfig) -> list[LayerCost]:
@@ -143,8 +197,12 @@ def _delay(config: DelayConfig) -> list[LayerCost]:
         LayerCost(f"layer {k}", config.n_tables, config.n_comparisons, config.n_neurons, config.n_comparisons)
         for k in range(config.n_layers)
     ]
-    bits = config.readout_n_comparisons
-    return [*layers, LayerCost("readout", config.readout_n_tables, bits, config.vocabulary_size, bits)]
+    bits, K = config.readout_n_comparisons, config.vocabulary_size
+    layers.append(LayerCost("readout", config.readout_n_tables, bits, K, bits))
+    if config.context_bytes:
+        sizes = {"n_contexts": config.n_contexts, "n_entries": config.n_context_entries}
+        layers.append(ContextCost("contexts", config.context_bytes + 1, 0, K, 0, **sizes))
+    return layers
 
 
 def _transformer(config: TransformerConfig) -> list[LayerCost]:
@@ -203,8 +261,9 @@ def count_cost(config: TableConfig) -> ModelCost:
     n_bins = config.n_bins if config.hash == "bins" else 2
     n_direction = config.n_neurons if config.hash == "hyperplane" else 0
     n_mixed = 0 if config.reading == "hard" else 2
+    variant = {"n_bins": n_bins, "n_direction": n_direction, "n_mixed": n_mixed}
     layers = _COUNTERS[config.kind](config)
-    return ModelCost(tuple(replace(layer, n_bins=n_bins, n_direction=n_direction, n_mixed=n_mixed) for layer in layers))
+    return ModelCost(tuple(x if isinstance(x, ContextCost) else replace(x, **variant) for x in layers))
 
 
 def published_synapses(config: ModelConfig) -> int:

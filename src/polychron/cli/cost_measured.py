@@ -45,11 +45,13 @@ def measure_cost(directory: Path, config: ModelConfig, text: Path, n_bytes: int)
                 "rows": counts.rows / n_counted,
                 "additions": counts.additions / n_counted,
                 "row_bytes": counts.row_bytes / n_counted,
-                "other_bytes": (counts.latency_bytes + _NUMBER_BYTES * (counts.joined + counts.keys)) / n_counted,
+                "other_bytes": (
+                    counts.latency_bytes + counts.place_bytes + _NUMBER_BYTES * (counts.joined + counts.keys)
+                ) / n_counted,
             },
             "row_lines": counts.row_lines / n_counted,
             "distinct_rows": counts.distinct_rows,
-            "n_rows": layer.synapses // layer.n_outputs,
+            "n_rows": layer.n_rows,
         })  # fmt: skip
     return {"text": corpus.name, "bytes": n_counted, "element": model.precision, "layers": layers}
 
@@ -73,6 +75,8 @@ def measured_lines(measured: dict[str, Any]) -> Iterator[str]:
     yield f"  {distinct:,} of {n_rows:,} rows were read at least once; a line is {LINE_BYTES} bytes of the cache"
     if any(layer["counted"]["joined"] for layer in layers):
         yield "  joined: where a layer reads the embedding, bits that follow from the last bytes, listed at loading"
+    if layers[-1]["layer"] == "contexts":
+        yield "  contexts: rows hold only what followed, and are read as far as the text's contexts were met"
     if any(layer["counted"]["additions"] > layer["predicted"]["additions"] for layer in layers):
         yield "  additions beyond the prediction fill rows up to whole registers"
 

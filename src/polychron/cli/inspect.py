@@ -120,10 +120,15 @@ def _language_model(
         f"step {record.position.step:,}",
         f"{source}: {counted(text.size, 'byte')} read",
     ]
+    if model.contexts is not None:
+        facts.append(
+            f"beside the readout: counted contexts of up to {model.contexts.depth} bytes, "
+            f"{len(model.contexts.symbol):,} rows of {len(model.contexts.value):,} numbers together"
+        )
     tokens = _tokens(vocabulary.encode(text))
     if record.model["kind"] == "recurrent" and text.size > _STRETCH:  # it takes position after position
         tokens = tokens[:, : text.size // _STRETCH * _STRETCH].view(-1, _STRETCH)
-        facts[-1] += f", in stretches of {_STRETCH:,}"
+        facts[1] += f", in stretches of {_STRETCH:,}"
     return model, tokens, facts, _tokens(vocabulary.encode(shown)), _letters(shown)
 
 

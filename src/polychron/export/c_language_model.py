@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from polychron.export import c_contexts
 from polychron.export.c_arrays import fill
 from polychron.export.c_layers import key_bits, longest_delay, n_words
 from polychron.export.c_model_text import Member, ModelText
@@ -38,6 +39,9 @@ class LanguageModelText(ModelText):
         weights, weight_shift = require_native().runtime_weight_table(2.0**-model.logit_bits, temperature)
         self._add_vocabulary(np.array(weights, dtype=np.uint32))
         functions = self.add_layers()
+        if model.contexts is not None:
+            token_ids = model.vocabulary.ids_of(bytes(range(256)))
+            functions += c_contexts.add_contexts(self, model.contexts, token_ids, self.n_tokens)
         values = {
             "NAME": name,
             "N_NEURONS": self.n_neurons,
@@ -88,6 +92,7 @@ class LanguageModelText(ModelText):
             members += [Member("uint32_t", "position"), Member("uint32_t", "n_read")]
         return [
             *members,
+            *(() if self.model.contexts is None else c_contexts.members(self.model.contexts)),
             self.rows_member,
             Member("uint32_t", "latency", 4 * n_words(n)),
             Member("uint32_t", "logit", 4 * n_words(self.n_tokens)),
@@ -115,4 +120,6 @@ class LanguageModelText(ModelText):
                 lines.append(f"state->at_{at} = state->at_{at} == {kept} ? 0 : state->at_{at} + {n};")
         if any(layer.code is not None for layer in self.layers):
             lines += ["++state->position;", "if (state->n_read < UINT32_MAX) ++state->n_read;"]
+        if self.model.contexts is not None:
+            lines += c_contexts.steps(self.model.contexts, self.argument)
         return "\n".join(f"  {line}" for line in lines)

@@ -74,12 +74,12 @@ def export_c(
     if temperature == 0:
         raise InputError("temperature must be above 0 in C; the function that takes the likeliest byte needs none")
     SamplingOptions(temperature=temperature)
-    table_bytes = sum(layer.rows.size for layer in model.layers)
+    n_bytes = model.table_bytes
     limit, what = (_MAXIMUM_TABLE_BYTES, "C arrays are") if tables is None else (_MAXIMUM_FILE_BYTES, "files are")
-    if table_bytes > limit:
-        hint = ": put them into a file (--tables FILE)" if table_bytes <= _MAXIMUM_FILE_BYTES else ""
+    if n_bytes > limit:
+        hint = ": put them into a file (--tables FILE)" if n_bytes <= _MAXIMUM_FILE_BYTES else ""
         raise InputError(
-            f"the model has {format_bytes(table_bytes)} of tables and {what} limited to {format_bytes(limit)}{hint}"
+            f"the model has {format_bytes(n_bytes)} of tables and {what} limited to {format_bytes(limit)}{hint}"
         )
     if isinstance(model, Network):
         text = LanguageModelText(model, name, tables is not None, temperature)

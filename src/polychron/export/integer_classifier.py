@@ -53,6 +53,11 @@ class IntegerClassifier:
         """Inputs and references."""
         return self.n_pixels + len(self.references)
 
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(layer.rows.nbytes for layer in self.layers)
+
     def logits(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs (B, n_pixels) uint8 to logits (B, K) int64, which count 2^-logit_bits.
 

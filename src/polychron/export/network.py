@@ -15,6 +15,8 @@ import torch
 
 from polychron.data.vocabulary import Vocabulary
 from polychron.errors import UnsupportedModelError
+from polychron.export.contexts import Contexts, reachable
+from polychron.ops.contexts import ContextRows
 from polychron.runtime import load
 from polychron.storage.config_file import LANGUAGE_MODEL, read_config
 from polychron.training.checkpoint import Checkpoint, open_checkpoint
@@ -60,6 +62,7 @@ class Network:
         n_pixels: of a classifier, inputs of an example.
         references: of a classifier, latencies of its reference neurons.
         class_names: of a classifier.
+        contexts: counted ones, whose rows are added to the readout's, or None.
     """
 
     kind: str
@@ -71,6 +74,7 @@ class Network:
     n_pixels: int = 0
     references: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
+    contexts: Contexts | None = None
 
     @property
     def n_neurons(self) -> int:
@@ -81,8 +85,8 @@ class Network:
 
     @property
     def table_bytes(self) -> int:
-        """Bytes of all rows."""
-        return sum(layer.rows.nbytes for layer in self.layers)
+        """Bytes of all rows, and of contexts with what finds them."""
+        return sum(layer.rows.nbytes for layer in self.layers) + (self.contexts.n_bytes if self.contexts else 0)
 
 
 def read_network(directory: str | os.PathLike[str]) -> Network:
@@ -141,6 +145,7 @@ def language_network(
         embedding=arrays.pop("embedding.latencies"),
         vocabulary=checkpoint.vocabulary,
         logit_bits=logit_bits,
+        contexts=_contexts(arrays, checkpoint.config),
     )
     _require_plain(folder, checkpoint.record.model, arrays)
     return network
@@ -193,6 +198,11 @@ def _attention(arrays: dict[str, np.ndarray], prefix: str) -> TableLayer:
         code=((position_code > 0).astype(np.int64) << np.arange(n_code)).sum(axis=2),
         n_code=n_code,
     )
+
+
+def _contexts(arrays: dict[str, np.ndarray], config: Any) -> Contexts | None:
+    parts = [arrays.pop(f"contexts.{name}", None) for name in ContextRows._fields]
+    return None if parts[0] is None else reachable(config.context_bytes, *parts)
 
 
 def _arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -58,6 +58,11 @@ def export_onnx(network: Network, out: str | os.PathLike[str]) -> ExportedOnnx:
         InputError: tables of more than 2 GB, too little memory, or the system refused to write.
     """
     path = Path(out)
+    if network.contexts is not None:
+        raise InputError(
+            "an ONNX file cannot hold counted contexts, which are searched for: train without (polychron train "
+            "--contexts 0), or take --to c, web or hf"
+        )
     if network.table_bytes > _MAXIMUM_BYTES:
         raise InputError(
             f"the model has {format_bytes(network.table_bytes)} of tables and an ONNX file holds at most 2.1 GB: "

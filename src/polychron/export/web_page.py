@@ -65,7 +65,7 @@ def export_web(
     """
     if not 0 <= temperature <= _HIGHEST_TEMPERATURE:
         raise InputError(f"the temperature of a page must be from 0 to {_HIGHEST_TEMPERATURE}; got {temperature:g}")
-    n_bytes = sum(layer.rows.size for layer in model.layers)
+    n_bytes = model.table_bytes
     if n_bytes > _MAXIMUM_TABLE_BYTES:
         limit = format_bytes(_MAXIMUM_TABLE_BYTES)
         raise InputError(f"the model has {format_bytes(n_bytes)} of tables and a page is limited to {limit}")

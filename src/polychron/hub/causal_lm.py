@@ -97,7 +97,7 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
             raise InputError(
                 f"the network has {network.vocabulary_size} token ids and byte_values make {config.vocabulary.size}"
             )
-        require_memory(4 * network.n_parameters(), "the tables", "close other programs or use a smaller model")
+        require_memory(network.n_bytes(), "the tables", "close other programs or use a smaller model")
         # Not on the "meta" device that from_pretrained sets: anchors, delays and tables are drawn and laid out here.
         with torch.device("cpu"):
             self.model = models.build(network, seed=config.seed)

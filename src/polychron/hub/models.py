@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.models import deep
 from polychron.models.config import TableConfig, config_from_fields
+from polychron.nn import ContextTables
 from polychron.storage.config_file import LANGUAGE_MODEL, read_config, reason
 from polychron.training.checkpoint import open_checkpoint
 from polychron.training.classify import open_classifier
@@ -63,7 +65,7 @@ class HubModel(PyTorchModelHubMixin, library_name="polychron", tags=["polychron"
     def _network(cls, network: TableConfig | dict[str, Any]) -> Any:
         """The configuration, from ``config.json`` if need be; refused where there is no memory for it."""
         config = config_from_fields(cls.CONFIG, network) if isinstance(network, dict) else network
-        require_memory(4 * config.n_parameters(), "the tables", "close other programs or use a smaller model")
+        require_memory(config.n_bytes(), "the tables", "close other programs or use a smaller model")
         return config
 
 
@@ -110,6 +112,11 @@ class DelayLM(_HubLanguageModel, models.DelayLM):
     """
 
     CONFIG = models.DelayConfig
+
+    def set_contexts(self, contexts: ContextTables | None) -> None:
+        """As the base class does; what is saved follows."""
+        super().set_contexts(contexts)
+        self._hub_mixin_config = {**self._hub_mixin_config, "network": asdict(self.config)}
 
 
 class TransformerLM(_HubLanguageModel, models.TransformerLM):

@@ -22,7 +22,7 @@ class _Group:
 
 
 class StateCache:
-    """Stands where transformers keeps keys and values: latencies of the last positions, indices, or a latency vector.
+    """Stands where transformers keeps keys and values: latencies of the last positions, tokens, indices, or a vector.
 
     Texts of one length go through the model together. Texts of other lengths, padded on the left, are other groups:
     what stands before a text must not be read.
@@ -96,7 +96,7 @@ class StateCache:
             return [self._picked(part, at) for part in state]
         if state is None:
             return None
-        axis = 0 if state.is_floating_point() else 1  # latencies (B, ...) or rows (I, B, ...)
+        axis = 1 if state.dtype == torch.int32 else 0  # rows (I, B, ...), or latencies (B, ...) and tokens (B, L)
         return state.index_select(axis, at.to(state.device))
 
 

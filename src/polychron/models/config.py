@@ -129,6 +129,10 @@ class TableConfig:
         """Numbers in the tables, embeddings and position codes, computed without making them."""
         raise NotImplementedError
 
+    def n_bytes(self) -> int:
+        """Memory that these take."""
+        return self.number_bytes * self.n_parameters()
+
     def to_dict(self) -> dict[str, Any]:
         """The fields, with the kind of model, as plain values for JSON; of ``later_fields`` those not at default."""
         usual = {field.name: field.default for field in fields(self) if field.name in self.later_fields}

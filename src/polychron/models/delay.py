@@ -100,6 +100,10 @@ class DelayConfig(ModelConfig):
         readout += self.n_trained_beside(self.readout_n_tables, self.readout_n_comparisons, self.n_neurons)
         return layers + readout + self.vocabulary_size * self.n_neurons + self.n_context_entries
 
+    def n_bytes(self) -> int:
+        """Memory that these take, and what finds the counted ones: a byte an entry, a byte and two places a context."""
+        return super().n_bytes() + self.n_context_entries + 9 * self.n_contexts
+
 
 class DelayLM(LanguageModel):
     r"""A language model that compares when neurons fired, now and some bytes ago.

@@ -44,7 +44,10 @@ class ContextTables(nn.Module):
         self._read: list[object] = []
         self.register_buffer("letter", torch.zeros(n_symbols, dtype=torch.uint8))
         for name, part in empty_rows(n_contexts, n_entries)._asdict().items():
-            self.register_buffer(name, part)
+            self.register_buffer(name, part.zero_())
+        # Until rows are loaded, none but the empty context's children: whatever is read lies inside.
+        self.first_child.fill_(n_contexts)[0] = 1
+        self.first_entry[-1] = n_entries
 
     @classmethod
     def of_text(

@@ -295,3 +295,7 @@ def _check_rows(rows: ContextRows, depth: int, n_symbols: int) -> None:
         raise ValueError("first_entry must ascend from 0 to the number of entries")
     if len(rows.value) and int(rows.entry_symbol.max()) >= n_symbols:
         raise ValueError(f"entry_symbol must lie below {n_symbols}")
+    begins = torch.zeros(len(rows.value) + 1, dtype=torch.bool)
+    begins[entry.long()] = True
+    if bool((~begins[1:-1] & (rows.entry_symbol[1:] <= rows.entry_symbol[:-1])).any()):
+        raise ValueError("entry_symbol must ascend in each row")

@@ -30,6 +30,7 @@ class StageCounts:
         row_bytes: bytes of these numbers.
         row_lines: lines of 64 bytes of the cache that they lie in, each row by itself.
         distinct_rows: rows that were read at least once.
+        place_bytes: of counted contexts, bytes read to find their rows: 0 of others.
     """
 
     comparisons: int
@@ -42,6 +43,7 @@ class StageCounts:
     row_bytes: int
     row_lines: int
     distinct_rows: int
+    place_bytes: int
 
 
 def count_text(model: Model, text: bytes, n_before: int = 0) -> list[StageCounts]:
@@ -53,7 +55,9 @@ def count_text(model: Model, text: bytes, n_before: int = 0) -> list[StageCounts
         n_before: so many first bytes are read, but not counted: a transformer's context fills meanwhile.
 
     Returns:
-        The layers' counts in the order in which data flows, the readout's last; sums over the counted bytes.
+        The layers' counts in the order in which data flows, the readout's next to the last where there are counted
+        contexts, else the last; sums over the counted bytes. Of contexts' rows the shortest are read as one, the sum of
+        all, and counted as each.
 
     Raises:
         InputError: there is no byte to count.

@@ -73,7 +73,7 @@ def describe(model: Model, limits: Limits) -> dict[str, Any]:
         "polychron": polychron.__version__,
         "model": model.settings.kind,
         "precision": model.precision,
-        "parameters": sum(math.prod(e.shape) for e in entries if e.dtype in ("F32", "BF16", "I8")),
+        "parameters": sum(math.prod(e.shape) for e in entries if e.dtype in ("F32", "BF16", "I8", "I16")),
         "weights_bytes": sum(e.end - e.begin for e in entries),
         "vocabulary": list(model.vocabulary.byte_values),
         "limits": {

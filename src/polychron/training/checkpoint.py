@@ -374,7 +374,7 @@ class Checkpoint:
                 "exported; training needs the folder that it was made from"
             )
         require_memory(
-            self.config.number_bytes * self.config.n_parameters() + self.config.context_memory,
+            self.config.n_bytes(),
             f"the weights in {self.directory}",
             "close other programs or use a smaller model",
         )

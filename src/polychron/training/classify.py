@@ -236,7 +236,7 @@ class ClassifierRun:
             InputError: the model does not fit into memory.
         """
         config = deep_config_from_dict(record.model)
-        n_bytes = config.number_bytes * config.n_parameters()
+        n_bytes = config.n_bytes()
         require_memory(n_bytes, "the tables of the classifier", "take a smaller --preset")
         model = DeepClassifier(config, seed=record.training.seed)
         return cls._of(record, model, labelled, writer, intervals)

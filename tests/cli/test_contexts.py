@@ -1,0 +1,66 @@
+"""What the commands do with a model that has counted contexts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polychron.cli import main
+from polychron.training import open_checkpoint
+
+from .conftest import SMALL_RUN, Command
+
+
+@pytest.fixture(scope="module")
+def counted(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained for a moment that has contexts of up to four bytes."""
+    folder = tmp_path_factory.mktemp("counted") / "run"
+    arguments = [*SMALL_RUN, "--steps", "60", "--contexts", "4", "--calibration", "2048", "--out", str(folder), "--json"]
+    assert main(["train", str(text), *arguments]) == 0
+    assert open_checkpoint(folder).config.context_bytes == 4
+    return folder
+
+
+@pytest.mark.parametrize("to", ["int8", "bfloat16"])
+def test_it_is_quantised_scored_and_written_with(to: str, polychron: Command, counted: Path, tmp_path: Path):
+    out = tmp_path / "small"
+    (result,) = polychron("quantize", counted, "--to", to, "--out", out, "--json").objects
+    assert abs(result["nats_per_byte_after"] - result["nats_per_byte_before"]) < 0.005
+    (score,) = polychron("evaluate", out, "--json").objects
+    assert score["nats_per_byte"] == result["nats_per_byte_after"]
+    (score,) = polychron("evaluate", counted, "--json").objects
+    assert score["nats_per_byte"] == pytest.approx(result["nats_per_byte_before"], rel=1e-9)
+    for folder in (counted, out):
+        assert "sheep" in polychron("generate", folder, "In field", "--bytes", 200).out
+    (facts,) = polychron("inspect", out, "--json").objects
+    assert "counted contexts of up to 4 bytes" in facts["facts"][-1]
+
+
+def test_what_contexts_cost_is_predicted_and_counted(polychron: Command, counted: Path, text: Path):
+    config = open_checkpoint(counted).config
+    (result,) = polychron("cost", counted, "--measure", text, "--bytes", "300", "--json").objects
+    assert [layer["layer"] for layer in result["layers"]] == ["layer 0", "readout", "contexts"]
+    assert result["layers"][-1]["synapses"] == config.n_context_entries
+    assert result["synapses"] == sum(layer["synapses"] for layer in result["layers"])
+    measured = result["measured"]["layers"][-1]
+    predicted, read = measured["predicted"], measured["counted"]
+    assert predicted["rows"] == 5
+    for name in ("rows", "additions", "row_bytes", "other_bytes"):
+        assert 0 < read[name] <= predicted[name]
+    assert measured["n_rows"] == config.n_contexts
+    assert 0 < measured["distinct_rows"] <= 300 * 5
+    shown = polychron("cost", counted, "--measure", text).out
+    assert "of contexts at most" in shown
+    assert "as far as the text's contexts were met" in shown
+
+
+def test_writing_needs_no_pytorch(counted: Path):
+    script = (
+        "import sys; from polychron.cli import main; assert main(['generate', sys.argv[1], 'a', '--bytes', '5']) == 0; "
+        "print(sorted({'torch', 'numpy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, counted], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")

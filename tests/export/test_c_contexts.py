@@ -1,0 +1,145 @@
+"""Counted contexts in the C export: the runtime's bits, no multiplication, and files that were made to do harm."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from polychron import runtime
+from polychron.errors import InputError
+from polychron.export import export_c, read_integer_model
+from polychron.export.contexts import reachable
+from polychron.ops.contexts import ContextRows
+from polychron.runtime import SamplingOptions
+
+from ..runtime.conftest import MODELS, random_model, random_text, save_model
+from ..runtime.test_quantized import quantized, streamed_units
+from .counted import counted_model
+from .test_c import ARM, COMPILERS, SANITIZERS, WARNINGS, X86, check_functions, compiled, replayed, sanitizing_compiler
+from .test_tables import FINE, OPEN, OUTSIDE, answer, signed
+
+__all__ = ["sanitizing_compiler"]
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "in_file"), [("delay", 1, False), ("two delay layers", 4, True), ("readout alone", 7, False)]
+)
+def test_it_says_what_the_runtime_says_bit_for_bit(
+    name: str, depth: int, in_file: bool, sanitizing_compiler: str, tmp_path: Path
+):
+    folder = quantized(save_model(counted_model(name, depth), tmp_path / "run"), "int8")
+    model, text = runtime.load(folder), random_text(800)
+    tables = (tmp_path / "model.tables",) if in_file else ()
+    done = export_c(read_integer_model(folder), tmp_path / "out" / "model.c", 0.7, *tables)
+    program = compiled(sanitizing_compiler, done.source, "-O1", *SANITIZERS, *(["-DTABLES"] if in_file else []))
+    logits, likeliest, written = replayed(program, text, 28, 800, *tables)
+    expected = streamed_units(model, text)
+    assert np.array_equal(logits, expected)
+    assert likeliest == model.vocabulary.decode(expected[:, :-1].argmax(axis=1))
+    stream = model.stream()
+    stream.read(text)
+    assert written == stream.generate(800, SamplingOptions(temperature=0.7, seed=7))
+    without = runtime.load(quantized(save_model(random_model(MODELS[name]), tmp_path / "b" / "run"), "int8"))
+    changed = (expected != streamed_units(without, text)).any(axis=1)
+    assert changed.mean() > 0.9
+
+
+@pytest.mark.skipif(not COMPILERS, reason="no C compiler")
+def test_more_contexts_than_16_bits_count(tmp_path: Path):
+    text = random_text(30_000)
+    folder = quantized(save_model(counted_model("readout alone", 5, text), tmp_path / "run"), "int8")
+    done = export_c(read_integer_model(folder), tmp_path / "out" / "model", 0.7, tmp_path / "model.tables")
+    assert "first_child ((const uint32_t *)" in done.source.read_text()
+    program = compiled(COMPILERS[0], done.source, "-DTABLES")
+    logits, _, _ = replayed(program, text[-300:], 28, 0, tmp_path / "model.tables")
+    assert np.array_equal(logits, streamed_units(runtime.load(folder), text[-300:]))
+
+
+@pytest.mark.parametrize("in_file", [False, True], ids=["arrays", "file"])
+@pytest.mark.parametrize("optimization", ["-O2", "-O3", "-Os"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_no_function_multiplies_divides_or_uses_floating_point(
+    compiler: str, optimization: str, in_file: bool, tmp_path: Path
+):
+    folder = save_model(counted_model("two delay layers"), tmp_path / "run")
+    done = export_c(read_integer_model(folder), tmp_path / "model", 0.8, *([tmp_path / "t"] if in_file else []))
+    subprocess.run([compiler, *WARNINGS, optimization, "-c", done.source, "-o", tmp_path / "o"], check=True)
+    shown = subprocess.run(["objdump", "-d", tmp_path / "o"], capture_output=True, text=True, check=True)
+    check_functions(shown.stdout, X86)
+
+
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="no compiler for Cortex-M")
+@pytest.mark.parametrize("cpu", ["cortex-m0", "cortex-m4"])
+def test_nor_does_any_on_a_microcontroller(cpu: str, tmp_path: Path):
+    done = export_c(read_integer_model(save_model(counted_model("delay"), tmp_path / "run")), tmp_path / "model")
+    command = ["arm-none-eabi-gcc", *WARNINGS, "-ffreestanding", "-mthumb", f"-mcpu={cpu}", "-Os"]
+    subprocess.run([*command, "-c", done.source, "-o", tmp_path / "o"], check=True)
+    shown = subprocess.run(["arm-none-eabi-objdump", "-d", tmp_path / "o"], capture_output=True, text=True, check=True)
+    check_functions(shown.stdout, ARM)
+
+
+def test_the_sizes_it_gives_count_the_contexts(tmp_path: Path):
+    model = read_integer_model(save_model(counted_model("delay"), tmp_path / "run"))
+    plain = read_integer_model(save_model(random_model(MODELS["delay"]), tmp_path / "plain"))
+    done = export_c(model, tmp_path / "a" / "model", 0.8, tmp_path / "a.tables")
+    without = export_c(plain, tmp_path / "b" / "model", 0.8, tmp_path / "b.tables")
+    contexts = model.contexts
+    # Places of 16 bits, a byte of symbol each, values of 16 bits, and the tokens of 256 bytes.
+    added = len(contexts.symbol) + 2 * (len(contexts.first_child) + len(contexts.first_entry)) + 3 * len(contexts.value)
+    assert done.flash_bytes - without.flash_bytes == added + 256
+    assert done.ram_bytes - without.ram_bytes == contexts.depth + 1
+    assert abs(done.tables.stat().st_size - without.tables.stat().st_size - added - 256) < 32
+
+
+def test_too_many_contexts_for_arrays_are_refused(tmp_path: Path, monkeypatch):
+    model = read_integer_model(save_model(counted_model("readout alone"), tmp_path / "run"))
+    rows = sum(layer.rows.nbytes for layer in model.layers)
+    monkeypatch.setattr("polychron.export.c_source._MAXIMUM_TABLE_BYTES", rows)
+    with pytest.raises(InputError, match=r"C arrays are limited to .*: put them into a file \(--tables FILE\)"):
+        export_c(model, tmp_path / "model")
+    export_c(model, tmp_path / "model", 0.8, tmp_path / "model.tables")
+
+
+def test_only_what_a_reading_reaches_is_exported(tmp_path: Path):
+    """A trie may be deeper than what is read of it."""
+    model = counted_model("delay", 3)
+    rows = ContextRows(*(part.numpy() for part in model.contexts.rows))
+    whole, part = reachable(3, *rows), reachable(2, *rows)
+    assert len(whole.symbol) == len(rows.symbol)
+    assert len(whole.value) == len(rows.value)
+    assert whole.n_parents == len(part.symbol)
+    assert part.n_parents == rows.first_child[1]  # the empty context and those of one token
+    assert len(part.value) == rows.first_entry[len(part.symbol)]
+    empty = np.zeros_like(rows.first_entry)
+    assert reachable(2, *rows._replace(first_entry=empty)) is None
+
+
+def test_numbers_that_point_outside_are_refused_whoever_signs_them(tmp_path: Path):
+    model = read_integer_model(save_model(counted_model("readout alone"), tmp_path / "run"))
+    done = export_c(model, tmp_path / "model", tables=tmp_path / "model.tables")
+    (tmp_path / "open.c").write_text(OPEN)
+    subprocess.run(["gcc", "-std=c99", tmp_path / "open.c", done.source, "-o", tmp_path / "open"], check=True)
+    opener, content = (tmp_path / "open", done), done.tables.read_bytes()
+    place = {line.split()[1]: int(line.rsplit(" + ", 1)[1].rstrip(")")) for line in done.source.read_text().splitlines()
+             if line.startswith("#define ") and "tables +" in line}  # fmt: skip
+    n_contexts, n_entries = len(model.contexts.symbol), len(model.contexts.value)
+    middle = 2 * (n_contexts // 2)
+    for name, at, number, expected in [
+        ("first_child", 0, 0, FINE),  # the root's own child: a reading ends all the same
+        ("first_child", 0, n_contexts + 1, OUTSIDE),
+        ("first_child", 2, 0, OUTSIDE),
+        ("first_child", 2 * model.contexts.n_parents, n_contexts + 1, OUTSIDE),
+        ("first_entry", middle, 0, OUTSIDE),
+        ("first_entry", middle, n_entries, OUTSIDE),
+        ("first_entry", 2 * n_contexts, n_entries + 1, OUTSIDE),
+        ("entry_token", n_entries - 1, 28, OUTSIDE),
+        ("context_token", 5, 255, FINE),
+    ]:
+        hostile = bytearray(content)
+        size = 1 if name.endswith("token") else 2
+        hostile[place[name] + at : place[name] + at + size] = number.to_bytes(size, "little")
+        assert answer(opener, signed(bytes(hostile)), tmp_path) == expected, (name, at)
