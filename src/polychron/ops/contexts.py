@@ -128,7 +128,9 @@ def count_contexts(text: np.ndarray, segments: Sequence[tuple[int, int]], depth:
     """
     if native is None:
         return count_contexts_reference(text, segments, depth, n_symbols)
-    counts = native.ContextCounts(np.ascontiguousarray(text), [tuple(map(int, part)) for part in segments], n_symbols, depth)
+    counts = native.ContextCounts(
+        np.ascontiguousarray(text), [tuple(map(int, part)) for part in segments], n_symbols, depth
+    )
     rows = empty_rows(counts.n_contexts, counts.n_entries)
     counts.rows(*(part.numpy() for part in rows))
     return rows
