@@ -20,8 +20,8 @@ from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
 from polychron.errors import InputError
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
-from polychron.training.begin_from import grown_model, start_record
 from polychron.training.blend import MOST_COUNTED
+from polychron.training.begin_from import grown_model, start_record
 from polychron.training.checkpoint import (
     Checkpoint,
     CheckpointWriter,

@@ -8,16 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polychron.models.config import ModelConfig
-from polychron.nn import (
-    Chain,
-    ContextTables,
-    GraphStep,
-    LookupTables,
-    PairAttention,
-    Readout,
-    VariantLayer,
-    VariantReadout,
-)
+from polychron.nn import Chain, ContextTables, GraphStep, LookupTables, PairAttention, Readout, VariantLayer, VariantReadout
 from polychron.nn.chain import can_chain
 from polychron.nn.graph_step import can_graph
 from polychron.nn.row_layer import RowLayer, anchors_in_range

@@ -22,8 +22,8 @@ from polychron.data import Vocabulary, Windows, hold_out
 from polychron.data.holdout import set_aside
 from polychron.errors import InputError
 from polychron.limits import require_memory
-from polychron.nn import ContextTables
 from polychron.training.begin_from import train_only_part
+from polychron.nn import ContextTables
 from polychron.training.blend import COUNTED_STRETCHES, blend
 from polychron.training.calibrate import calibrate
 from polychron.training.checkpoint import (
