@@ -2,25 +2,40 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
 namespace polychron::runtime {
 namespace {
 
+constexpr int64_t kCopiedBytes = int64_t{256} << 20;  // larger ones stay in the file but for their nodes
 constexpr int64_t kDenseBytes = int64_t{1} << 20;
 constexpr size_t kDenseLevels = 3;  // contexts of 0, 1 and 2 bytes
-constexpr int64_t kMostAsked = 8;   // lines of nodes: what has more children is read so often that it is near
 
 }  // namespace
 
 Contexts::Contexts(const ContextTrie& trie, const void* value, int64_t n_entries, bool integer)
     : n_symbols_(trie.n_symbols), n_contexts_(trie.n_contexts), depth_(trie.depth), integer_(integer),
-      entry_symbol_(trie.entry_symbol), value_(value) {
+      symbol_(trie.symbol), entry_symbol_(trie.entry_symbol), value_(value) {
   if (trie.n_symbols > kMaxContextSymbols) throw std::invalid_argument("counted contexts know at most 256 tokens");
   if (const char* flaw = flaw_of(trie, n_entries)) throw std::invalid_argument(std::string("contexts: ") + flaw);
-  memory_ = std::make_shared<TableMemory>(static_cast<size_t>(trie.n_contexts + 1) * sizeof(ContextNode));
+  const int64_t node_bytes = (n_contexts_ + 1) * static_cast<int64_t>(sizeof(ContextNode));
+  const int64_t array_bytes = n_contexts_ + n_entries * entry_bytes();
+  const bool copied = node_bytes + array_bytes <= kCopiedBytes;
+  memory_ = std::make_shared<TableMemory>(static_cast<size_t>(node_bytes + (copied ? array_bytes : 0)));
   nodes_ = reinterpret_cast<ContextNode*>(memory_->get());
+  if (copied) {
+    char* out = memory_->get() + node_bytes;
+    const auto copy = [&](const void* in, int64_t n_bytes) {
+      std::memcpy(out, in, static_cast<size_t>(n_bytes));
+      out += n_bytes;
+      return out - n_bytes;
+    };
+    value_ = copy(value, n_entries * (entry_bytes() - 1));  // first: the others need no alignment
+    symbol_ = reinterpret_cast<const uint8_t*>(copy(trie.symbol, n_contexts_));
+    entry_symbol_ = reinterpret_cast<const uint8_t*>(copy(trie.entry_symbol, n_entries));
+  }
   // The levels' ends: what is the child of one level's contexts is the next level.
   dense_end_ = {1};
   while (dense_end_.size() < std::min(kDenseLevels, static_cast<size_t>(trie.depth) + 1)) {
@@ -38,7 +53,6 @@ template <class T, class Value> void Contexts::lay_out(const ContextTrie& trie) 
     node.first_child = trie.first_child[c];
     node.first_entry = trie.first_entry[c];
     if (c == n_contexts_) break;
-    node.symbol = trie.symbol[c];
     if (trie.first_entry[c + 1] == trie.first_entry[c]) continue;
     node.value = std::bit_cast<int32_t>(static_cast<T>(value[node.first_entry]));
     node.entry_symbol = trie.entry_symbol[node.first_entry];
@@ -75,24 +89,15 @@ uint32_t Contexts::child_of(uint32_t context, uint8_t symbol) const {
   if (n == 0) return 0;  // the empty context is no one's child
   while (n > 1) {
     const uint32_t half = n / 2;
-    first += nodes_[first + half].symbol <= symbol ? half : 0;
+    first += symbol_[first + half] <= symbol ? half : 0;
     n -= half;
   }
-  return nodes_[first].symbol == symbol ? first : 0;
+  return symbol_[first] == symbol ? first : 0;
 }
 
 int Contexts::n_halvings(uint32_t context) const {
   const uint32_t n = nodes_[context + 1].first_child - nodes_[context].first_child;
   return n > 0 ? std::bit_width(n - 1) + 1 : 0;
-}
-
-// All of them, and the one behind, which says where the last one's children and entries end.
-void Contexts::ask_for_children(uint32_t context) const {
-  const auto* begin = reinterpret_cast<const char*>(nodes_ + nodes_[context].first_child);
-  const auto* end = reinterpret_cast<const char*>(nodes_ + nodes_[context + 1].first_child + 1);
-  end = std::min(end, begin + kMostAsked * kLineBytes);
-  for (; begin < end; begin += kLineBytes) __builtin_prefetch(begin);
-  __builtin_prefetch(end - 1);
 }
 
 Path Contexts::begin(const History& history) const {
@@ -104,27 +109,30 @@ Path Contexts::begin(const History& history) const {
     path.complete = path.longest < dense_end_[1];
   }
   path.complete = path.complete || path.n_bytes >= std::min(depth_, history.n_known);
-  if (!path.complete) ask_for_children(path.longest);
   return path;
 }
 
 void Contexts::step(const History& history, Path& path) const {
   if (path.complete) return;
+  if (path.n > 0) {  // the node is here now: its further entries may come
+    const uint32_t second = nodes_[path.longest].first_entry + 1;
+    if (second < nodes_[path.longest + 1].first_entry) {
+      __builtin_prefetch(entry_symbol_ + second);
+      __builtin_prefetch(static_cast<const char*>(value_) + second * (entry_bytes() - 1));
+    }
+  }
   const uint32_t context = child_of(path.longest, static_cast<uint8_t>(history.last >> (8 * path.n_bytes)));
   ++path.n_bytes;
   path.complete = context == 0 || path.n_bytes >= std::min(depth_, history.n_known);
   if (context == 0) return;
   path.longest = context;
-  if (!path.complete) ask_for_children(context);
+  __builtin_prefetch(nodes_ + context);
+  __builtin_prefetch(nodes_ + context + 1);  // where its children and entries end
   if (context < dense_end_.back()) {
     path.dense = context;
     return;
   }
   path.context[static_cast<size_t>(path.n++)] = context;
-  const uint32_t second = nodes_[context].first_entry + 1;
-  if (second >= nodes_[context + 1].first_entry) return;
-  __builtin_prefetch(entry_symbol_ + second);
-  __builtin_prefetch(static_cast<const char*>(value_) + second * (entry_bytes() - 1));
 }
 
 int64_t Contexts::n_lines(uint32_t context) const {
@@ -138,12 +146,12 @@ int64_t Contexts::n_lines(uint32_t context) const {
   return lines(entry_symbol_, 1) + lines(value_, entry_bytes() - 1);
 }
 
-int64_t Contexts::n_nodes_read(const History& history) const {
-  Path again = begin(history);
+int64_t Contexts::n_bytes_read(const History& history) const {
+  Path path = begin(history);
   int64_t n = 0;
-  while (!again.complete) {
-    n += n_halvings(again.longest);
-    step(history, again);
+  while (!path.complete) {
+    n += static_cast<int64_t>(sizeof(ContextNode)) + n_halvings(path.longest);
+    step(history, path);
   }
   return n;
 }

@@ -1,8 +1,8 @@
 // Counted contexts for one token at a time: which of them the last bytes are, and their rows added to the logits.
 //
-// What is read together stands together: a context's symbol, places and first entry are one node, on huge pages, so that
-// a step to a longer context costs one line of the cache, and so does most rows' only number. Further entries stay where
-// they are (a mapped file). Rows of the shortest contexts hold most symbols, and every token reads them: their sums are
+// What is read together stands together: a context's places and first entry are one node, on huge pages, so that a step to
+// a longer context costs a line of the cache beside the symbols, of which a line has 64, and most rows' only number costs
+// none. Symbols and further entries are copied there, too, or stay in a mapped file where they are large. Rows of the shortest contexts hold most symbols, and every token reads them: their sums are
 // laid out densely when the model is loaded. They are the first that are added, so that the bits are those of adding row
 // after row.
 //
@@ -44,7 +44,7 @@ struct Path {
 struct ContextNode {
   uint32_t first_child, first_entry;  // the next node's are the end
   int32_t value;                      // of the first entry: float32 bits, or the logits' units
-  uint8_t symbol, entry_symbol;       // the context's oldest byte; the first entry's
+  int32_t entry_symbol;
 };
 
 class Contexts {
@@ -67,20 +67,19 @@ class Contexts {
   int level_of_dense(uint32_t context) const;  // bytes of the context whose dense row it is
   // Lines of the cache that a row's entries lie in beside its node.
   int64_t n_lines(uint32_t context) const;
-  // Nodes that are compared to find a path.
-  int64_t n_nodes_read(const History&) const;
+  // Bytes of symbols and nodes that are read to find a path.
+  int64_t n_bytes_read(const History&) const;
 
  private:
   uint32_t child_of(uint32_t context, uint8_t symbol) const;  // 0 where there is none
   int n_halvings(uint32_t context) const;
-  void ask_for_children(uint32_t context) const;
   template <class T, class Value> void lay_out(const ContextTrie&);
   template <class T, class Value> void add_row(uint32_t context, T* y) const;
 
   int64_t n_symbols_, n_contexts_;
   int depth_;
   bool integer_;
-  const uint8_t* entry_symbol_;
+  const uint8_t *symbol_, *entry_symbol_;
   const void* value_;
   std::shared_ptr<TableMemory> memory_;
   ContextNode* nodes_;               // (C + 1)

@@ -90,7 +90,7 @@ void Counters::read_contexts(const Contexts& contexts, const Path& path, const H
   const int64_t V = contexts.n_symbols();
   counts.rows += contexts.level_of_dense(path.dense) + 1 + path.n;
   counts.additions += V;  // of all rows' sum to the logits: the first is no addition where it begins the sum
-  counts.place_bytes += contexts.n_nodes_read(history) * static_cast<int64_t>(sizeof(ContextNode));
+  counts.place_bytes += contexts.n_bytes_read(history);
   read_bytes(contexts.dense_row(path.dense), V * static_cast<int64_t>(sizeof(int32_t)));
   see(path.dense);
   for (int m = 0; m < path.n; ++m) {

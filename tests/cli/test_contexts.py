@@ -18,8 +18,8 @@ from .conftest import SMALL_RUN, Command
 def counted(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained for a moment that has contexts of up to four bytes."""
     folder = tmp_path_factory.mktemp("counted") / "run"
-    arguments = [*SMALL_RUN, "--steps", "60", "--contexts", "4", "--calibration", "2048", "--out", str(folder), "--json"]
-    assert main(["train", str(text), *arguments]) == 0
+    arguments = ["--steps", "60", "--contexts", "4", "--calibration", "2048", "--out", str(folder), "--json"]
+    assert main(["train", str(text), *SMALL_RUN, *arguments]) == 0
     assert open_checkpoint(folder).config.context_bytes == 4
     return folder
 

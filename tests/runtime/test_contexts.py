@@ -189,7 +189,7 @@ def test_contexts_that_config_does_not_know_or_that_are_not_there_are_refused(sa
     fields = json.loads((folder / "config.json").read_text())
     fields["model"]["context_bytes"] = 0
     (folder / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(InputError, match="does not know 'model.contexts"):
+    with pytest.raises(InputError, match=r"does not know 'model\.contexts"):
         runtime.load(folder)
 
 

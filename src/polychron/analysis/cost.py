@@ -20,7 +20,7 @@ from polychron.models.deep import DeepConfig
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 _INDEX_BYTES = 4  # a row's index in the cache of keys
 _CONTEXT_BYTES = 1 + 2 * _INDEX_BYTES  # a context's symbol, and where its children and its row begin
-_NODE_BYTES = 16  # of the same and its first number, as the runtime lays them out
+_NODE_BYTES = 16  # of the same places and a first number, as the runtime lays them out
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class ContextCost(LayerCost):
 
     def latency_bytes(self, element_bytes: int) -> int:
         """Bytes read to find the rows: of a context's children as many as halving takes."""
-        return (self.n_tables - 1) * (1 + (self.n_outputs - 1).bit_length()) * _NODE_BYTES
+        return (self.n_tables - 1) * (_NODE_BYTES + 1 + (self.n_outputs - 1).bit_length())
 
     def row_bytes(self, element_bytes: int) -> int:
         """Bytes of the numbers and symbols of full rows."""
