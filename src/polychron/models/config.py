@@ -83,11 +83,6 @@ class TableConfig:
             raise InputError("gradient softmax needs rows whose index is made of bits; hash bins has none")
 
     @property
-    def context_memory(self) -> int:
-        """Bytes of counted contexts, which are no parameters; of models that have none, 0."""
-        return 0
-
-    @property
     def number_bytes(self) -> int:
         """Bytes of a number in the tables."""
         return 4 if self.table_type == "float32" else 2

@@ -87,11 +87,6 @@ class DelayConfig(ModelConfig):
         if self.context_depth and self.vocabulary_size > 256:
             raise InputError(f"counted contexts know at most 256 symbols; vocabulary_size is {self.vocabulary_size}")
 
-    @property
-    def context_memory(self) -> int:
-        """Bytes of counted contexts."""
-        return 9 * self.n_contexts + 5 * self.n_context_entries
-
     def n_parameters(self) -> int:
         """Numbers in the tables, counted ones too, and the embedding."""
         layer = self.n_tables * self.n_rows(self.n_comparisons) * self.n_neurons
