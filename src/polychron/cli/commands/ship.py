@@ -64,7 +64,8 @@ def export(
 
     `polychron export runs/book --to hf --out book-hf`: then `AutoModelForCausalLM.from_pretrained("book-hf")`.
 
-    `polychron export runs/book --to onnx --out book.onnx`: tokens in, logits of every position out.
+    `polychron export runs/plain --to onnx --out book.onnx`: tokens in, logits of every position out; of a model that
+    was trained with `--contexts 0`.
     """
     if tables is not None and to is not ExportKind.c:
         from polychron.errors import InputError
