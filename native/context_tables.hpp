@@ -35,7 +35,7 @@ struct ContextState {
     last[1] = last[0];
     last[0] = symbol;
     if (letter != 0) {
-      word = ((word << 5) + word) ^ letter;
+      word = (word << 5 | word >> 27) ^ letter;  // of small letters' five bits six stand side by side
     } else if (word != 0) {
       word_before = word;
       word = 0;

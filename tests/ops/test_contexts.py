@@ -48,7 +48,7 @@ def test_what_a_context_is():
     for n, symbol in enumerate([1, 2, 0, 0, 3]):  # "ab  c"
         state = advance_reference(state, symbol, adds[symbol])
         assert len(context_of(state)) == (n + 1 if n < 2 else 7)
-    ab = 33 * ord("a") ^ ord("b")
+    ab = ord("a") << 5 ^ ord("b")
     assert context_of(state) == (3, 0, 0, ord("c"), 0, ab & 255, ab >> 8)
     many = state
     for _ in range(40):

@@ -77,7 +77,7 @@ def advance_reference(state: list[int], symbol: int, letter: int) -> list[int]:
     """The state after one more symbol: the last three, the latest first, then the word's hash and the one before."""
     last, second, _, word, before = state
     if letter:
-        word = (33 * word ^ letter) & 0xFFFFFFFF
+        word = (word << 5 | word >> 27) & 0xFFFFFFFF ^ letter
     elif word:
         word, before = 0, word
     return [symbol, last, second, word, before]
