@@ -83,15 +83,16 @@ class BoundModel {
     keep(rows);
   }
 
-  void set_contexts(In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry,
+  void set_contexts(In<uint8_t, 1> letter, In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry,
                     In<uint8_t, 1> entry_symbol, InAny<1> value, int depth) {
     using enum nb::dlpack::dtype_code;
+    require(size(letter, 0) == model_.n_tokens(), "contexts.letter must have a number for each token");
     require(size(first_child, 0) == size(symbol, 0) + 1 && size(first_entry, 0) == size(symbol, 0) + 1,
             "contexts.first_child and first_entry must have a number more than there are contexts");
     require(size(value, 0) == size(entry_symbol, 0), "contexts.value must have a number for each entry");
     require(model_.integer() ? holds(value, Int, 16) : holds(value, Float, 32),
             "contexts.value must be float32, or int16 of an int8 model");
-    model_.set_contexts({symbol.data(), first_child.data(), first_entry.data(), entry_symbol.data(), value.data(),
+    model_.set_contexts({letter.data(), symbol.data(), first_child.data(), first_entry.data(), entry_symbol.data(), value.data(),
                          size(symbol, 0), size(value, 0), depth});
     kept_contexts_.emplace(symbol, first_child, first_entry, entry_symbol, value);
   }
@@ -292,7 +293,7 @@ void bind_runtime(nb::module_& m) {
            nb::arg("n_distances"), nb::arg("shifts").noconvert().none())
       .def("set_readout", &BoundModel::set_readout, nb::arg("rows").noconvert(), nb::arg("anchors").noconvert(),
            nb::arg("delays").noconvert().none(), nb::arg("shifts").noconvert().none())
-      .def("set_contexts", &BoundModel::set_contexts, nb::arg("symbol").noconvert(),
+      .def("set_contexts", &BoundModel::set_contexts, nb::arg("letter").noconvert(), nb::arg("symbol").noconvert(),
            nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(),
            nb::arg("value").noconvert(), nb::arg("depth"));
   nb::class_<BoundStream>(m, "RuntimeStream")

@@ -15,10 +15,9 @@ constexpr size_t kDenseLevels = 3;  // contexts of 0, 1 and 2 bytes
 
 }  // namespace
 
-Contexts::Contexts(const ContextTrie& trie, const void* value, int64_t n_entries, bool integer)
+Contexts::Contexts(const ContextTrie& trie, const uint8_t* letter, const void* value, int64_t n_entries, bool integer)
     : n_symbols_(trie.n_symbols), n_contexts_(trie.n_contexts), depth_(trie.depth), integer_(integer),
-      symbol_(trie.symbol), entry_symbol_(trie.entry_symbol), value_(value) {
-  if (trie.n_symbols > kMaxContextSymbols) throw std::invalid_argument("counted contexts know at most 256 tokens");
+      letter_(letter, letter + trie.n_symbols), symbol_(trie.symbol), entry_symbol_(trie.entry_symbol), value_(value) {
   if (const char* flaw = flaw_of(trie, n_entries)) throw std::invalid_argument(std::string("contexts: ") + flaw);
   const int64_t node_bytes = (n_contexts_ + 1) * static_cast<int64_t>(sizeof(ContextNode));
   const int64_t array_bytes = n_contexts_ + n_entries * entry_bytes();
@@ -100,13 +99,18 @@ int Contexts::n_halvings(uint32_t context) const {
   return n > 0 ? std::bit_width(n - 1) + 1 : 0;
 }
 
+void Contexts::push(History& history, int64_t token) const {
+  history.state.advance(token, letter_[static_cast<size_t>(token)]);
+  history.n_known = history.state.symbols(history.symbols.data());
+}
+
 Path Contexts::begin(const History& history) const {
   Path path;
   if (!pairs_.empty() && history.n_known >= 2) {
-    const auto at = static_cast<int64_t>(history.last & 255) * n_symbols_ + static_cast<int64_t>(history.last >> 8 & 255);
-    path.longest = path.dense = pairs_[static_cast<size_t>(at)];
+    const int64_t at = int64_t{history.symbols[0]} * n_symbols_ + history.symbols[1];
+    path.deepest = path.dense = pairs_[static_cast<size_t>(at)];
     path.n_bytes = 2;
-    path.complete = path.longest < dense_end_[1];
+    path.complete = path.deepest < dense_end_[1];
   }
   path.complete = path.complete || path.n_bytes >= std::min(depth_, history.n_known);
   return path;
@@ -115,17 +119,17 @@ Path Contexts::begin(const History& history) const {
 void Contexts::step(const History& history, Path& path) const {
   if (path.complete) return;
   if (path.n > 0) {  // the node is here now: its further entries may come
-    const uint32_t second = nodes_[path.longest].first_entry + 1;
-    if (second < nodes_[path.longest + 1].first_entry) {
+    const uint32_t second = nodes_[path.deepest].first_entry + 1;
+    if (second < nodes_[path.deepest + 1].first_entry) {
       __builtin_prefetch(entry_symbol_ + second);
       __builtin_prefetch(static_cast<const char*>(value_) + second * (entry_bytes() - 1));
     }
   }
-  const uint32_t context = child_of(path.longest, static_cast<uint8_t>(history.last >> (8 * path.n_bytes)));
+  const uint32_t context = child_of(path.deepest, history.symbols[static_cast<size_t>(path.n_bytes)]);
   ++path.n_bytes;
   path.complete = context == 0 || path.n_bytes >= std::min(depth_, history.n_known);
   if (context == 0) return;
-  path.longest = context;
+  path.deepest = context;
   __builtin_prefetch(nodes_ + context);
   __builtin_prefetch(nodes_ + context + 1);  // where its children and entries end
   if (context < dense_end_.back()) {
@@ -150,7 +154,7 @@ int64_t Contexts::n_bytes_read(const History& history) const {
   Path path = begin(history);
   int64_t n = 0;
   while (!path.complete) {
-    n += static_cast<int64_t>(sizeof(ContextNode)) + n_halvings(path.longest);
+    n += static_cast<int64_t>(sizeof(ContextNode)) + n_halvings(path.deepest);
     step(history, path);
   }
   return n;

@@ -1,8 +1,8 @@
-// Counted contexts for one token at a time: which of them the last bytes are, and their rows added to the logits.
+// Counted contexts for one token at a time: which of them a text ends with, and their rows added to the logits.
 //
 // What is read together stands together: a context's places and first entry are one node, on huge pages, so that a step to
-// a longer context costs a line of the cache beside the symbols, of which a line has 64, and most rows' only number costs
-// none. Symbols and further entries are copied there, too, or stay in a mapped file where they are large. Rows of the shortest contexts hold most symbols, and every token reads them: their sums are
+// a deeper context costs a line of the cache beside the symbols, of which a line has 64, and most rows' only number costs
+// none. Symbols and further entries are copied there, too, or stay in a mapped file where they are large. Rows of the shallowest contexts hold most symbols, and every token reads them: their sums are
 // laid out densely when the model is loaded. They are the first that are added, so that the bits are those of adding row
 // after row.
 //
@@ -19,24 +19,20 @@
 
 namespace polychron::runtime {
 
-// The last bytes of a text.
+// What the context of a text is made of.
 struct History {
-  uint64_t last = 0;  // the latest in the lowest digit
-  int n_known = 0;    // of them, up to kMaxContext
-
-  void push(int64_t token) {
-    last = last << 8 | static_cast<uint64_t>(token);
-    n_known += n_known < kMaxContext;
-  }
+  ContextState state;
+  std::array<uint8_t, kMaxContext> symbols{};
+  int n_known = 0;  // of the symbols
 };
 
-// The contexts that a text ends with, shortest first. They are found one by one, so that something else can be done while
+// The contexts that a text ends with, shallowest first. They are found one by one, so that something else can be done while
 // the nodes that the next step compares arrive from memory.
 struct Path {
   uint32_t dense = 0;    // the last whose row is a sum of all up to it
   int n = 0;             // those that follow
   std::array<uint32_t, kMaxContext> context;
-  uint32_t longest = 0;  // found so far
+  uint32_t deepest = 0;  // found so far
   int n_bytes = 0;       // of it
   bool complete = false;
 };
@@ -49,9 +45,11 @@ struct ContextNode {
 
 class Contexts {
  public:
-  // value: (E) float32, or int16 that count the logits' unit. Throws std::invalid_argument when the arrays are no trie.
-  Contexts(const ContextTrie& trie, const void* value, int64_t n_entries, bool integer);
+  // letter: (V) what a token adds to a word's hash, 0: it ends the word; value: (E) float32, or int16 that count the logits' unit. Throws std::invalid_argument when the arrays are no trie.
+  Contexts(const ContextTrie& trie, const uint8_t* letter, const void* value, int64_t n_entries, bool integer);
 
+  // One token more.
+  void push(History&, int64_t token) const;
   Path begin(const History&) const;
   // One byte further, unless the path is complete.
   void step(const History&, Path&) const;
@@ -79,13 +77,14 @@ class Contexts {
   int64_t n_symbols_, n_contexts_;
   int depth_;
   bool integer_;
+  std::vector<uint8_t> letter_;
   const uint8_t *symbol_, *entry_symbol_;
   const void* value_;
   std::shared_ptr<TableMemory> memory_;
   ContextNode* nodes_;               // (C + 1)
   std::vector<uint32_t> dense_end_;  // of each level whose rows are dense
   std::vector<int32_t> dense_;       // (contexts, V) float32 bits or int32
-  std::vector<uint32_t> pairs_;      // (V, V) the context of the latest and the byte before it, where their rows are dense
+  std::vector<uint32_t> pairs_;      // (V, V) the context of the latest and the token before it, where their rows are dense
 };
 
 }  // namespace polychron::runtime

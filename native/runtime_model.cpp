@@ -257,9 +257,10 @@ void Model::set_readout(const TablesView& view, const AnchorsView& anchors) {
 void Model::set_contexts(const ContextsView& view) {
   require(readout_.has_value(), "contexts add to the logits of a readout");
   require(!contexts_, "a model has one set of contexts");
-  require(view.depth >= 1 && view.depth <= kMaxContext, "contexts must be of 1 to 7 bytes");
+  require(view.depth >= 1 && view.depth <= kMaxContext, "contexts must have depth 1 to 7");
   require(view.n_contexts >= 1 && view.n_contexts < kMaxContexts && view.n_entries < kMaxContexts,
           "there must be 1 to 2^31 - 2 contexts");
+  require(n_tokens_ <= kMaxContextSymbols, "counted contexts know at most 256 tokens");
   if (integer()) {
     const int64_t rows = readout_->tables.n_tables * (int64_t{128} << readout_->tables.groups.back().shift);
     require(rows + (kMaxContext + 1) * (int64_t{1} << 15) < int64_t{1} << 31,
@@ -269,7 +270,7 @@ void Model::set_contexts(const ContextsView& view) {
   contexts_.emplace(ContextTrie{n_tokens_, view.depth, view.n_contexts, view.symbol,
                                 reinterpret_cast<const uint32_t*>(view.first_child),
                                 reinterpret_cast<const uint32_t*>(view.first_entry), view.entry_symbol},
-                    view.value, view.n_entries, integer());
+                    view.letter, view.value, view.n_entries, integer());
 }
 
 }  // namespace polychron::runtime

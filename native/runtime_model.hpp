@@ -35,7 +35,8 @@ struct AnchorsView {
 };
 
 struct ContextsView {
-  const uint8_t* symbol;    // as context_tables.hpp has them
+  const uint8_t* letter;    // (V) as context_tables.hpp has them
+  const uint8_t* symbol;
   const int32_t *first_child, *first_entry;
   const uint8_t* entry_symbol;
   const void* value;        // (E) float32, or int16 of an int8 model

@@ -192,7 +192,7 @@ template <bool integer> void Stream::keep_in_range() {
 
 template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   *tokens_.push() = static_cast<int32_t>(token);
-  history_.push(token);
+  if (model_.contexts()) model_.contexts()->push(history_, token);
   // Contexts are found on the way: what the next step reads arrives from memory while rows of layers are added.
   const Contexts* contexts = wants_logits && model_.contexts() ? &*model_.contexts() : nullptr;
   Path path;

@@ -20,7 +20,7 @@ def counted(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("counted") / "run"
     arguments = ["--steps", "60", "--contexts", "4", "--calibration", "2048", "--out", str(folder), "--json"]
     assert main(["train", str(text), *SMALL_RUN, *arguments]) == 0
-    assert open_checkpoint(folder).config.context_bytes == 4
+    assert open_checkpoint(folder).config.context_depth == 4
     return folder
 
 

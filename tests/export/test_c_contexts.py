@@ -88,11 +88,11 @@ def test_the_sizes_it_gives_count_the_contexts(tmp_path: Path):
     done = export_c(model, tmp_path / "a" / "model", 0.8, tmp_path / "a.tables")
     without = export_c(plain, tmp_path / "b" / "model", 0.8, tmp_path / "b.tables")
     contexts = model.contexts
-    # Places of 16 bits, a byte of symbol each, values of 16 bits, and the tokens of 256 bytes.
+    # Places of 16 bits, a byte of symbol each, values of 16 bits, and the tokens and letters of 256 bytes.
     added = len(contexts.symbol) + 2 * (len(contexts.first_child) + len(contexts.first_entry)) + 3 * len(contexts.value)
-    assert done.flash_bytes - without.flash_bytes == added + 256
-    assert done.ram_bytes - without.ram_bytes == contexts.depth + 1
-    assert abs(done.tables.stat().st_size - without.tables.stat().st_size - added - 256) < 32
+    assert done.flash_bytes - without.flash_bytes == added + 512
+    assert done.ram_bytes - without.ram_bytes == 3 + 1 + 2 * 4  # tokens, how many, two words
+    assert abs(done.tables.stat().st_size - without.tables.stat().st_size - added - 512) < 32
 
 
 def test_too_many_contexts_for_arrays_are_refused(tmp_path: Path, monkeypatch):
@@ -108,14 +108,15 @@ def test_only_what_a_reading_reaches_is_exported(tmp_path: Path):
     """A trie may be deeper than what is read of it."""
     model = counted_model("delay", 3)
     rows = ContextRows(*(part.numpy() for part in model.contexts.rows))
-    whole, part = reachable(3, *rows), reachable(2, *rows)
+    letter = model.contexts.letter.numpy()
+    whole, part = reachable(3, letter, *rows), reachable(2, letter, *rows)
     assert len(whole.symbol) == len(rows.symbol)
     assert len(whole.value) == len(rows.value)
     assert whole.n_parents == len(part.symbol)
     assert part.n_parents == rows.first_child[1]  # the empty context and those of one token
     assert len(part.value) == rows.first_entry[len(part.symbol)]
     empty = np.zeros_like(rows.first_entry)
-    assert reachable(2, *rows._replace(first_entry=empty)) is None
+    assert reachable(2, letter, *rows._replace(first_entry=empty)) is None
 
 
 def test_numbers_that_point_outside_are_refused_whoever_signs_them(tmp_path: Path):
@@ -137,7 +138,7 @@ def test_numbers_that_point_outside_are_refused_whoever_signs_them(tmp_path: Pat
         ("first_entry", middle, n_entries, OUTSIDE),
         ("first_entry", 2 * n_contexts, n_entries + 1, OUTSIDE),
         ("entry_token", n_entries - 1, 28, OUTSIDE),
-        ("context_token", 5, 255, FINE),
+        ("context_byte", 5, 255, FINE),
     ]:
         hostile = bytearray(content)
         size = 1 if name.endswith("token") else 2

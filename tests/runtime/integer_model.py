@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from polychron.ops.contexts import advance_reference, context_of, start_state
 from polychron.storage import TensorFile
 
 # t position, i table, r comparison, d distance
@@ -39,18 +40,20 @@ class IntegerModel:
             layer += 1
         units = self.lookup("readout.", z)
         if "contexts.value" in self.tensors:
-            for t in range(len(ids)):
-                self.add_contexts(ids[: t + 1], units[t])
+            [state], adds = start_state(1).tolist(), self.tensors["contexts.letter"].tolist()
+            for t, token in enumerate(ids):
+                state = advance_reference(state, token, adds[token])
+                self.add_contexts(context_of(state), units[t])
         return units
 
-    def add_contexts(self, ids: bytes, units: np.ndarray) -> None:
-        """Rows of the contexts that the text ends with, from the empty one to the longest that is there."""
+    def add_contexts(self, known: tuple[int, ...], units: np.ndarray) -> None:
+        """Rows of the contexts that the text ends with, from the empty one to the deepest that is there."""
         symbol, child, first, entry, value = (
             self.tensors[f"contexts.{name}"]
             for name in ("symbol", "first_child", "first_entry", "entry_symbol", "value")
         )
         context = 0
-        for byte in [*reversed(ids), None]:
+        for byte in [*known, None]:
             row = slice(first[context], first[context + 1])
             np.add.at(units, entry[row], value[row])
             children = [c for c in range(child[context], child[context + 1]) if symbol[c] == byte]

@@ -17,6 +17,7 @@ from polychron.nn import ContextTables
 from polychron.quantization import dequantize, quantize
 from polychron.runtime import SamplingOptions
 from polychron.storage import TensorFile
+from polychron.ops.contexts import advance_reference, context_of, letters, start_state
 from polychron.training import open_checkpoint
 
 from .conftest import COUNTED, SavedModel, random_model, random_text, save_model
@@ -30,7 +31,10 @@ def rows_of(trained: torch.nn.Module, ids: list[int]) -> list[int]:
     """Contexts that the ids end with, from the empty one on."""
     contexts, found = trained.contexts, [0]
     first, symbol = contexts.first_child.tolist(), contexts.symbol.tolist()
-    for byte in ids[::-1][: contexts.depth]:
+    [state], adds = start_state(1).tolist(), contexts.letter.tolist()
+    for token in ids:
+        state = advance_reference(state, token, adds[token])
+    for byte in context_of(state)[: contexts.depth]:
         children = symbol[first[found[-1]] : first[found[-1] + 1]]
         if byte not in children:
             break
@@ -109,7 +113,7 @@ def test_contexts_of_few_symbols_are_dense_and_of_many_are_not(tmp_path: Path):
     """Sums of the rows of up to two bytes would be larger than a cache: they are added one by one, to the same bits."""
     ids = np.random.default_rng(0).integers(0, 200, 20_000).astype(np.uint8)
     model = random_model(models.DelayConfig(vocabulary_size=201, n_tables=4, n_comparisons=4, readout_n_comparisons=4))
-    model.set_contexts(ContextTables.of_text(ids, [(0, len(ids))], 4, n_symbols=201))
+    model.set_contexts(ContextTables.of_text(ids, [(0, len(ids))], letters(bytes(range(200))), 4))
     folder = save_model(model, tmp_path / "run", bytes(range(200)))
     text = bytes(ids[:100].tolist())
     loaded = runtime.load(folder)
@@ -178,16 +182,16 @@ def test_damaged_contexts_are_refused(name, at, number, message, precision: str,
 def test_an_impossible_length_of_contexts_is_refused(depth, saved: Saved):
     _, folder = saved("contexts")
     fields = json.loads((folder / "config.json").read_text())
-    fields["model"]["context_bytes"] = depth
+    fields["model"]["context_depth"] = depth
     (folder / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(InputError, match=r"model\.context_bytes must"):
+    with pytest.raises(InputError, match=r"model\.context_depth must"):
         runtime.load(folder)
 
 
 def test_contexts_that_config_does_not_know_or_that_are_not_there_are_refused(saved: Saved):
     _, folder = saved("contexts")
     fields = json.loads((folder / "config.json").read_text())
-    fields["model"]["context_bytes"] = 0
+    fields["model"]["context_depth"] = 0
     (folder / "config.json").write_text(json.dumps(fields))
     with pytest.raises(InputError, match=r"does not know 'model\.contexts"):
         runtime.load(folder)
@@ -196,7 +200,7 @@ def test_contexts_that_config_does_not_know_or_that_are_not_there_are_refused(sa
 def test_tensors_without_contexts_where_config_has_some_are_refused(saved: Saved):
     _, folder = saved("delay")
     fields = json.loads((folder / "config.json").read_text())
-    fields["model"] |= {"context_bytes": 3, "n_contexts": 9, "n_context_entries": 9}
+    fields["model"] |= {"context_depth": 3, "n_contexts": 9, "n_context_entries": 9}
     (folder / "config.json").write_text(json.dumps(fields))
     with pytest.raises(InputError, match=r"model\.contexts\.symbol must be U8 with 1 axes and is absent"):
         runtime.load(folder)

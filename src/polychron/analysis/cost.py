@@ -199,9 +199,9 @@ def _delay(config: DelayConfig) -> list[LayerCost]:
     ]
     bits, K = config.readout_n_comparisons, config.vocabulary_size
     layers.append(LayerCost("readout", config.readout_n_tables, bits, K, bits))
-    if config.context_bytes:
+    if config.context_depth:
         sizes = {"n_contexts": config.n_contexts, "n_entries": config.n_context_entries}
-        layers.append(ContextCost("contexts", config.context_bytes + 1, 0, K, 0, **sizes))
+        layers.append(ContextCost("contexts", config.context_depth + 1, 0, K, 0, **sizes))
     return layers
 
 

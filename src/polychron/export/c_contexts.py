@@ -1,4 +1,4 @@
-"""Tables of exact contexts as arrays and functions of C: a search among children, then additions."""
+"""Tables of counted contexts as arrays and functions of C: a search among children, then additions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def add_contexts(text: ModelText, contexts: Contexts, token_ids: bytes, n_tokens
     """
     n_contexts, n_entries = len(contexts.symbol), len(contexts.value)
     text.add("uint8_t", "token_of", np.frombuffer(token_ids, dtype=np.uint8))  # a wrong one is no context's
-    text.add("uint8_t", "context_token", contexts.symbol)
+    letter = [int(contexts.letter[token]) if token < n_tokens else 0 for token in token_ids]
+    text.add("uint8_t", "letter_of", np.array(letter, dtype=np.uint8))
+    text.add("uint8_t", "context_byte", contexts.symbol)
     for name, places, end in (
         ("first_child", contexts.first_child, n_contexts),
         ("first_entry", contexts.first_entry, n_entries),
@@ -33,20 +35,21 @@ def add_contexts(text: ModelText, contexts: Contexts, token_ids: bytes, n_tokens
     return fill("contexts.c.in", TABLES=tables, ARGUMENT=text.argument, N_PARENTS=contexts.n_parents)
 
 
-def members(contexts: Contexts) -> list[Member]:
-    """The last tokens, the latest first, and how many they are."""
-    return [Member("uint8_t", "last", contexts.depth), Member("uint8_t", "n_last")]
+def members() -> list[Member]:
+    """The last three tokens, the latest first, and how many they are; hashes of the word so far and the one before."""
+    return [Member("uint8_t", "last", 3), Member("uint8_t", "n_last"), Member("uint32_t", "words", 2)]
 
 
-def steps(contexts: Contexts, argument: str) -> list[str]:
+def steps(argument: str) -> list[str]:
     """Lines that remember the byte that was read and add to the logits.
 
     No loop: compilers would make a call of it.
     """
-    kept = [f"state->last[{k}] = state->last[{k - 1}];" for k in range(contexts.depth - 1, 0, -1)]
     return [
-        *kept,
+        "state->last[2] = state->last[1];",
+        "state->last[1] = state->last[0];",
         "state->last[0] = token_of[byte];",
-        f"if (state->n_last < {contexts.depth}) ++state->n_last;",
-        f"add_contexts({argument}state->last, state->n_last, state->logit);",
+        "if (state->n_last < 3) ++state->n_last;",
+        "advance_words(state->words, letter_of[byte]);",
+        f"add_contexts({argument}state->last, state->n_last, state->words, state->logit);",
     ]

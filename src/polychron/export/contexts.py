@@ -1,4 +1,4 @@
-"""Tables of exact contexts as arrays, cut to what a reading reaches."""
+"""Tables of counted contexts as arrays, cut to what a reading reaches."""
 
 # C context, E entry
 
@@ -11,13 +11,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Contexts:
-    """The arrays of :class:`polychron.nn.ContextTables`, without children of the longest contexts: there are none.
+    """The arrays of :class:`polychron.nn.ContextTables`, without children of the deepest contexts: there are none.
 
     Attributes:
-        depth: D, tokens of the longest contexts.
-        symbol: (C,) uint8, a context's oldest token.
+        depth: D, bytes of the deepest contexts.
+        letter: (V,) uint8, what a token adds to a word's hash; 0: it ends the word.
+        symbol: (C,) uint8, a context's furthest byte.
         first_child: (P + 1,) int32: the children of context c < P are ``first_child[c]`` to ``first_child[c + 1] - 1``;
-            contexts from P on are the longest.
+            contexts from P on are the deepest.
         first_entry: (C + 1,) int32: the row of context c is the entries ``first_entry[c]`` to
             ``first_entry[c + 1] - 1``.
         entry_symbol: (E,) uint8, the token that an entry is added to.
@@ -25,6 +26,7 @@ class Contexts:
     """
 
     depth: int
+    letter: np.ndarray
     symbol: np.ndarray
     first_child: np.ndarray
     first_entry: np.ndarray
@@ -44,27 +46,28 @@ class Contexts:
 
 def reachable(
     depth: int,
+    letter: np.ndarray,
     symbol: np.ndarray,
     first_child: np.ndarray,
     first_entry: np.ndarray,
     entry_symbol: np.ndarray,
     value: np.ndarray,
 ) -> Contexts | None:
-    """The contexts of at most ``depth`` tokens of a trie that was checked; None where they have no entries.
+    """The contexts of at most ``depth`` bytes of a trie that was checked; None where they have no entries.
 
     Example:
         >>> i = lambda *numbers: np.array(numbers)
-        >>> two = reachable(1, i(0, 0, 1), i(1, 3, 3, 3), i(0, 2, 3, 4), i(0, 1, 1, 0), i(5, 6, 7, 8))
+        >>> two = reachable(1, i(0, 0), i(0, 0, 1), i(1, 3, 3, 3), i(0, 2, 3, 4), i(0, 1, 1, 0), i(5, 6, 7, 8))
         >>> two.first_child.tolist(), two.n_parents   # after nothing, after 0, after 1
         ([1, 3], 1)
     """
-    begin, end = 0, 1  # of the contexts of 0 tokens; a level's children are the next level
+    begin, end = 0, 1  # of the empty context; a level's children are the next level
     for _ in range(depth):
         begin, end = end, int(first_child[end])
     n_entries = int(first_entry[end])
     if n_entries == 0:
         return None
     return Contexts(
-        depth, symbol[:end], first_child[: begin + 1], first_entry[: end + 1], entry_symbol[:n_entries],
+        depth, letter, symbol[:end], first_child[: begin + 1], first_entry[: end + 1], entry_symbol[:n_entries],
         value[:n_entries],
     )  # fmt: skip

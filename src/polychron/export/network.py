@@ -202,7 +202,8 @@ def _attention(arrays: dict[str, np.ndarray], prefix: str) -> TableLayer:
 
 def _contexts(arrays: dict[str, np.ndarray], config: Any) -> Contexts | None:
     parts = [arrays.pop(f"contexts.{name}", None) for name in ContextRows._fields]
-    return None if parts[0] is None else reachable(config.context_bytes, *parts)
+    letter = arrays.pop("contexts.letter", None)
+    return None if parts[0] is None else reachable(config.context_depth, letter, *parts)
 
 
 def _arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ _ROW_DTYPES = {"float32": "F32", "bfloat16": "BF16", "int8": "I8"}
 _MODEL = "model."
 _ATTEMPTS = 20
 _MAXIMUM_BITS = 30
-_MAXIMUM_CONTEXT_BYTES = 7
+_MAXIMUM_CONTEXT_DEPTH = 7
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Settings:
 
     Attributes:
         kind: ``"delay"``, ``"transformer"`` or ``"recurrent"``.
-        context_bytes: of the longest counted contexts; 0: there are none.
+        context_depth: bytes of the deepest counted contexts; 0: there are none.
         context: of a transformer, the positions of a window when a text is scored; None: a text is one stream.
         vocabulary: byte values and their ids.
         precision: of the tables.
@@ -50,7 +50,7 @@ class Settings:
     """
 
     kind: str
-    context_bytes: int
+    context_depth: int
     context: int | None
     vocabulary: Vocabulary
     precision: str
@@ -91,7 +91,7 @@ class Model:
                 self._add_layer(f"layers.{layers}.")
                 layers += 1
             self.native.set_readout(*self._lookup("readout."))
-            if settings.context_bytes:
+            if settings.context_depth:
                 self._set_contexts()
         except ValueError as error:
             raise self._damaged(str(error)) from None
@@ -145,10 +145,10 @@ class Model:
     def _set_contexts(self) -> None:
         value_dtype = "I16" if self.settings.precision == "int8" else "F32"
         dtypes = {
-            "symbol": "U8", "first_child": "I32", "first_entry": "I32", "entry_symbol": "U8", "value": value_dtype,
+            "letter": "U8", "symbol": "U8", "first_child": "I32", "first_entry": "I32", "entry_symbol": "U8", "value": value_dtype,
         }  # fmt: skip
         arrays = [self._take(f"contexts.{name}", dtype, 1) for name, dtype in dtypes.items()]
-        self.native.set_contexts(*arrays, self.settings.context_bytes)
+        self.native.set_contexts(*arrays, self.settings.context_depth)
 
     def _lookup(self, prefix: str) -> tuple[memoryview, memoryview, memoryview | None, memoryview | None]:
         rows, shifts = self._rows(prefix)
@@ -240,9 +240,9 @@ def read_settings(folder: Path) -> Settings:
     context = get(model, "context", int, "model.context") if kind == "transformer" else None
     if context is not None and not 2 <= context <= 1 << 16:
         raise InputError(f"{path} is damaged: model.context must lie in [2, 65536]")
-    context_bytes = get(model, "context_bytes", int, "model.context_bytes") if "context_bytes" in model else 0
-    if not 0 <= context_bytes <= (_MAXIMUM_CONTEXT_BYTES if kind == "delay" else 0):
-        raise InputError(f"{path} is damaged: model.context_bytes must lie in [0, {_MAXIMUM_CONTEXT_BYTES}]")
+    context_depth = get(model, "context_depth", int, "model.context_depth") if "context_depth" in model else 0
+    if not 0 <= context_depth <= (_MAXIMUM_CONTEXT_DEPTH if kind == "delay" else 0):
+        raise InputError(f"{path} is damaged: model.context_depth must lie in [0, {_MAXIMUM_CONTEXT_DEPTH}]")
     values = get(fields, "vocabulary", list, "vocabulary")
     if len(values) > 256 or not all(type(value) is int and 0 <= value <= 255 for value in values):
         raise InputError(f"{path} is damaged: vocabulary must be at most 256 byte values")
@@ -265,7 +265,7 @@ def read_settings(folder: Path) -> Settings:
             raise InputError(f"{path} is damaged: quantization's bits must lie in [0, {_MAXIMUM_BITS}]")
     return Settings(
         kind=kind,
-        context_bytes=context_bytes,
+        context_depth=context_depth,
         context=context,
         vocabulary=Vocabulary(bytes(values)),
         precision=precision,
