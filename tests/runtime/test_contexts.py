@@ -153,13 +153,13 @@ def overwrite(folder: Path, name: str, at: int, number: int) -> None:
 @pytest.mark.parametrize(
     ("name", "at", "number", "message"),
     [
-        ("first_child", 0, 0, "first_child must lead from 1"),
-        ("first_child", -1, 7, "first_child must lead from 1"),
+        ("first_child", 0, 0, "first_child must ascend from 1"),
+        ("first_child", -1, 7, "first_child must ascend from 1"),
         ("first_child", 5, 2**31 - 1, "first_child must ascend"),
         ("first_child", 5, -1, "first_child must ascend"),
-        ("first_child", 1, 1, "first_child must ascend, children after parents"),
-        ("first_entry", 0, 1, "first_entry must lead from 0"),
-        ("first_entry", -1, 2**31 - 1, "first_entry must lead from 0"),
+        ("first_child", 1, 1, "first_child must ascend from 1 to the number of contexts, children after"),
+        ("first_entry", 0, 1, "first_entry must ascend from 0"),
+        ("first_entry", -1, 2**31 - 1, "first_entry must ascend from 0"),
         ("first_entry", 3, -1, "first_entry must ascend"),
         ("entry_symbol", 9, 28, "entry_symbol must lie below"),
         ("entry_symbol", 1, 0, "entry_symbol must ascend in each row"),
@@ -202,5 +202,5 @@ def test_tensors_without_contexts_where_config_has_some_are_refused(saved: Saved
     fields = json.loads((folder / "config.json").read_text())
     fields["model"] |= {"context_depth": 3, "n_contexts": 9, "n_context_entries": 9}
     (folder / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(InputError, match=r"model\.contexts\.symbol must be U8 with 1 axes and is absent"):
+    with pytest.raises(InputError, match=r"model\.contexts\.letter must be U8 with 1 axes and is absent"):
         runtime.load(folder)
