@@ -50,7 +50,7 @@ def test_it_says_what_the_runtime_says_bit_for_bit(
 
 @pytest.mark.skipif(not COMPILERS, reason="no C compiler")
 def test_more_contexts_than_16_bits_count(tmp_path: Path):
-    text = random_text(60_000)
+    text = random_text(40_000)
     folder = quantized(save_model(counted_model("readout alone", 5, text), tmp_path / "run"), "int8")
     done = export_c(read_integer_model(folder), tmp_path / "out" / "model", 0.7, tmp_path / "model.tables")
     assert "first_child ((const uint32_t *)" in done.source.read_text()
