@@ -14,10 +14,10 @@ from polychron import analysis, models, runtime
 from polychron.analysis.cost import ContextCost
 from polychron.errors import InputError
 from polychron.nn import ContextTables
+from polychron.ops.contexts import advance_reference, context_of, letters, start_state
 from polychron.quantization import dequantize, quantize
 from polychron.runtime import SamplingOptions
 from polychron.storage import TensorFile
-from polychron.ops.contexts import advance_reference, context_of, letters, start_state
 from polychron.training import open_checkpoint
 
 from .conftest import COUNTED, SavedModel, random_model, random_text, save_model

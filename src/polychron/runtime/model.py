@@ -145,7 +145,8 @@ class Model:
     def _set_contexts(self) -> None:
         value_dtype = "I16" if self.settings.precision == "int8" else "F32"
         dtypes = {
-            "letter": "U8", "symbol": "U8", "first_child": "I32", "first_entry": "I32", "entry_symbol": "U8", "value": value_dtype,
+            "letter": "U8", "symbol": "U8", "first_child": "I32", "first_entry": "I32", "entry_symbol": "U8",
+            "value": value_dtype,
         }  # fmt: skip
         arrays = [self._take(f"contexts.{name}", dtype, 1) for name, dtype in dtypes.items()]
         self.native.set_contexts(*arrays, self.settings.context_depth)
