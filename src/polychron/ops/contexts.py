@@ -241,8 +241,8 @@ def read_contexts(
         ValueError: the rows are no trie of such contexts, or a symbol or a shape is out of range.
 
     Example:
-        >>> text = np.array([0, 1, 0, 1, 0, 1], dtype=np.uint8)
-        >>> rows = count_contexts(text, [(0, 6)], letters(b"a"), depth=1)
+        >>> text = np.tile(np.array([0, 1], dtype=np.uint8), 8)
+        >>> rows = count_contexts(text, [(0, 16)], letters(b"a"), depth=1)
         >>> y, state = read_contexts(rows, letters(b"a"), 1, torch.tensor([[0, 1]]), start_state(1))
         >>> y.argmax(-1), state.tolist()
         (tensor([[1, 0]]), [[1, 0, -1, 0, 97]])
