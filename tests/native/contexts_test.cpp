@@ -1,0 +1,105 @@
+// Counted contexts without Python: counting, reading on several threads, and tries that were damaged.
+//
+// A damaged trie is refused by flaw_of, or read inside its arrays, which a sanitizer watches.
+#include <cmath>
+#include <cstdio>
+#include <vector>
+
+#include "context_tables.hpp"
+#include "data.hpp"
+#include "threads.hpp"
+
+namespace {
+
+using namespace polychron;
+using namespace polychron::testing;
+
+struct Rows {
+  std::vector<uint8_t> symbol, entry_symbol;
+  std::vector<uint32_t> first_child, first_entry;
+  std::vector<float> value;
+  int depth;
+
+  ContextTrie trie(int64_t n_symbols) const {
+    return {n_symbols, depth, static_cast<int64_t>(symbol.size()), symbol.data(), first_child.data(), first_entry.data(),
+            entry_symbol.data()};
+  }
+};
+
+Rows counted(const std::vector<uint8_t>& text, const std::vector<uint8_t>& letter, int depth) {
+  const auto n = static_cast<int64_t>(text.size()), n_symbols = static_cast<int64_t>(letter.size());
+  const ContextCounts counts(text.data(), {{0, n / 2}, {n / 2 + 1, n}}, letter.data(), n_symbols, depth);
+  const ContextTrie trie = counts.trie();
+  const int64_t C = trie.n_contexts, E = counts.n_entries();
+  Rows rows{{trie.symbol, trie.symbol + C}, {trie.entry_symbol, trie.entry_symbol + E},
+            {trie.first_child, trie.first_child + C + 1}, {trie.first_entry, trie.first_entry + C + 1},
+            std::vector<float>(static_cast<size_t>(E)), depth};
+  counts.values(rows.value.data());
+  return rows;
+}
+
+// Logits after every position of a text.
+std::vector<float> read(const Rows& rows, const std::vector<uint8_t>& text, const std::vector<uint8_t>& letter, int n_threads) {
+  const auto n_symbols = static_cast<int64_t>(letter.size());
+  const auto n = static_cast<int64_t>(text.size());
+  std::vector<uint8_t> symbols(static_cast<size_t>(n) * kMaxContext);
+  std::vector<int> known(static_cast<size_t>(n));
+  ContextState state;
+  for (int64_t t = 0; t < n; ++t) {
+    const uint8_t token = text[static_cast<size_t>(t)];
+    state.advance(token, letter[token]);
+    known[static_cast<size_t>(t)] = state.symbols(symbols.data() + t * kMaxContext);
+  }
+  std::vector<float> y(static_cast<size_t>(n * n_symbols));
+  parallel_for(n_threads, n, [&](int64_t t, int) {
+    add_context_rows(rows.trie(n_symbols), rows.value.data(), symbols.data() + t * kMaxContext, known[static_cast<size_t>(t)],
+                     y.data() + t * n_symbols);
+  });
+  return y;
+}
+
+int failed(const char* what) {
+  std::printf("%s\n", what);
+  return 1;
+}
+
+}  // namespace
+
+int main() {
+  Random draw(1);
+  const std::vector<uint8_t> letter{0, 97, 98, 0, 200, 99};
+  const auto n_symbols = static_cast<int64_t>(letter.size());
+  std::vector<uint8_t> text(3000);
+  for (uint8_t& symbol : text) symbol = static_cast<uint8_t>(draw.below(n_symbols));
+  int n_refused = 0;
+  for (int depth = 0; depth <= kMaxContext; ++depth) {
+    const Rows rows = counted(text, letter, depth);
+    const auto n_entries = static_cast<int64_t>(rows.value.size());
+    if (flaw_of(rows.trie(n_symbols), n_entries)) return failed("what was counted is refused");
+    const std::vector<float> y = read(rows, text, letter, 1);
+    for (const float number : y) {
+      if (!std::isfinite(number)) return failed("a logit is not finite");
+    }
+    if (read(rows, text, letter, 3) != y) return failed("threads change the logits");
+    for (int k = 0; k < 300; ++k) {
+      Rows damaged = rows;
+      const auto flip = [&](auto& part) {
+        auto& number = part[static_cast<size_t>(draw.below(static_cast<int64_t>(part.size())))];
+        number ^= static_cast<std::decay_t<decltype(number)>>(1u << draw.below(8 * static_cast<int64_t>(sizeof number)));
+      };
+      switch (draw.below(4)) {
+        case 0: flip(damaged.symbol); break;
+        case 1: flip(damaged.entry_symbol); break;
+        case 2: flip(damaged.first_child); break;
+        default: flip(damaged.first_entry);
+      }
+      if (flaw_of(damaged.trie(n_symbols), n_entries)) {
+        ++n_refused;
+      } else {
+        read(damaged, text, letter, 1);
+      }
+    }
+  }
+  std::printf("contexts of 8 depths, %d of 2400 damaged tries refused\n", n_refused);
+  return n_refused > 400 ? 0 : failed("too few damaged tries are refused");
+}
