@@ -130,3 +130,17 @@ def test_a_run_that_stops_on_the_way_ends_with_the_same_bits(tmp_path):
         list(Run.resume(corpus.data, writer).events())
     weights = "weights-40.safetensors"
     assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "parts" / weights).read_bytes()
+
+
+def test_a_run_of_one_step_counts_enough_of_its_text(tmp_path):
+    """As much is counted as is trained on, but never next to nothing."""
+    from polychron.cli import main
+    from polychron.training import open_checkpoint
+
+    text, out = tmp_path / "text.txt", tmp_path / "run"
+    text.write_bytes(np.frombuffer(b"abcdef", dtype=np.uint8)[text_of(120_000)].tobytes())
+    options = ["--preset", "tiny", "--contexts", "3", "--batch", "1", "--length", "8", "--steps", "1"]
+    assert main(["train", str(text), *options, "--out", str(out)]) == 0
+    record = open_checkpoint(out).record
+    assert record.training.counted == 1 << 16
+    assert record.metrics.val_nats_per_byte < 1.6  # of five symbols, counted; guessing costs ln 5

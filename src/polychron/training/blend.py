@@ -14,7 +14,8 @@ import torch
 from polychron.models import DelayLM
 from polychron.nn import ContextTables
 
-# At most so many bytes of a text are counted; of a longer one, stretches spread over it.
+# So many bytes of a text are counted as are trained on, within these bounds; of a longer one, stretches spread over it.
+LEAST_COUNTED = 1 << 16
 MOST_COUNTED = 1 << 24
 COUNTED_STRETCHES = 64
 

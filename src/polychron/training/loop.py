@@ -363,7 +363,8 @@ class Run:
     def _train(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         start = self.record.position
         began = time.perf_counter()
-        self._contexts()
+        if self._progress < 1:
+            self._contexts()
         # A resumed run counts once more; the time was paid for at its first start.
         seconds = start.seconds + (time.perf_counter() - began if start.step == 0 else 0.0)
         validated = saved = seconds
