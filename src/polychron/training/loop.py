@@ -465,7 +465,8 @@ def count_contexts(record: Record, data: np.ndarray) -> ContextTables:
     holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
     segments, _ = set_aside(holdout.training, training.calibration)
     if sum(end - start for start, end in segments) > training.counted:
-        _, segments = set_aside(segments, training.counted, COUNTED_STRETCHES)
+        _, stretches = set_aside(segments, training.counted, COUNTED_STRETCHES)
+        segments = stretches or segments  # those of a short text are too short to take stretches out of
     return ContextTables.of_text(
         vocabulary.encode(data), segments, letters(bytes(vocabulary.byte_values)), training.contexts
     )
