@@ -35,14 +35,41 @@ uint32_t child_of(const ContextTrie& trie, uint32_t context, uint8_t symbol) {
 
 }  // namespace
 
-void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t* symbols, int n_known, float* y) {
-  uint32_t context = 0;
-  for (int k = 0;; ++k) {
-    const uint32_t last = trie.first_entry[context + 1];
-    for (uint32_t e = trie.first_entry[context]; e < last; ++e) y[trie.entry_symbol[e]] += value[e];
-    if (k == trie.depth || k == n_known) return;
-    context = child_of(trie, context, symbols[k]);
-    if (context == 0) return;
+void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t* bytes, int64_t n, float* y) {
+  constexpr int64_t kTogether = 32;  // texts side by side: what one waits for from memory arrives while others are read
+  std::array<uint32_t, kTogether> context{};
+  std::array<int64_t, kTogether> of{};  // the texts that go on
+  for (int64_t begin = 0; begin < n; begin += kTogether) {
+    int64_t n_left = std::min(kTogether, n - begin);
+    for (int64_t i = 0; i < n_left; ++i) {
+      context[static_cast<size_t>(i)] = 0;
+      of[static_cast<size_t>(i)] = begin + i;
+    }
+    for (int k = 0; n_left > 0; ++k) {
+      for (int64_t i = 0; i < n_left; ++i) {
+        const uint32_t c = context[static_cast<size_t>(i)], first = trie.first_entry[c];
+        __builtin_prefetch(value + first);
+        __builtin_prefetch(trie.entry_symbol + first);
+        __builtin_prefetch(trie.symbol + trie.first_child[c]);
+      }
+      for (int64_t i = 0; i < n_left; ++i) {
+        const uint32_t c = context[static_cast<size_t>(i)], last = trie.first_entry[c + 1];
+        float* row = y + of[static_cast<size_t>(i)] * trie.n_symbols;
+        for (uint32_t e = trie.first_entry[c]; e < last; ++e) row[trie.entry_symbol[e]] += value[e];
+      }
+      if (k == trie.depth) break;
+      int64_t n_deeper = 0;
+      for (int64_t i = 0; i < n_left; ++i) {
+        const int64_t text = of[static_cast<size_t>(i)];
+        const uint32_t child = child_of(trie, context[static_cast<size_t>(i)], bytes[text * kMaxContext + k]);
+        if (child == 0) continue;
+        __builtin_prefetch(trie.first_child + child);
+        __builtin_prefetch(trie.first_entry + child);
+        context[static_cast<size_t>(n_deeper)] = child;
+        of[static_cast<size_t>(n_deeper++)] = text;
+      }
+      n_left = n_deeper;
+    }
   }
 }
 
@@ -69,25 +96,33 @@ const char* flaw_of(const ContextTrie& trie, int64_t n_entries) {
 }
 
 ContextCounts::ContextCounts(const uint8_t* text, const std::vector<std::pair<int64_t, int64_t>>& segments,
-                             const uint8_t* letter, int64_t n_symbols, int depth)
-    : n_symbols_(n_symbols), depth_(depth) {
+                             const uint8_t* byte, int64_t n_symbols, ContextList list, int depth)
+    : n_symbols_(n_symbols), depth_(std::min(depth, kListLength[static_cast<int>(list)])) {
   // A context's nearest byte in the highest digit, and what follows in the lowest: contexts of every depth are runs.
   std::vector<uint64_t> words;
   for (const auto& [begin, end] : segments) {
     ContextState state;
     for (int64_t t = begin; t < end; ++t) {
-      uint8_t symbols[kMaxContext];
-      if (state.symbols(symbols) == kMaxContext) {
+      if (t > begin) {
+        uint8_t bytes[kMaxContext];
+        state.bytes(list, bytes);
         uint64_t word = 0;
-        for (int k = 0; k < depth; ++k) word = word << 8 | symbols[k];
+        for (int k = 0; k < depth_; ++k) word = word << 8 | bytes[k];
         words.push_back(word << 8 | text[t]);
       }
-      state.advance(text[t], letter[text[t]]);
+      state.advance(byte[text[t]]);
     }
   }
-  if (words.empty()) throw std::invalid_argument("no segment has more than three symbols");
+  if (words.empty()) throw std::invalid_argument("no segment has more than one symbol");
   sort_words(words);
+  fill(words);
+  for (int k = 0; k <= depth_; ++k) discounts_.push_back(discounts_of_level(k));
+  find_values();
+  leave_out_deeper_than_once();
+}
 
+void ContextCounts::fill(std::vector<uint64_t>& words) {
+  const int depth = depth_;
   // Contexts a level: where a word's highest digits differ from those of the word before.
   std::vector<std::vector<uint64_t>> contexts(static_cast<size_t>(depth) + 1);
   contexts[0] = {0};
@@ -137,6 +172,11 @@ ContextCounts::ContextCounts(const uint8_t* text, const std::vector<std::pair<in
       begins[k].push_back(static_cast<uint32_t>(symbols[k].size()));
       const uint32_t first = begins[k + 1][first_child_[c] - level_begin_[k + 1]];
       const uint32_t last = begins[k + 1][first_child_[c + 1] - level_begin_[k + 1]];
+      if (first_child_[c + 1] - first_child_[c] == 1) {
+        symbols[k].insert(symbols[k].end(), symbols[k + 1].begin() + first, symbols[k + 1].begin() + last);
+        counts[k].resize(symbols[k].size(), 1);
+        continue;
+      }
       for (uint32_t e = first; e < last; ++e) ++met[symbols[k + 1][e]];
       for (size_t w = 0; w < met.size(); ++w) {
         if (met[w] == 0) continue;
@@ -154,7 +194,44 @@ ContextCounts::ContextCounts(const uint8_t* text, const std::vector<std::pair<in
     entry_count_.insert(entry_count_.end(), counts[k].begin(), counts[k].end());
   }
   first_entry_.push_back(static_cast<uint32_t>(entry_symbol_.size()));
-  for (int k = 0; k <= depth; ++k) discounts_.push_back(discounts_of_level(k));
+
+  met_.assign(C, 0);
+  for (uint32_t c = level_begin_[static_cast<size_t>(depth)]; c < C; ++c) {
+    for (uint32_t e = first_entry_[c]; e < first_entry_[c + 1]; ++e) met_[c] += entry_count_[e];
+  }
+  for (uint32_t c = level_begin_[static_cast<size_t>(depth)]; c-- > 0;) {
+    for (uint32_t child = first_child_[c]; child < first_child_[c + 1]; ++child) met_[c] += met_[child];
+  }
+}
+
+void ContextCounts::leave_out_deeper_than_once() {
+  std::vector<uint8_t> symbol{symbol_[0]}, entry_symbol;
+  std::vector<uint32_t> first_child, first_entry;
+  std::vector<float> value;
+  // Contexts are in order, and so are those that stay: a context's place is known when its parent has been seen.
+  std::vector<bool> stays(symbol_.size(), false);
+  stays[0] = true;
+  for (size_t c = 0; c < symbol_.size(); ++c) {
+    if (!stays[c]) continue;
+    first_child.push_back(static_cast<uint32_t>(symbol.size()));
+    first_entry.push_back(static_cast<uint32_t>(entry_symbol.size()));
+    entry_symbol.insert(entry_symbol.end(), entry_symbol_.begin() + first_entry_[c], entry_symbol_.begin() + first_entry_[c + 1]);
+    value.insert(value.end(), value_.begin() + first_entry_[c], value_.begin() + first_entry_[c + 1]);
+    if (met_[c] == 1) continue;
+    for (uint32_t child = first_child_[c]; child < first_child_[c + 1]; ++child) {
+      stays[child] = true;
+      symbol.push_back(symbol_[child]);
+    }
+  }
+  first_child.push_back(static_cast<uint32_t>(symbol.size()));
+  first_entry.push_back(static_cast<uint32_t>(entry_symbol.size()));
+  symbol_ = std::move(symbol);
+  entry_symbol_ = std::move(entry_symbol);
+  first_child_ = std::move(first_child);
+  first_entry_ = std::move(first_entry);
+  value_ = std::move(value);
+  entry_count_ = {};
+  met_ = {};
 }
 
 ContextCounts::Discounts ContextCounts::discounts_of_level(int level) const {
@@ -180,7 +257,8 @@ ContextTrie ContextCounts::trie() const {
           entry_symbol_.data()};
 }
 
-void ContextCounts::values(float* value) const {
+void ContextCounts::find_values() {
+  value_.resize(entry_symbol_.size());
   // P of the contexts on the way from the root to where we are.
   std::vector<Probabilities> way(static_cast<size_t>(depth_) + 2);
   way[0].fill(1.0f / static_cast<float>(n_symbols_));
@@ -193,14 +271,18 @@ void ContextCounts::values(float* value) const {
       given += discount(level, entry_count_[e]);
     }
     const float gamma = given / total;
-    for (int64_t w = 0; w < n_symbols_; ++w) own[static_cast<size_t>(w)] = gamma * shorter[static_cast<size_t>(w)];
+    const bool is_read_deeper = met_[context] > 1 && first_child_[context] < first_child_[context + 1];
+    if (is_read_deeper) {
+      for (int64_t w = 0; w < n_symbols_; ++w) own[static_cast<size_t>(w)] = gamma * shorter[static_cast<size_t>(w)];
+    }
     for (uint32_t e = first_entry_[context]; e < first_entry_[context + 1]; ++e) {
       const auto count = static_cast<float>(entry_count_[e]);
-      float& p = own[entry_symbol_[e]];
-      const float backed_off = p;
-      p += (count - discount(level, entry_count_[e])) / total;
-      value[e] = std::log(p / backed_off);
+      const float backed_off = gamma * shorter[entry_symbol_[e]];
+      const float p = backed_off + (count - discount(level, entry_count_[e])) / total;
+      own[entry_symbol_[e]] = p;
+      value_[e] = std::log(p / backed_off);
     }
+    if (!is_read_deeper) return;
     for (uint32_t c = first_child_[context]; c < first_child_[context + 1]; ++c) self(self, c, level + 1);
   };
   visit(visit, 0, 0);

@@ -16,17 +16,45 @@ using namespace polychron::border;
 namespace polychron {
 namespace {
 
+// Of a state: the last bytes, the latest first and -1 for none; hashes of three words; the column; the line before's length.
+constexpr int64_t kStateSize = kHistory + 5;
+
+ContextState state_of(const int64_t* of) {
+  ContextState state;
+  while (state.n_last < kHistory && of[state.n_last] >= 0) {
+    state.last[state.n_last] = static_cast<uint8_t>(of[state.n_last]);
+    ++state.n_last;
+  }
+  of += kHistory;
+  state.word = static_cast<uint32_t>(of[0]);
+  state.word_before = static_cast<uint32_t>(of[1]);
+  state.second_before = static_cast<uint32_t>(of[2]);
+  state.column = static_cast<int>(std::clamp<int64_t>(of[3], 0, kMaxColumn));
+  state.line_before = static_cast<int>(std::clamp<int64_t>(of[4], 0, kMaxColumn + 1));
+  return state;
+}
+
+void keep(const ContextState& state, int64_t* of) {
+  std::fill_n(of, kHistory, -1);
+  std::copy_n(state.last, state.n_last, of);
+  of += kHistory;
+  of[0] = state.word;
+  of[1] = state.word_before;
+  of[2] = state.second_before;
+  of[3] = state.column;
+  of[4] = state.line_before;
+}
+
 constexpr int64_t kPositions = 256;  // of a task: rows are far apart, and each has some tens of numbers
 
 class CountsHandle {
  public:
-  CountsHandle(In<uint8_t, 1> text, const std::vector<std::pair<int64_t, int64_t>>& segments, In<uint8_t, 1> letter,
-               int depth)
-      : counts_(checked(text, segments, static_cast<int64_t>(letter.size()), depth), segments, letter.data(),
-                static_cast<int64_t>(letter.size()), depth) {}
+  CountsHandle(In<uint8_t, 1> text, const std::vector<std::pair<int64_t, int64_t>>& segments, In<uint8_t, 1> byte,
+               int list, int depth)
+      : counts_(count(text, segments, byte, list, depth)) {}
 
   int64_t n_contexts() const { return counts_.trie().n_contexts; }
-  int64_t n_entries() const { return counts_.n_entries(); }
+  int64_t n_entries() const { return static_cast<int64_t>(counts_.values().size()); }
 
   void rows(Out<uint8_t, 1> symbol, Out<int32_t, 1> first_child, Out<int32_t, 1> first_entry,
             Out<uint8_t, 1> entry_symbol, Out<float, 1> value) const {
@@ -40,15 +68,15 @@ class CountsHandle {
     std::copy_n(trie.first_child, trie.n_contexts + 1, first_child.data());
     std::copy_n(trie.first_entry, trie.n_contexts + 1, first_entry.data());
     std::copy_n(trie.entry_symbol, n_entries(), entry_symbol.data());
-    nb::gil_scoped_release release;
-    counts_.values(value.data());
+    std::copy_n(counts_.values().data(), n_entries(), value.data());
   }
 
  private:
-  static const uint8_t* checked(const In<uint8_t, 1>& text, const std::vector<std::pair<int64_t, int64_t>>& segments,
-                                int64_t n_symbols, int depth) {
-    const auto N = static_cast<int64_t>(text.size());
-    require(n_symbols >= 1 && n_symbols <= kMaxContextSymbols, "letter must name 1 to 256 symbols; got " + std::to_string(n_symbols));
+  static ContextCounts count(const In<uint8_t, 1>& text, const std::vector<std::pair<int64_t, int64_t>>& segments,
+                             const In<uint8_t, 1>& byte, int list, int depth) {
+    const auto N = static_cast<int64_t>(text.size()), n_symbols = static_cast<int64_t>(byte.size());
+    require(n_symbols >= 1 && n_symbols <= kMaxContextSymbols, "byte must be of 1 to 256 symbols; got " + std::to_string(n_symbols));
+    require(list >= 0 && list < kContextLists, "list must lie in [0, 3); got " + std::to_string(list));
     require(depth >= 0 && depth <= kMaxContext, "depth must lie in [0, 7]; got " + std::to_string(depth));
     require(N < (int64_t{1} << 28), "text must be shorter than 2^28 bytes");
     for (const auto& [begin, end] : segments) {
@@ -56,7 +84,8 @@ class CountsHandle {
     }
     const bool fits = N == 0 || *std::max_element(text.data(), text.data() + N) < n_symbols;
     require(fits, "text must hold ids below the number of symbols, " + std::to_string(n_symbols));
-    return text.data();
+    nb::gil_scoped_release release;
+    return {text.data(), segments, byte.data(), n_symbols, static_cast<ContextList>(list), depth};
   }
 
   ContextCounts counts_;
@@ -66,25 +95,27 @@ class CountsHandle {
 class Reader {
  public:
   Reader(In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry, In<uint8_t, 1> entry_symbol,
-         In<uint8_t, 1> letter, int depth)
+         In<uint8_t, 1> byte, int list, int depth)
       : symbol_(symbol), first_child_(first_child), first_entry_(first_entry), entry_symbol_(entry_symbol),
-        letter_(letter),
-        trie_{static_cast<int64_t>(letter.size()), depth, static_cast<int64_t>(symbol.size()), symbol.data(),
+        byte_(byte), list_(static_cast<ContextList>(list)),
+        trie_{static_cast<int64_t>(byte.size()), depth, static_cast<int64_t>(symbol.size()), symbol.data(),
               reinterpret_cast<const uint32_t*>(first_child.data()),
               reinterpret_cast<const uint32_t*>(first_entry.data()), entry_symbol.data()} {
     require_shape(first_child, "first_child", {trie_.n_contexts + 1});
     require_shape(first_entry, "first_entry", {trie_.n_contexts + 1});
+    require(list >= 0 && list < kContextLists, "list must lie in [0, 3); got " + std::to_string(list));
+    require(depth >= 0 && depth <= kListLength[list], "depth must lie in [0, " + std::to_string(kListLength[list]) + "]; got " + std::to_string(depth));
     nb::gil_scoped_release release;
     const char* flaw = flaw_of(trie_, n_entries());
     require(flaw == nullptr, flaw ? flaw : "");
   }
 
-  // `state` (B, 5): the last three symbols, the latest first, and two words' hashes; changed to those after the tokens.
+  // y (B, T, K) <- y + rows of the contexts after each token; `state` (B, kStateSize) <- what follows the last.
   void add(In<float, 1> value, In<int64_t, 2> tokens, Out<int64_t, 2> state, Out<float, 3> y, int n_threads) const {
     const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
     const int64_t K = trie_.n_symbols, n_flat = B * T;
     require_shape(value, "value", {n_entries()});
-    require_shape(state, "state", {B, 5});
+    require_shape(state, "state", {B, kStateSize});
     require_shape(y, "y", {B, T, K});
     for (int64_t p = 0; p < n_flat; ++p) {
       const int64_t id = tokens.data()[p];
@@ -93,25 +124,19 @@ class Reader {
     }
     const int workers = threads(n_threads);
     nb::gil_scoped_release release;
-    constexpr int64_t kStride = kMaxContext + 1;  // and how many are known
-    Buffer<uint8_t> symbols(n_flat * kStride);
+    Buffer<uint8_t> bytes(n_flat * kMaxContext);
     parallel_for(workers, B, [&](int64_t b, int) {
-      int64_t* of = state.data() + 5 * b;
-      ContextState now{{of[0], of[1], of[2]}, static_cast<uint32_t>(of[3]), static_cast<uint32_t>(of[4])};
+      int64_t* of = state.data() + kStateSize * b;
+      ContextState now = state_of(of);
       for (int64_t p = b * T; p < (b + 1) * T; ++p) {
-        now.advance(tokens.data()[p], letter_.data()[tokens.data()[p]]);
-        uint8_t* out = symbols.get() + p * kStride;
-        out[kMaxContext] = static_cast<uint8_t>(now.symbols(out));
+        now.advance(byte_.data()[tokens.data()[p]]);
+        now.bytes(list_, bytes.get() + p * kMaxContext);
       }
-      std::copy_n(now.last, 3, of);
-      of[3] = now.word;
-      of[4] = now.word_before;
+      keep(now, of);
     });
     parallel_for(workers, (n_flat + kPositions - 1) / kPositions, [&](int64_t task, int) {
-      for (int64_t p = task * kPositions; p < std::min(n_flat, (task + 1) * kPositions); ++p) {
-        const uint8_t* of = symbols.get() + p * kStride;
-        add_context_rows(trie_, value.data(), of, of[kMaxContext], y.data() + p * K);
-      }
+      const int64_t p = task * kPositions, n = std::min(kPositions, n_flat - p);
+      add_context_rows(trie_, value.data(), bytes.get() + p * kMaxContext, n, y.data() + p * K);
     });
   }
 
@@ -120,7 +145,8 @@ class Reader {
 
   In<uint8_t, 1> symbol_;
   In<int32_t, 1> first_child_, first_entry_;
-  In<uint8_t, 1> entry_symbol_, letter_;
+  In<uint8_t, 1> entry_symbol_, byte_;
+  ContextList list_;
   ContextTrie trie_;
 };
 
@@ -128,16 +154,17 @@ class Reader {
 
 void bind_context_tables(nb::module_& m) {
   nb::class_<CountsHandle>(m, "ContextCounts")
-      .def(nb::init<In<uint8_t, 1>, const std::vector<std::pair<int64_t, int64_t>>&, In<uint8_t, 1>, int>(),
-           nb::arg("text").noconvert(), nb::arg("segments"), nb::arg("letter").noconvert(), nb::arg("depth"))
+      .def(nb::init<In<uint8_t, 1>, const std::vector<std::pair<int64_t, int64_t>>&, In<uint8_t, 1>, int, int>(),
+           nb::arg("text").noconvert(), nb::arg("segments"), nb::arg("byte").noconvert(), nb::arg("list"),
+           nb::arg("depth"))
       .def_prop_ro("n_contexts", &CountsHandle::n_contexts)
       .def_prop_ro("n_entries", &CountsHandle::n_entries)
       .def("rows", &CountsHandle::rows, nb::arg("symbol").noconvert(), nb::arg("first_child").noconvert(),
            nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(), nb::arg("value").noconvert());
   nb::class_<Reader>(m, "ContextReader")
-      .def(nb::init<In<uint8_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<uint8_t, 1>, In<uint8_t, 1>, int>(),
+      .def(nb::init<In<uint8_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<uint8_t, 1>, In<uint8_t, 1>, int, int>(),
            nb::arg("symbol").noconvert(), nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(),
-           nb::arg("entry_symbol").noconvert(), nb::arg("letter").noconvert(), nb::arg("depth"))
+           nb::arg("entry_symbol").noconvert(), nb::arg("byte").noconvert(), nb::arg("list"), nb::arg("depth"))
       .def("add", &Reader::add, nb::arg("value").noconvert(), nb::arg("tokens").noconvert(),
            nb::arg("state").noconvert(), nb::arg("y").noconvert(), nb::arg("n_threads"));
 }

@@ -100,8 +100,9 @@ int Contexts::n_halvings(uint32_t context) const {
 }
 
 void Contexts::push(History& history, int64_t token) const {
-  history.state.advance(token, letter_[static_cast<size_t>(token)]);
-  history.n_known = history.state.symbols(history.symbols.data());
+  history.state.advance(letter_[static_cast<size_t>(token)]);
+  history.state.bytes(ContextList::kText, history.symbols.data());
+  history.n_known = kMaxContext;
 }
 
 Path Contexts::begin(const History& history) const {

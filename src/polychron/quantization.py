@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from polychron.errors import InputError
+from polychron.ops.contexts import LISTS
 from polychron.row_rounding import add_rows, round_together, rows_read
 
 TARGETS = ("int8", "bfloat16")
@@ -27,7 +28,7 @@ _LATENCY_LIMIT = 32767
 _LATENCY_BITS = (10, 14)
 _MAXIMUM_SHIFT = 15
 _READOUT = "model.readout.synaptic_vectors"
-_CONTEXTS = "model.contexts.value"
+_CONTEXTS = tuple(f"model.contexts.{kind}.value" for kind in LISTS)
 _VALUE_LIMIT = (-32768, 32767)
 
 
@@ -121,7 +122,7 @@ def dequantize(tensors: Mapping[str, Tensor], latency_bits: int | None, logit_bi
             shifts = tensors[name.replace("synaptic_vectors", "shifts")].int() + unit
             result[name] = torch.ldexp(tensor.float(), shifts[:, None, None])
         elif tensor.dtype == torch.int16:
-            bits = logit_bits if name == _CONTEXTS else latency_bits
+            bits = logit_bits if name in _CONTEXTS else latency_bits
             result[name] = torch.ldexp(tensor.float(), torch.tensor(-bits))
         else:
             result[name] = tensor
@@ -155,9 +156,9 @@ def _to_int8(model: dict[str, Tensor], tokens: Tensor | None) -> Quantized:
             result[name.replace("synaptic_vectors", "shifts")] = torch.from_numpy(shifts.astype(np.uint8))
         else:
             result[name] = tensor
-    if _CONTEXTS in model:
-        whole = torch.ldexp(model[_CONTEXTS], torch.tensor(logit_bits)).round().clamp(*_VALUE_LIMIT)
-        result[_CONTEXTS] = whole.to(torch.int16)
+    for name in model.keys() & set(_CONTEXTS):
+        whole = torch.ldexp(model[name], torch.tensor(logit_bits)).round().clamp(*_VALUE_LIMIT)
+        result[name] = whole.to(torch.int16)
     if layers:
         z = torch.ldexp(result["model.embedding.latencies"][tokens].float(), torch.tensor(-latency_bits))
     for prefix, wanted in zip(layers, met[1:], strict=True):

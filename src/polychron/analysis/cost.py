@@ -16,6 +16,7 @@ from polychron.errors import InputError
 from polychron.models import DelayConfig, ModelConfig, RecurrentConfig, TransformerConfig
 from polychron.models.config import TableConfig
 from polychron.models.deep import DeepConfig
+from polychron.ops.contexts import LISTS
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 _INDEX_BYTES = 4  # a row's index in the cache of keys
@@ -200,8 +201,9 @@ def _delay(config: DelayConfig) -> list[LayerCost]:
     bits, K = config.readout_n_comparisons, config.vocabulary_size
     layers.append(LayerCost("readout", config.readout_n_tables, bits, K, bits))
     if config.context_depth:
-        sizes = {"n_contexts": config.n_contexts, "n_entries": config.n_context_entries}
-        layers.append(ContextCost("contexts", config.context_depth + 1, 0, K, 0, **sizes))
+        for (kind, length), *sizes in zip(LISTS.items(), config.n_contexts, config.n_context_entries, strict=True):
+            n_tables = min(config.context_depth, length) + 1
+            layers.append(ContextCost(f"contexts: {kind}", n_tables, 0, K, 0, n_contexts=sizes[0], n_entries=sizes[1]))
     return layers
 
 

@@ -226,7 +226,7 @@ def _one_lines(fields: dict[str, Any], element: str) -> Iterator[str]:
     yield f"  {'together':16}" + "".join(f"{fields[name]:>16,}" for name in columns)
     if fields["multiplications"]:
         yield f"  and {fields['multiplications']:,} multiplications of the variant"
-    if fields["layers"][-1]["layer"] == "contexts":
+    if fields["layers"][-1]["layer"].startswith("contexts"):
         yield "  of contexts at most: rows hold only what followed, and contexts that were never met have none"
     published, energy = fields["counted_as_published"], fields["energy_nanojoules"]
     if is_example:

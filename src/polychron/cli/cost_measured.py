@@ -75,7 +75,7 @@ def measured_lines(measured: dict[str, Any]) -> Iterator[str]:
     yield f"  {distinct:,} of {n_rows:,} rows were read at least once; a line is {LINE_BYTES} bytes of the cache"
     if any(layer["counted"]["joined"] for layer in layers):
         yield "  joined: where a layer reads the embedding, bits that follow from the last bytes, listed at loading"
-    if layers[-1]["layer"] == "contexts":
+    if layers[-1]["layer"].startswith("contexts"):
         yield "  contexts: rows hold only what followed, and are read as far as the text's contexts were met"
     if any(layer["counted"]["additions"] > layer["predicted"]["additions"] for layer in layers):
         yield "  additions beyond the prediction fill rows up to whole registers"

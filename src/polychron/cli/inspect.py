@@ -123,7 +123,7 @@ def _language_model(
     if model.contexts is not None:
         facts.append(
             f"beside the readout: counted contexts of up to {model.contexts.depth} bytes, "
-            f"{len(model.contexts.symbol):,} rows of {len(model.contexts.value):,} numbers together"
+            f"{sum(model.contexts.n_contexts):,} rows of {sum(model.contexts.n_entries):,} numbers together"
         )
     tokens = _tokens(vocabulary.encode(text))
     if record.model["kind"] == "recurrent" and text.size > _STRETCH:  # it takes position after position

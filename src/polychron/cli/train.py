@@ -383,7 +383,7 @@ def _result(run: Run, finished: Finished) -> dict[str, Any]:
         "train_bytes_per_second": finished.n_bytes / max(finished.seconds, 1e-9),
         "train_nats_per_byte": record.metrics.train_nats_per_byte,
         "readout_scale": record.metrics.readout_scale,
-        "context_scale": record.metrics.context_scale,
+        "context_scales": record.metrics.context_scales,
         "val_nats_per_byte": finished.score.nats_per_byte,
         "val_bits_per_byte": finished.score.bits_per_byte,
         "val_bytes": finished.score.n_bytes,

@@ -132,7 +132,8 @@ class TableConfig:
         """The fields, with the kind of model, as plain values for JSON; of ``later_fields`` those not at default."""
         usual = {field.name: field.default for field in fields(self) if field.name in self.later_fields}
         values = {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
-        return {"kind": self.kind, **values}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {"kind": self.kind, **plain}
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from polychron.models.config import ModelConfig
 from polychron.models.language_model import LanguageModel, TokenEmbedding
 from polychron.models.layers import make_readout, make_tables
 from polychron.nn import ContextTables, RowLayer, VariantLayer
-from polychron.ops.contexts import CONTEXT_LENGTH, MAX_DEPTH
+from polychron.ops.contexts import CONTEXT_LENGTH, LISTS, MAX_DEPTH
 
 # Positions scored in one go, and how many of those runs at once; bounds memory, not context.
-SCORE_STRETCH = 1 << 10
-SCORE_BATCH = 16
+SCORE_STRETCH = 1 << 12
+SCORE_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DelayConfig(ModelConfig):
         readout_n_comparisons: anchor pairs a table of the readout.
         readout_max_delay: longest delay of the readout.
         context_depth: bytes of the deepest contexts in the counted tables beside the readout, at most 7; 0: none.
-        n_contexts: rows of the counted tables.
+        n_contexts: rows of the counted tables of each kind of contexts; nothing where there are none.
         n_context_entries: numbers in them.
     """
 
@@ -58,8 +58,8 @@ class DelayConfig(ModelConfig):
     readout_n_comparisons: int = 10
     readout_max_delay: int = 0
     context_depth: int = field(default=0, kw_only=True)
-    n_contexts: int = field(default=0, kw_only=True)
-    n_context_entries: int = field(default=0, kw_only=True)
+    n_contexts: tuple[int, ...] = field(default=(), kw_only=True)
+    n_context_entries: tuple[int, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         self.check_counts(
@@ -77,13 +77,16 @@ class DelayConfig(ModelConfig):
     def _check_contexts(self) -> None:
         if not _is_count(self.context_depth, 0, MAX_DEPTH):
             raise InputError(f"context_depth must be an integer in [0, {MAX_DEPTH}]; got {self.context_depth!r}")
+        n_kinds, highest = len(LISTS) if self.context_depth else 0, (1 << 31) - 2
         for name in ("n_contexts", "n_context_entries"):
-            lowest, highest = (1, (1 << 31) - 2) if self.context_depth else (0, 0)
-            if not _is_count(getattr(self, name), lowest, highest):
+            given = getattr(self, name)
+            counts = tuple(given) if isinstance(given, (list, tuple)) else (given,)  # JSON knows lists only
+            if len(counts) != n_kinds or not all(_is_count(count, 1, highest) for count in counts):
                 raise InputError(
-                    f"{name} must be an integer in [{lowest}, {highest}] where context_depth is {self.context_depth}; "
-                    f"got {getattr(self, name)!r}"
+                    f"{name} must be {n_kinds} integers in [1, {highest}] where context_depth is {self.context_depth}; "
+                    f"got {given!r}"
                 )
+            object.__setattr__(self, name, counts)
         if self.context_depth and self.vocabulary_size > 256:
             raise InputError(f"counted contexts know at most 256 symbols; vocabulary_size is {self.vocabulary_size}")
 
@@ -93,11 +96,11 @@ class DelayConfig(ModelConfig):
         layers = self.n_layers * (layer + self.n_trained_beside(self.n_tables, self.n_comparisons, self.n_neurons))
         readout = self.readout_n_tables * self.n_rows(self.readout_n_comparisons) * self.vocabulary_size
         readout += self.n_trained_beside(self.readout_n_tables, self.readout_n_comparisons, self.n_neurons)
-        return layers + readout + self.vocabulary_size * self.n_neurons + self.n_context_entries
+        return layers + readout + self.vocabulary_size * self.n_neurons + sum(self.n_context_entries)
 
     def n_bytes(self) -> int:
         """Memory that these take, and what finds the counted ones: a byte an entry, a byte and two places a context."""
-        return super().n_bytes() + self.n_context_entries + 9 * self.n_contexts
+        return super().n_bytes() + sum(self.n_context_entries) + 9 * sum(self.n_contexts)
 
 
 class DelayLM(LanguageModel):
@@ -105,7 +108,7 @@ class DelayLM(LanguageModel):
 
     .. math:: z^0_t = E[\mathrm{token}_t],\quad
               z^l_t = z^{l-1}_t + S^l(z^{l-1}_t, \dots, z^{l-1}_{t-D}),\quad
-              \mathrm{logits}_t = U(z^L_t) + \sum_k R_k[\mathrm{context}_k]
+              \mathrm{logits}_t = U(z^L_t) + \sum_{i, k} R^i_k[\mathrm{context}^i_k]
 
     Each layer reads one row per table and byte, whatever the delays: as in polychronization, delays let spikes of
     different times arrive together. Before the text begins every latency is 0. R are tables of
@@ -148,12 +151,12 @@ class DelayLM(LanguageModel):
     def set_contexts(self, contexts: ContextTables | None) -> None:
         """Read these counted tables beside the readout from now on; None: none. The configuration follows."""
         self.contexts = contexts
-        sizes: dict[str, Any] = {"context_depth": 0, "n_contexts": 0, "n_context_entries": 0}
+        sizes: dict[str, Any] = {"context_depth": 0, "n_contexts": (), "n_context_entries": ()}
         if contexts is not None:
             sizes = {
                 "context_depth": contexts.depth,
-                "n_contexts": len(contexts.symbol),
-                "n_context_entries": len(contexts.value),
+                "n_contexts": contexts.n_contexts,
+                "n_context_entries": contexts.n_entries,
             }
         self.config = replace(self.config, **sizes)
 
@@ -175,14 +178,14 @@ class DelayLM(LanguageModel):
         return z
 
     def start(self) -> list[Tensor | None]:
-        """No latencies yet, for each layer and the readout, and no word for the counted contexts."""
+        """No latencies yet, for each layer and the readout, and no bytes for the counted contexts."""
         return [None] * (self.config.n_layers + 2)
 
     @torch.no_grad()
     def extend(
         self, tokens: Tensor, state: list[Tensor | None], *, last: bool = False
     ) -> tuple[Tensor, list[Tensor | None]]:
-        """Logits of further tokens; the state holds each layer's last max_delay latencies, and the words."""
+        """Logits of further tokens; the state holds each layer's last max_delay latencies, and the contexts'."""
         z = self.embedding(tokens)
         kept = []
         *histories, of_readout, before = state

@@ -16,7 +16,7 @@ from polychron.limits import require_memory
 from polychron.memory import zero_tables
 from polychron.models.language_model import LanguageModel
 from polychron.nn import PairAttention, growth
-from polychron.ops.contexts import letters
+from polychron.ops.contexts import bytes_of_symbols
 
 _IMPOSSIBLE_NATS = 40.0
 
@@ -142,11 +142,8 @@ def extend_vocabulary(model: LanguageModel, old: Vocabulary, new: Vocabulary, se
     tables.grad = None
     tables.data = grown
     model.config = dataclasses.replace(model.config, vocabulary_size=new.size)
-    if model.contexts is not None:  # symbols keep their order, so the trie keeps its own
-        contexts, now = model.contexts, torch.from_numpy(new.encode(bytes(old.byte_values)))
-        end = 1  # of the levels whose bytes are symbols
-        for _ in range(min(3, contexts.depth)):
-            end = int(contexts.first_child[end])
-        contexts.symbol[1:end] = now[contexts.symbol[1:end].long()]
-        contexts.entry_symbol[:] = now[contexts.entry_symbol.long()]
-        contexts.letter = letters(bytes(new.byte_values))
+    if model.contexts is not None:  # contexts are of bytes; symbols keep their order, so rows keep theirs
+        now = torch.from_numpy(new.encode(bytes(old.byte_values)))
+        for of_kind in model.contexts.lists:
+            of_kind.entry_symbol[:] = now[of_kind.entry_symbol.long()]
+        model.contexts.byte = bytes_of_symbols(bytes(new.byte_values))

@@ -4,67 +4,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polychron.ops.contexts import ContextReader, ContextRows, count_contexts, empty_rows, start_state
+from polychron.ops.contexts import LISTS, ContextReader, ContextRows, count_contexts, empty_rows, start_state
 
 
-class ContextTables(nn.Module):
-    r"""A table for each depth of context, 0 to ``depth`` bytes, whose rows were counted.
-
-    .. math:: y_t = \sum_{k=0}^{D} R_k[\mathrm{context}_k(x_{\le t})]
-
-    A context is made of the last three symbols, the word so far and the word before, see :mod:`polychron.ops.contexts`.
-    Enough comparisons of delayed spikes tell symbols exactly, and neurons that hold their spikes until a word has ended
-    do so for words; a table of so many comparisons has far more rows than a text has contexts, and only those that were
-    met are stored. A row holds no number for what never followed. Counted, not trained: nothing is differentiated.
+class ContextList(nn.Module):
+    """The tables of one kind of contexts: buffers ``symbol``, ``first_child``, ``first_entry``, ``entry_symbol``, ``value``.
 
     Args:
-        depth: D, bytes of the deepest contexts, 1 to 7.
-        n_symbols: K.
-        n_contexts: rows of all tables.
+        n_contexts: rows.
         n_entries: numbers in them.
-
-    Example:
-        >>> from polychron.ops.contexts import letters
-        >>> text = np.array([0, 1, 2, 0, 1, 2, 0, 1], dtype=np.uint8)
-        >>> tables = ContextTables.of_text(text, [(0, 8)], letters(b"ab"), depth=2)
-        >>> tables(torch.tensor([[0, 1]])).argmax(-1).tolist()   # after 0: 1; after 0, 1: 2
-        [[1, 2]]
     """
 
-    def __init__(self, depth: int, n_symbols: int, n_contexts: int, n_entries: int):
+    def __init__(self, n_contexts: int, n_entries: int):
         super().__init__()
-        self.depth = depth
-        self._reader: ContextReader | None = None
-        self._read: list[object] = []
-        self.register_buffer("letter", torch.zeros(n_symbols, dtype=torch.uint8))
         for name, part in empty_rows(n_contexts, n_entries)._asdict().items():
             self.register_buffer(name, part.zero_())
         # Until rows are loaded, none but the empty context's children: whatever is read lies inside.
         self.first_child.fill_(n_contexts)[0] = 1
         self.first_entry[-1] = n_entries
 
-    @classmethod
-    def of_text(
-        cls, text: np.ndarray, segments: Sequence[tuple[int, int]], letter: Tensor, depth: int
-    ) -> ContextTables:
-        """Counted in the parts ``segments`` of a text (N,) uint8; see :func:`polychron.ops.contexts.count_contexts`."""
-        rows = count_contexts(text, segments, letter, depth)
-        tables = cls(depth, len(letter), len(rows.symbol), len(rows.value))
-        tables.letter.copy_(letter)
-        for name, part in rows._asdict().items():
-            getattr(tables, name).copy_(part)
-        return tables
-
     @property
     def rows(self) -> ContextRows:
         """All rows, as :func:`polychron.ops.contexts.read_contexts` takes them."""
         return ContextRows(self.symbol, self.first_child, self.first_entry, self.entry_symbol, self.value)
+
+
+class ContextTables(nn.Module):
+    r"""A table for each kind of contexts and each depth, 0 to ``depth`` bytes, whose rows were counted.
+
+    .. math:: y_t = \sum_{\mathrm{kind}} \sum_{k=0}^{D} R^{\mathrm{kind}}_k[\mathrm{context}^{\mathrm{kind}}_k(x_{\le t})]
+
+    Contexts are of the last bytes, of the last words, and of a place in a line, see :mod:`polychron.ops.contexts`.
+    Enough comparisons of delayed spikes tell bytes exactly, and neurons that hold their spikes until a word or a line has
+    ended do so for these; a table of so many comparisons has far more rows than a text has contexts, and only those that
+    were met are stored. A row holds no number for what never followed. Counted, not trained: nothing is differentiated.
+
+    Args:
+        depth: D, bytes of the deepest contexts, 1 to 7; a place in a line has three at most.
+        n_symbols: K.
+        n_contexts: rows of all tables of each kind.
+        n_entries: numbers in them.
+
+    Example:
+        >>> from polychron.ops.contexts import bytes_of_symbols
+        >>> text = np.array([0, 1, 2, 0, 1, 2, 0, 1], dtype=np.uint8)
+        >>> tables = ContextTables.of_text(text, [(0, 8)], bytes_of_symbols(b"ab"), depth=2)
+        >>> tables(torch.tensor([[0, 1]])).argmax(-1).tolist()   # after 0: 1; after 0, 1: 2
+        [[1, 2]]
+    """
+
+    def __init__(self, depth: int, n_symbols: int, n_contexts: Sequence[int], n_entries: Sequence[int]):
+        super().__init__()
+        self.depth = depth
+        self._readers: list[ContextReader] = []
+        self._read: list[object] = []
+        self.register_buffer("byte", torch.zeros(n_symbols, dtype=torch.uint8))
+        for kind, *sizes in zip(LISTS, n_contexts, n_entries, strict=True):
+            self.add_module(kind, ContextList(*sizes))
+
+    @classmethod
+    def of_text(cls, text: np.ndarray, segments: Sequence[tuple[int, int]], byte: Tensor, depth: int) -> ContextTables:
+        """Counted in the parts ``segments`` of a text (N,) uint8; see :func:`polychron.ops.contexts.count_contexts`."""
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            rows = list(pool.map(lambda kind: count_contexts(text, segments, byte, kind, depth), LISTS))
+        return cls.of_rows(dict(zip(LISTS, rows, strict=True)), byte, depth)
+
+    @classmethod
+    def of_rows(cls, rows: Mapping[str, ContextRows], byte: Tensor, depth: int) -> ContextTables:
+        """Of the rows of each kind."""
+        n_contexts = [len(rows[kind].symbol) for kind in LISTS]
+        tables = cls(depth, len(byte), n_contexts, [len(rows[kind].value) for kind in LISTS])
+        tables.byte.copy_(byte)
+        for kind, of_kind in zip(LISTS, tables.lists, strict=True):
+            for name, part in rows[kind]._asdict().items():
+                setattr(of_kind, name, part)
+        return tables
+
+    @property
+    def lists(self) -> list[ContextList]:
+        """The tables of each kind, in the order of :data:`polychron.ops.contexts.LISTS`."""
+        return [self.get_submodule(kind) for kind in LISTS]
+
+    @property
+    def n_contexts(self) -> tuple[int, ...]:
+        """Rows of each kind."""
+        return tuple(len(of_kind.symbol) for of_kind in self.lists)
+
+    @property
+    def n_entries(self) -> tuple[int, ...]:
+        """Numbers of each kind."""
+        return tuple(len(of_kind.value) for of_kind in self.lists)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, K) float32 after each of the tokens (B, T) int64, with which the text begins.
@@ -75,30 +111,45 @@ class ContextTables(nn.Module):
         return self.extend(tokens, None)[0]
 
     def extend(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same of tokens that follow those which made ``state``, None: none; and the new state, (B, 5) int64."""
-        before = start_state(len(tokens)) if state is None else state.cpu()
-        logits, after = self._checked().read(tokens.cpu(), before)
-        return logits.to(tokens.device), after.to(tokens.device)
+        """The same of tokens that follow those which made ``state``, None: none; and the new state."""
+        (first, after), *others = self._read_lists(tokens, state)
+        for logits, _ in others:
+            first += logits
+        return first.to(tokens.device), after.to(tokens.device)
+
+    def each(self, tokens: Tensor) -> list[Tensor]:
+        """Logits (B, T, K) that each kind alone adds to the sum of :meth:`forward`."""
+        return [logits.to(tokens.device) for logits, _ in self._read_lists(tokens, None)]
+
+    def scale(self, factors: Sequence[float]) -> None:
+        """Multiply the rows of each kind by its factor."""
+        for of_kind, factor in zip(self.lists, factors, strict=True):
+            of_kind.value.mul_(factor)
 
     def check(self) -> None:
         """Raises ValueError when the rows, as loaded from a file, cannot be read."""
         self._checked()
 
-    def _checked(self) -> ContextReader:
+    def _read_lists(self, tokens: Tensor, state: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        before = start_state(len(tokens)) if state is None else state.cpu()
+        return [reader.read(tokens.cpu(), before) for reader in self._checked()]
+
+    def _checked(self) -> list[ContextReader]:
         """Rows are looked through once, and again when a tensor has changed or was replaced."""
-        parts = (*self.rows, self.letter)
+        parts = (*(part for of_kind in self.lists for part in of_kind.rows), self.byte)
         now = [(part.data_ptr(), part._version, part.device) for part in parts]
-        if self._reader is None or self._read != now:
-            self._reader = ContextReader(
-                ContextRows(*(part.cpu() for part in self.rows)), self.letter.cpu(), self.depth
-            )
+        if not self._readers or self._read != now:
+            self._readers = [
+                ContextReader(ContextRows(*(part.cpu() for part in of_kind.rows)), self.byte.cpu(), kind, self.depth)
+                for kind, of_kind in zip(LISTS, self.lists, strict=True)
+            ]
             self._read = now
-        return self._reader
+        return self._readers
 
     def __getstate__(self) -> dict[str, object]:
         """Everything but what points into this module's memory."""
-        return {**self.__dict__, "_reader": None}
+        return {**self.__dict__, "_readers": []}
 
     def extra_repr(self) -> str:
         """Its sizes."""
-        return f"depth={self.depth}, n_contexts={len(self.symbol)}, n_entries={len(self.value)}"
+        return f"depth={self.depth}, n_contexts={self.n_contexts}, n_entries={self.n_entries}"

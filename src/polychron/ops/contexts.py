@@ -1,7 +1,12 @@
 """Tables of contexts: counting their rows and reading them, as definitions and as native kernels.
 
-A context is a list of bytes, the nearest first: the last three symbols; of the word so far two bytes of a hash; of the
-word before likewise.
+A context is a list of bytes, the nearest first; there are three kinds of lists, each with tables of its own:
+
+* ``text``: the last four bytes, and hashes of the two, three and four bytes before them;
+* ``words``: the last two bytes, of the word so far two bytes of a hash, of the word before likewise, one of that before;
+* ``line``: the column, the last byte, and the byte that stands in the line above where the next one will stand.
+
+In text and words a line break between two words is read as a space.
 
 Axes: B sequence, T position, K symbol, C context, E entry.
 """
@@ -19,15 +24,21 @@ from torch import Tensor
 
 from polychron.ops.dispatch import native, runs_native
 
-NO_SYMBOL = -1
-MAX_DEPTH = 7  # with the byte that follows they fill a word
-# Symbols before a position from which its context is known, but for longer words.
-CONTEXT_LENGTH = 64
-STATE_SIZE = 5
+# Kinds of lists, and how many bytes they have: with the one that follows they fill a word.
+LISTS = {"text": 7, "words": 7, "line": 3}
+MAX_DEPTH = max(LISTS.values())
+
+HISTORY = 128  # bytes that are remembered, for the line above
+MAX_COLUMN = 255  # further ones count as this
+NO_BYTE = 255  # before a text's beginning, or above a line's end
+STATE_SIZE = HISTORY + 5
+# Symbols before a position from which its contexts are known, but for longer words.
+CONTEXT_LENGTH = 2 * HISTORY + 2
 MAX_TEXT = 1 << 28
 
 # Least part of a count that is taken away: of a very regular text nothing else would be left for what is new.
 _LEAST_DISCOUNT = 0.1
+_BLANKS = b" \t\n\v\f\r"
 
 
 class ContextRows(NamedTuple):
@@ -52,66 +63,97 @@ class ContextRows(NamedTuple):
     value: Tensor
 
 
-def letters(byte_values: bytes) -> Tensor:
-    """What each symbol adds to the hash of a word, 0 for those that end one: (K,) uint8, the last for unseen bytes.
-
-    Words are of letters, digits, apostrophes, underscores and whatever is not ASCII; capitals count as small letters.
+def bytes_of_symbols(byte_values: bytes) -> Tensor:
+    """The byte of each symbol, the last being that of unseen bytes, 0: (K,) uint8.
 
     Example:
-        >>> letters(b" Aa").tolist()
-        [0, 97, 97, 0]
+        >>> bytes_of_symbols(b" a").tolist()
+        [32, 97, 0]
     """
-    in_words = [byte > 127 or chr(byte).isalnum() or byte in b"'_" for byte in byte_values]
-    small = byte_values.lower()  # of ASCII alone
-    return torch.tensor(
-        [b if inside else 0 for b, inside in zip(small, in_words, strict=True)] + [0], dtype=torch.uint8
-    )
+    return torch.tensor([*byte_values, 0], dtype=torch.uint8)
 
 
 def start_state(n_sequences: int) -> Tensor:
-    """The state before a text begins: (B, 5) int64, no symbols and no words."""
-    return torch.tensor([NO_SYMBOL] * 3 + [0, 0]).repeat(n_sequences, 1)
+    """The state before a text begins: (B, STATE_SIZE) int64.
+
+    The last bytes, the latest first, -1 where there is none; hashes of the word so far, of the word before and of that
+    before, 0 where there is none; the column; how long the line before was, with its break, 0 where there is none.
+    """
+    return torch.tensor([-1] * HISTORY + [0] * 5).repeat(n_sequences, 1)
 
 
-def advance_reference(state: list[int], symbol: int, letter: int) -> list[int]:
-    """The state after one more symbol: the last three, the latest first, then the word's hash and the one before."""
-    last, second, _, word, before = state
-    if letter:
-        word = (word << 5 | word >> 27) & 0xFFFFFFFF ^ letter
+def letter(byte: int) -> int:
+    """What a byte adds to the hash of a word, 0 for those that end one.
+
+    Words are of letters, digits, apostrophes, underscores and whatever is not ASCII; capitals count as small letters.
+    """
+    inside = byte > 127 or chr(byte).isalnum() or byte in b"'_"
+    return bytes([byte]).lower()[0] if inside else 0
+
+
+def advance_reference(state: list[int], byte: int) -> list[int]:
+    """The state after one more byte."""
+    last, (word, before, second_before, column, line_before) = state[:HISTORY], state[HISTORY:]
+    if last[0] == ord("\n") and last[1] >= 0 and byte not in _BLANKS and last[1] not in _BLANKS:
+        last[0] = ord(" ")
+    if letter(byte):
+        word = (word << 5 | word >> 27) & 0xFFFFFFFF ^ letter(byte)
     elif word:
-        word, before = 0, word
-    return [symbol, last, second, word, before]
+        word, before, second_before = 0, word, before
+    if byte == ord("\n"):
+        column, line_before = 0, column + 1
+    else:
+        column = min(column + 1, MAX_COLUMN)
+    return [byte, *last[:-1], word, before, second_before, column, line_before]
 
 
-def context_of(state: list[int]) -> tuple[int, ...]:
-    """The context's bytes, the nearest first; fewer than seven where the text has just begun."""
-    folded = [word ^ word >> 16 for word in state[3:]]
-    if NO_SYMBOL in state[:3]:
-        return tuple(state[: state.index(NO_SYMBOL)])
-    return (*state[:3], *(part >> shift & 255 for part in folded for shift in (0, 8)))
+def context_of(state: list[int], kind: str) -> tuple[int, ...]:
+    """The bytes of a list, the nearest first."""
+    last = [NO_BYTE if byte < 0 else byte for byte in state[:HISTORY]]
+    word, before, second_before = (part ^ part >> 16 for part in state[HISTORY : HISTORY + 3])
+    column, line_before = state[HISTORY + 3 :]
+    if kind == "text":
+        return (*last[:4], _hash(last[4:6]), _hash(last[6:9]), _hash(last[9:13]))
+    if kind == "words":
+        return (*last[:2], *(part >> shift & 255 for part in (word, before) for shift in (0, 8)), second_before & 255)
+    above = last[line_before - 1] if column < line_before <= HISTORY else NO_BYTE
+    return (column, last[0], above)
+
+
+def _hash(some: list[int]) -> int:
+    found = 0
+    for byte in some:
+        found = (found << 3 | found >> 5) + byte & 255
+    return found
 
 
 def count_contexts_reference(
-    text: np.ndarray, segments: Sequence[tuple[int, int]], letter: Tensor, depth: int
+    text: np.ndarray, segments: Sequence[tuple[int, int]], byte: Tensor, kind: str, depth: int
 ) -> ContextRows:
     """The definition of :func:`count_contexts`."""
-    n_symbols, adds = len(letter), letter.tolist()
+    n_symbols, byte_of, depth = len(byte), byte.tolist(), min(depth, LISTS[kind])
+    met: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(depth + 1)]
     counts: list[dict[tuple[int, ...], Counter[int]]] = [defaultdict(Counter) for _ in range(depth + 1)]
     for begin, end in segments:
         [state] = start_state(1).tolist()
-        for symbol in text[begin:end].tolist():
-            context = context_of(state)
-            if len(context) == MAX_DEPTH:
-                counts[depth][context[:depth]][symbol] += 1
-            state = advance_reference(state, symbol, adds[symbol])
+        for t, symbol in enumerate(text[begin:end].tolist()):
+            if t > 0:
+                context = context_of(state, kind)[:depth]
+                counts[depth][context][symbol] += 1
+                for k in range(depth + 1):
+                    met[k][context[:k]] += 1
+            state = advance_reference(state, byte_of[symbol])
     if not counts[depth]:
-        raise ValueError("no segment has more than three symbols")
+        raise ValueError("no segment has more than one symbol")
     for k in reversed(range(depth)):
         for context, row in counts[k + 1].items():
             counts[k][context[:-1]].update(row.keys())
 
     probability: dict[tuple[int, ...], list[float]] = {}
-    levels = [sorted(level) for level in counts]
+    levels = [
+        sorted(context for context in level if not context or met[k - 1][context[:-1]] > 1)
+        for k, level in enumerate(counts)
+    ]
     children, entries, values = [], [], []
     for k, level in enumerate(levels):
         discount = _discounts([count for row in counts[k].values() for count in row.values()])
@@ -147,7 +189,9 @@ def _discounts(counts: list[int]) -> list[float]:
     return found
 
 
-def count_contexts(text: np.ndarray, segments: Sequence[tuple[int, int]], letter: Tensor, depth: int) -> ContextRows:
+def count_contexts(
+    text: np.ndarray, segments: Sequence[tuple[int, int]], byte: Tensor, kind: str, depth: int
+) -> ContextRows:
     r"""Rows of all contexts of a text, such that their sum is what interpolated Kneser-Ney smoothing predicts.
 
     .. math:: P_k(w | h) = \frac{c(hw) - D(c(hw))}{c(h)} + \gamma(h) P_{k-1}(w | h'),\quad
@@ -156,30 +200,32 @@ def count_contexts(text: np.ndarray, segments: Sequence[tuple[int, int]], letter
 
     h' is h without its furthest byte, P_{-1} = 1 / K. For the deepest contexts c counts occurrences, for the others the
     different bytes that were met beyond h. What never followed h has R = 0 and no entry: an empty row leaves shorter
-    contexts' word. :math:`\sum_k R_k` is log P_D up to a number that is the same for all w.
+    contexts' word. :math:`\sum_k R_k` is log P_D up to a number that is the same for all w. Contexts whose h' was met once
+    are left out of the rows (not of the counts): they know no more than h' does.
 
     Args:
         text: (N,) uint8 symbols below K; N below 2^28.
         segments: (start, end) of the parts that are counted; contexts do not reach across.
-        letter: (K,) uint8, at most 256, what each symbol adds to a word's hash; 0: it ends the word.
-        depth: D, bytes of the deepest contexts, at most 7.
+        byte: (K,) uint8, at most 256, of each symbol.
+        kind: of the lists, one of :data:`LISTS`.
+        depth: D, bytes of the deepest contexts; at most those of a list are.
 
     Raises:
-        ValueError: no segment has more than three symbols, or a number is out of range.
+        ValueError: no segment has more than one symbol, or a number is out of range.
 
     Source: Chen and Goodman, An empirical study of smoothing techniques for language modeling (1999), modified
     Kneser-Ney with three discounts for each length of a context.
 
     Example:
         >>> text = np.array([0, 1, 0, 1, 0, 1], dtype=np.uint8)
-        >>> rows = count_contexts(text, [(0, 6)], letters(b"a"), depth=1)
-        >>> rows.symbol.tolist(), rows.entry_symbol.tolist()   # after nothing: 0 or 1; after 0: 1; after 1: 0
-        ([0, 0, 1], [0, 1, 1, 0])
+        >>> rows = count_contexts(text, [(0, 6)], bytes_of_symbols(b"a"), "text", depth=1)
+        >>> rows.symbol.tolist(), rows.entry_symbol.tolist()   # of all: 0 or 1; after 0, byte 97: 1; after 1, byte 0: 0
+        ([0, 0, 97], [0, 1, 0, 1])
     """
     if native is None:
-        return count_contexts_reference(text, segments, letter, depth)
+        return count_contexts_reference(text, segments, byte, kind, depth)
     parts = [tuple(map(int, part)) for part in segments]
-    counts = native.ContextCounts(np.ascontiguousarray(text), parts, letter.numpy(), depth)
+    counts = native.ContextCounts(np.ascontiguousarray(text), parts, byte.numpy(), list(LISTS).index(kind), depth)
     rows = empty_rows(counts.n_contexts, counts.n_entries)
     counts.rows(*(part.numpy() for part in rows))
     return rows
@@ -197,29 +243,29 @@ def empty_rows(n_contexts: int, n_entries: int) -> ContextRows:
 
 
 def read_contexts_reference(
-    rows: ContextRows, letter: Tensor, depth: int, tokens: Tensor, state: Tensor
+    rows: ContextRows, byte: Tensor, kind: str, depth: int, tokens: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The definition of :func:`read_contexts`: deeper and deeper, as long as the context was met."""
-    y = torch.zeros(*tokens.shape, len(letter))
+    y = torch.zeros(*tokens.shape, len(byte))
     first_child, first_entry = rows.first_child.tolist(), rows.first_entry.tolist()
     ends = []
     for b, (sequence, now) in enumerate(zip(tokens.tolist(), state.tolist(), strict=True)):
         for t, token in enumerate(sequence):
-            now = advance_reference(now, token, int(letter[token]))
+            now = advance_reference(now, int(byte[token]))
             at = 0
-            for symbol in (*context_of(now)[:depth], None):
+            for furthest in (*context_of(now, kind)[:depth], None):
                 row = slice(first_entry[at], first_entry[at + 1])
                 y[b, t, rows.entry_symbol[row].long()] += rows.value[row]
                 children = rows.symbol[first_child[at] : first_child[at + 1]].tolist()
-                if symbol not in children:
+                if furthest not in children:
                     break
-                at = first_child[at] + children.index(symbol)
+                at = first_child[at] + children.index(furthest)
         ends.append(now)
     return y, torch.tensor(ends, dtype=torch.int64).reshape(state.shape)
 
 
 def read_contexts(
-    rows: ContextRows, letter: Tensor, depth: int, tokens: Tensor, state: Tensor
+    rows: ContextRows, byte: Tensor, kind: str, depth: int, tokens: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     r"""Sum of the rows of the contexts, of 0 to ``depth`` bytes, after each token; and the state after the last.
 
@@ -229,25 +275,27 @@ def read_contexts(
 
     Args:
         rows: of all contexts; on the CPU.
-        letter: (K,) uint8, see :func:`letters`.
-        depth: D, at most 7.
+        byte: (K,) uint8, see :func:`bytes_of_symbols`.
+        kind: of the lists, one of :data:`LISTS`.
+        depth: D; at most as many bytes as a list has are read.
         tokens: (B, T) int64 symbols below K.
-        state: (B, 5) int64, what went before: :func:`start_state`, or what an earlier reading returned.
+        state: (B, STATE_SIZE) int64, what went before: :func:`start_state`, or what an earlier reading returned.
 
     Returns:
-        (B, T, K) float32, and (B, 5) int64.
+        (B, T, K) float32, and the state, which is the same for all kinds.
 
     Raises:
         ValueError: the rows are no trie of such contexts, or a symbol or a shape is out of range.
 
     Example:
         >>> text = np.tile(np.array([0, 1], dtype=np.uint8), 8)
-        >>> rows = count_contexts(text, [(0, 16)], letters(b"a"), depth=1)
-        >>> y, state = read_contexts(rows, letters(b"a"), 1, torch.tensor([[0, 1]]), start_state(1))
-        >>> y.argmax(-1), state.tolist()
-        (tensor([[1, 0]]), [[1, 0, -1, 0, 97]])
+        >>> byte = bytes_of_symbols(b"a")
+        >>> rows = count_contexts(text, [(0, 16)], byte, "text", depth=1)
+        >>> y, state = read_contexts(rows, byte, "text", 1, torch.tensor([[0, 1]]), start_state(1))
+        >>> y.argmax(-1), state[0, :3].tolist()
+        (tensor([[1, 0]]), [0, 97, -1])
     """
-    return ContextReader(rows, letter, depth).read(tokens, state)
+    return ContextReader(rows, byte, kind, depth).read(tokens, state)
 
 
 class ContextReader:
@@ -255,26 +303,28 @@ class ContextReader:
 
     Args:
         rows: of all contexts; on the CPU. All but their values must not change meanwhile.
-        letter: (K,) uint8.
+        byte: (K,) uint8.
+        kind: of the lists.
         depth: D.
 
     Raises:
         ValueError: they cannot be read.
     """
 
-    def __init__(self, rows: ContextRows, letter: Tensor, depth: int):
-        self._rows, self._letter, self._depth = rows, letter, depth
+    def __init__(self, rows: ContextRows, byte: Tensor, kind: str, depth: int):
+        self._rows, self._byte, self._kind, self._depth = rows, byte, kind, min(depth, LISTS[kind])
         self._native = None
         if native is None:
-            _check_rows(rows, depth, len(letter))
+            _check_rows(rows, self._depth, len(byte))
         else:
-            self._native = native.ContextReader(*(part.numpy() for part in (*rows[:4], letter)), depth)
+            arrays = (part.numpy() for part in (*rows[:4], byte))
+            self._native = native.ContextReader(*arrays, list(LISTS).index(kind), self._depth)
 
     def read(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Sums (B, T, K) after each of the tokens (B, T), and the state after the last."""
         if not runs_native(self._rows.value):
-            return read_contexts_reference(self._rows, self._letter, self._depth, tokens, state)
-        y = np.zeros((*tokens.shape, len(self._letter)), dtype=np.float32)
+            return read_contexts_reference(self._rows, self._byte, self._kind, self._depth, tokens, state)
+        y = np.zeros((*tokens.shape, len(self._byte)), dtype=np.float32)
         after = state.clone(memory_format=torch.contiguous_format)
         self._native.add(
             self._rows.value.numpy(), tokens.contiguous().numpy(), after.numpy(), y, torch.get_num_threads()

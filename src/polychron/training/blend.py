@@ -24,14 +24,14 @@ _STEPS = 20
 
 
 @torch.no_grad()
-def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]) -> tuple[float, float]:
-    r"""Gives a trained model counted tables, and multiplies either's rows by what suits ``pieces`` best.
+def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]) -> tuple[float, list[float]]:
+    r"""Gives a trained model counted tables, and multiplies the rows of each kind by what suits ``pieces`` best.
 
-    .. math:: U \leftarrow c\,U,\quad R \leftarrow \lambda R,\quad
-              (c, \lambda) = \arg\min \sum_t -\log \mathrm{softmax}(c\,U(z_t) + \lambda R(x_{\le t}))[\mathrm{target}_t]
+    .. math:: U \leftarrow c\,U,\quad R^i \leftarrow \lambda_i R^i,\quad (c, \lambda) = \arg\min
+              \sum_t -\log \mathrm{softmax}(c\,U(z_t) + \sum_i \lambda_i R^i(x_{\le t}))[\mathrm{target}_t]
 
-    That is a geometric mean of two models, or rather two factors that are folded into rows: a reading still adds rows
-    and multiplies nothing. The cost is convex in both; Newton's method finds its least.
+    That is a geometric mean of models, or rather factors that are folded into rows: a reading still adds rows
+    and multiplies nothing. The cost is convex in the factors; Newton's method finds its least.
 
     Args:
         model: trained without counted tables; changed in place.
@@ -39,7 +39,7 @@ def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray])
         pieces: stretches of token ids (N,) that neither has seen, each with at least two.
 
     Returns:
-        c and lambda, neither negative.
+        c, and lambda of each kind of contexts; none is negative.
 
     Source: a logarithmic opinion pool; Heskes, Selecting weighting factors in logarithmic opinion pools (1997).
 
@@ -47,20 +47,21 @@ def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray])
         >>> from polychron.models import DelayConfig
         >>> text = np.tile(np.arange(4, dtype=np.uint8), 50)
         >>> model = DelayLM(DelayConfig(vocabulary_size=4, n_tables=2, n_comparisons=2, readout_n_comparisons=2))
-        >>> contexts = ContextTables.of_text(text, [(0, 200)], torch.zeros(4, dtype=torch.uint8), depth=2)
+        >>> contexts = ContextTables.of_text(text, [(0, 200)], torch.arange(97, 101, dtype=torch.uint8), depth=2)
         >>> c, believed = blend(model, contexts, [text])
-        >>> believed > 0.5 and model.config.context_depth == 2
+        >>> sum(believed) > 0.5 and model.config.context_depth == 2
         True
     """
     model.eval()
-    trained, counted, targets = _logits(model, contexts, pieces)
-    factors = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    cost, slope, curvature = _cost(factors, trained, counted, targets)
+    known, targets = _logits(model, contexts, pieces)
+    n = len(known)
+    factors = torch.full((n,), 1 / n, dtype=torch.float64)
+    cost, slope, curvature = _cost(factors, known, targets)
     for _ in range(_STEPS):
-        step = torch.linalg.solve(curvature + 1e-9 * torch.eye(2, dtype=torch.float64), slope)
+        step = torch.linalg.solve(curvature + 1e-9 * torch.eye(n, dtype=torch.float64), slope)
         while True:  # Newton's step may lead too far
             tried = (factors - step).clamp(min=0.0)
-            found = _cost(tried, trained, counted, targets)
+            found = _cost(tried, known, targets)
             if found[0] <= cost or step.abs().max() < 1e-4:
                 break
             step = step / 2
@@ -70,10 +71,10 @@ def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray])
         factors, (cost, slope, curvature) = tried, found
         if moved < 1e-4:
             break
-    c, believed = factors.tolist()
+    c, *believed = factors.tolist()
     tables = model.readout.synaptic_vectors
     tables.copy_(tables.float() * c)
-    contexts.value.mul_(believed)
+    contexts.scale(believed)
     model.set_contexts(contexts)
     return c, believed
 
@@ -94,33 +95,36 @@ def blended(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray
 
 def _logits(
     model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of all pieces together: the trained tables' logits (N, K), the counted tables', and the targets (N,)."""
-    trained, counted, targets = [], [], []
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Of all pieces together: the logits (N, K) of the trained tables and of each kind of counted ones; targets (N,)."""
+    known: list[list[torch.Tensor]] = []
+    targets = []
     for piece in pieces:
         tokens = torch.from_numpy(piece.astype(np.int64))[None]
         state = model.start()
+        trained = []
         for part in tokens[:, :-1].split(_PIECE, dim=1):
             logits, state = model.extend(part.to(model.device), state)
             trained.append(logits[0].cpu())
-        counted.append(contexts(tokens[:, :-1])[0])
+        known.append([torch.cat(trained), *(logits[0] for logits in contexts.each(tokens[:, :-1]))])
         targets.append(tokens[0, 1:])
-    return torch.cat(trained), torch.cat(counted), torch.cat(targets)
+    return [torch.cat(of_all) for of_all in zip(*known, strict=True)], torch.cat(targets)
 
 
 def _cost(
-    factors: torch.Tensor, trained: torch.Tensor, counted: torch.Tensor, targets: torch.Tensor
+    factors: torch.Tensor, known: Sequence[torch.Tensor], targets: torch.Tensor
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Mean nats, their slope (2,) and curvature (2, 2): means and covariances of both logits under the prediction."""
-    nats, slope, curvature = 0.0, torch.zeros(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
-    for a, b, target in zip(trained.split(_PIECE), counted.split(_PIECE), targets.split(_PIECE), strict=True):
-        known = torch.stack([a, b])
-        log_p = (factors[0].float() * a + factors[1].float() * b).log_softmax(1)
+    """Mean nats, their slope (n,) and curvature (n, n): means and covariances of all logits under the prediction."""
+    n = len(known)
+    nats, slope, curvature = 0.0, torch.zeros(n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    for *parts, target in zip(*(logits.split(_PIECE) for logits in known), targets.split(_PIECE), strict=True):
+        of_all = torch.stack(parts)
+        log_p = torch.einsum("i,ink->nk", factors.float(), of_all).log_softmax(1)
         p = log_p.exp()
-        mean = (known * p).sum(2)
-        at_target = known.gather(2, target.expand(2, -1)[..., None])[..., 0]
+        mean = (of_all * p).sum(2)
+        at_target = of_all.gather(2, target.expand(n, -1)[..., None])[..., 0]
         nats -= log_p.gather(1, target[:, None]).sum(dtype=torch.float64).item()
         slope += (mean - at_target).sum(1, dtype=torch.float64)
-        spread = (known - mean[..., None]) * p.sqrt()
-        curvature += torch.einsum("ink,jnk->ij", spread, spread).double()
+        spread = ((of_all - mean[..., None]) * p.sqrt()).flatten(1)
+        curvature += (spread @ spread.T).double()
     return nats / len(targets), slope / len(targets), curvature / len(targets)

@@ -23,7 +23,7 @@ from polychron.data.holdout import set_aside
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.nn import ContextTables
-from polychron.ops.contexts import letters
+from polychron.ops.contexts import bytes_of_symbols
 from polychron.training.begin_from import train_only_part
 from polychron.training.blend import COUNTED_STRETCHES, blend, blended
 from polychron.training.calibrate import calibrate
@@ -431,7 +431,7 @@ class Run:
         if contexts is None:
             return {"readout_scale": calibrate(self.model, self.set_aside)}
         c, believed = blend(self.model, contexts, self.set_aside)
-        return {"readout_scale": c, "context_scale": believed}
+        return {"readout_scale": c, "context_scales": believed}
 
     def _note(self, **fields: Any) -> None:
         self.record = self.record.model_copy(update=fields)
@@ -468,7 +468,7 @@ def count_contexts(record: Record, data: np.ndarray) -> ContextTables:
         _, stretches = set_aside(segments, training.counted, COUNTED_STRETCHES)
         segments = stretches or segments  # those of a short text are too short to take stretches out of
     return ContextTables.of_text(
-        vocabulary.encode(data), segments, letters(bytes(vocabulary.byte_values)), training.contexts
+        vocabulary.encode(data), segments, bytes_of_symbols(bytes(vocabulary.byte_values)), training.contexts
     )
 
 
