@@ -12,10 +12,10 @@ from polychron.errors import InputError
 from polychron.models import DelayConfig, DelayLM, build, config_from_dict
 from polychron.models.growth import add_tables, extend_vocabulary
 from polychron.nn import ContextTables
-from polychron.ops.contexts import letters, read_contexts_reference, start_state
+from polychron.ops.contexts import LISTS, bytes_of_symbols, read_contexts_reference, start_state
 
 K = 7
-VOCABULARY = b" bcdef"
+VOCABULARY = b"\n bcde"
 TEXT = np.random.default_rng(0).integers(0, 6, 500).astype(np.uint8) // 2 * 2 % 6
 
 
@@ -27,7 +27,7 @@ def model_with_contexts(depth: int = 4, n_layers: int = 1) -> DelayLM:
     model = DelayLM(config, seed=1)
     for layer in model.layers_in_order():
         layer.synaptic_vectors.data.normal_(generator=torch.Generator().manual_seed(2))
-    model.set_contexts(ContextTables.of_text(TEXT, [(0, 500)], letters(VOCABULARY), depth))
+    model.set_contexts(ContextTables.of_text(TEXT, [(0, 500)], bytes_of_symbols(VOCABULARY), depth))
     return model
 
 
@@ -41,9 +41,14 @@ def tokens(n: int) -> torch.Tensor:
 def test_forward_is_the_readout_and_the_rows(depth: int, n_layers: int):
     model = model_with_contexts(depth, n_layers)
     x = torch.stack([tokens(40), tokens(41)[1:]])
-    rows, _ = read_contexts_reference(model.contexts.rows, model.contexts.letter, depth, x, start_state(2))
-    assert torch.equal(model(x), model.readout(model.latencies(x)) + rows)
-    assert model.context_length >= 64
+    text, words, line = (
+        read_contexts_reference(of_kind.rows, model.contexts.byte, kind, min(depth, length), x, start_state(2))[0]
+        for (kind, length), of_kind in zip(LISTS.items(), model.contexts.lists, strict=True)
+    )
+    assert torch.equal(model(x), model.readout(model.latencies(x)) + ((text + words) + line))
+    for each, expected in zip(model.contexts.each(x), (text, words, line), strict=True):
+        assert torch.equal(each, expected)
+    assert model.context_length >= 256
 
 
 @torch.no_grad()
@@ -73,7 +78,7 @@ def test_a_step_learns_what_the_counted_rows_leave():
     """The native step and the layers one by one change the tables alike; the counted rows stay."""
     x, y = tokens(40)[None], tokens(41)[None, 1:].contiguous()
     native, by_layer = model_with_contexts(), model_with_contexts()
-    counted = native.contexts.value.clone()
+    counted = native.contexts.words.value.clone()
     for model in (native, by_layer):
         optim.attach(model, "sgd", 0.1)
         model.train()
@@ -81,7 +86,7 @@ def test_a_step_learns_what_the_counted_rows_leave():
     loss = by_layer.loss(x, y)
     loss.backward()
     assert nats == pytest.approx(loss.item(), rel=1e-6)
-    assert torch.equal(native.contexts.value, counted)
+    assert torch.equal(native.contexts.words.value, counted)
     for ours, theirs in zip(native.layers_in_order(), by_layer.layers_in_order(), strict=True):
         torch.testing.assert_close(ours.synaptic_vectors, theirs.synaptic_vectors, atol=1e-5, rtol=1e-5)
 
@@ -104,10 +109,19 @@ def test_a_configuration_says_the_sizes():
     [
         ({"context_depth": 8}, r"context_depth must be an integer in \[0, 7\]"),
         ({"context_depth": True}, "context_depth must be an integer"),
-        ({"context_depth": 2}, "n_contexts must be an integer in"),
-        ({"n_contexts": 3}, "n_contexts must be an integer in"),
-        ({"context_depth": 2, "n_contexts": 3, "n_context_entries": 1 << 31}, "n_context_entries must be"),
-        ({"context_depth": 2, "n_contexts": 3, "n_context_entries": 4, "vocabulary_size": 257}, "at most 256 symbols"),
+        ({"context_depth": 2}, "n_contexts must be 3 integers in"),
+        ({"n_contexts": [3, 3, 3]}, "n_contexts must be 0 integers in"),
+        ({"context_depth": 2, "n_contexts": 3}, "n_contexts must be 3 integers .* got 3"),
+        ({"context_depth": 2, "n_contexts": [3, 3]}, "n_contexts must be 3 integers"),
+        ({"context_depth": 2, "n_contexts": [3, 3, 3], "n_context_entries": [1, 0, 1]}, "n_context_entries must be"),
+        (
+            {"context_depth": 2, "n_contexts": [3] * 3, "n_context_entries": [1, 1, 1 << 31]},
+            "n_context_entries must be",
+        ),
+        (
+            {"context_depth": 2, "n_contexts": [3] * 3, "n_context_entries": [4] * 3, "vocabulary_size": 257},
+            "at most 256 symbols",
+        ),
     ],
 )
 def test_impossible_sizes_are_refused(fields: dict, message: str):
@@ -117,7 +131,7 @@ def test_impossible_sizes_are_refused(fields: dict, message: str):
 
 def test_rows_that_lead_outside_are_refused():
     model = model_with_contexts()
-    model.contexts.first_child[5] = len(model.contexts.symbol) + 9
+    model.contexts.line.first_child[5] = len(model.contexts.line.symbol) + 9
     with pytest.raises(ValueError, match="first_child must ascend"):
         model.check()
 

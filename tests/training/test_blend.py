@@ -10,9 +10,11 @@ import torch
 
 from polychron.models import DelayConfig, DelayLM
 from polychron.nn import ContextTables
+from polychron.ops.contexts import bytes_of_symbols
 from polychron.training.blend import blend, blended
 
 K = 6
+BYTE = bytes_of_symbols(b"abcde")
 
 
 def text_of(n: int, seed: int = 0) -> np.ndarray:
@@ -32,7 +34,11 @@ def model_and_contexts(table_type: str = "float32") -> tuple[DelayLM, ContextTab
     generator = torch.Generator().manual_seed(1)
     for layer in model.layers_in_order():
         layer.synaptic_vectors.data.copy_(0.3 * torch.randn(layer.synaptic_vectors.shape, generator=generator))
-    return model, ContextTables.of_text(text_of(600), [(0, 600)], torch.zeros(K, dtype=torch.uint8), 3)
+    return model, ContextTables.of_text(text_of(600), [(0, 600)], BYTE, 3)
+
+
+def values_of(contexts: ContextTables) -> list[torch.Tensor]:
+    return [of_kind.value.clone() for of_kind in contexts.lists]
 
 
 def cost(model: DelayLM, pieces: list[np.ndarray]) -> float:
@@ -40,20 +46,24 @@ def cost(model: DelayLM, pieces: list[np.ndarray]) -> float:
 
 
 @pytest.mark.parametrize("table_type", ["float32", "bfloat16"])
-def test_no_other_pair_of_factors_costs_less(table_type: str):
+def test_no_other_factors_cost_less(table_type: str):
     model, contexts = model_and_contexts(table_type)
     tables = model.readout.synaptic_vectors
-    trained, counted = tables.detach().clone(), contexts.value.clone()
+    trained, counted = tables.detach().clone(), values_of(contexts)
     pieces = [text_of(400, seed=2), text_of(50, seed=3)]
     c, believed = blend(model, contexts, pieces)
     assert torch.equal(tables, (trained.float() * c).to(tables.dtype))
-    assert torch.equal(contexts.value, counted * believed)
+    for now, value, factor in zip(values_of(contexts), counted, believed, strict=True):
+        assert torch.equal(now, value * factor)
     assert model.config.context_depth == 3
     least = cost(model, pieces)
-    for dc, dl in itertools.product((-0.05, 0, 0.05), repeat=2):
-        if min(c + dc, believed + dl) >= 0:
-            tables.data.copy_(trained.float() * (c + dc))
-            contexts.value.copy_(counted * (believed + dl))
+    factors = [c, *believed]
+    for changed, change in itertools.product(range(len(factors)), (-0.05, 0.05)):
+        tried = [factor + change * (i == changed) for i, factor in enumerate(factors)]
+        if tried[changed] >= 0:
+            tables.data.copy_(trained.float() * tried[0])
+            for of_kind, value, factor in zip(contexts.lists, counted, tried[1:], strict=True):
+                of_kind.value.copy_(value * factor)
             assert cost(model, pieces) >= least - 1e-3 * abs(least) * (table_type == "bfloat16") - 1e-3
 
 
@@ -61,16 +71,16 @@ def test_what_says_little_is_believed_less():
     model, _ = model_and_contexts()
     noise = np.random.default_rng(0).integers(5, size=600).astype(np.uint8)
     truth = text_of(600, seed=4)
-    useful = ContextTables.of_text(text_of(600), [(0, 600)], torch.zeros(K, dtype=torch.uint8), 3)
-    misled = ContextTables.of_text(noise, [(0, 600)], torch.zeros(K, dtype=torch.uint8), 3)
-    believed = blend(model_and_contexts()[0], useful, [truth])[1]
+    useful = ContextTables.of_text(text_of(600), [(0, 600)], BYTE, 3)
+    misled = ContextTables.of_text(noise, [(0, 600)], BYTE, 3)
+    believed = sum(blend(model_and_contexts()[0], useful, [truth])[1])
     assert believed > 0.5
-    assert blend(model, misled, [truth])[1] < 0.6 * believed
+    assert sum(blend(model, misled, [truth])[1]) < 0.6 * believed
 
 
 def test_on_the_way_the_model_is_as_before_to_the_bit():
     model, contexts = model_and_contexts()
-    trained, counted, config = model.readout.synaptic_vectors.detach().clone(), contexts.value.clone(), model.config
+    trained, counted, config = model.readout.synaptic_vectors.detach().clone(), values_of(contexts), model.config
     piece = text_of(300, seed=5)
     alone = cost(model, [piece])
     with blended(model, contexts, [piece]):
@@ -79,7 +89,7 @@ def test_on_the_way_the_model_is_as_before_to_the_bit():
     assert model.contexts is None
     assert model.config == config
     assert torch.equal(model.readout.synaptic_vectors, trained)
-    assert torch.equal(contexts.value, counted)
+    assert all(torch.equal(now, value) for now, value in zip(values_of(contexts), counted, strict=True))
     assert cost(model, [piece]) == alone
 
 
@@ -96,7 +106,7 @@ def test_a_run_counts_blends_and_says_so(tmp_path, monkeypatch, capsys):
     assert main(["train", "text.txt", *options, "--out", "alone"]) == 0
     record = open_checkpoint("run").record
     assert (record.training.contexts, record.model["context_depth"]) == (3, 3)
-    assert record.metrics.context_scale > 0.3
+    assert sum(record.metrics.context_scales) > 0.3
     assert record.metrics.val_nats_per_byte < open_checkpoint("alone").record.metrics.val_nats_per_byte
     weights = "weights-60.safetensors"
     assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "again" / weights).read_bytes()

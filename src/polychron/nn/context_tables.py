@@ -15,7 +15,7 @@ from polychron.ops.contexts import LISTS, ContextReader, ContextRows, count_cont
 
 
 class ContextList(nn.Module):
-    """The tables of one kind of contexts: buffers ``symbol``, ``first_child``, ``first_entry``, ``entry_symbol``, ``value``.
+    """The tables of one kind of contexts: as buffers, what :class:`polychron.ops.contexts.ContextRows` has.
 
     Args:
         n_contexts: rows.
@@ -39,12 +39,12 @@ class ContextList(nn.Module):
 class ContextTables(nn.Module):
     r"""A table for each kind of contexts and each depth, 0 to ``depth`` bytes, whose rows were counted.
 
-    .. math:: y_t = \sum_{\mathrm{kind}} \sum_{k=0}^{D} R^{\mathrm{kind}}_k[\mathrm{context}^{\mathrm{kind}}_k(x_{\le t})]
+    .. math:: y_t = \sum_i \sum_{k=0}^{D} R^i_k[\mathrm{context}^i_k(x_{\le t})]
 
-    Contexts are of the last bytes, of the last words, and of a place in a line, see :mod:`polychron.ops.contexts`.
-    Enough comparisons of delayed spikes tell bytes exactly, and neurons that hold their spikes until a word or a line has
-    ended do so for these; a table of so many comparisons has far more rows than a text has contexts, and only those that
-    were met are stored. A row holds no number for what never followed. Counted, not trained: nothing is differentiated.
+    The kinds i: the last bytes, the last words, and a place in a line, see :mod:`polychron.ops.contexts`. Enough
+    comparisons of delayed spikes tell bytes exactly, and neurons that hold their spikes until a word or a line has ended
+    do so for these; a table of so many comparisons has far more rows than a text has contexts, and only those that were
+    met are stored. A row holds no number for what never followed. Counted, not trained: nothing is differentiated.
 
     Args:
         depth: D, bytes of the deepest contexts, 1 to 7; a place in a line has three at most.

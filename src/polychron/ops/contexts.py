@@ -3,7 +3,7 @@
 A context is a list of bytes, the nearest first; there are three kinds of lists, each with tables of its own:
 
 * ``text``: the last four bytes, and hashes of the two, three and four bytes before them;
-* ``words``: the last two bytes, of the word so far two bytes of a hash, of the word before likewise, one of that before;
+* ``words``: the last two bytes; of the word so far two bytes of a hash, of the word before likewise, of that before one;
 * ``line``: the column, the last byte, and the byte that stands in the line above where the next one will stand.
 
 In text and words a line break between two words is read as a space.
@@ -200,8 +200,8 @@ def count_contexts(
 
     h' is h without its furthest byte, P_{-1} = 1 / K. For the deepest contexts c counts occurrences, for the others the
     different bytes that were met beyond h. What never followed h has R = 0 and no entry: an empty row leaves shorter
-    contexts' word. :math:`\sum_k R_k` is log P_D up to a number that is the same for all w. Contexts whose h' was met once
-    are left out of the rows (not of the counts): they know no more than h' does.
+    contexts' word. :math:`\sum_k R_k` is log P_D up to a number that is the same for all w. Contexts whose h' was met
+    once are left out of the rows (not of the counts): they know no more than h' does.
 
     Args:
         text: (N,) uint8 symbols below K; N below 2^28.

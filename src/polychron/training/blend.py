@@ -96,7 +96,7 @@ def blended(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray
 def _logits(
     model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Of all pieces together: the logits (N, K) of the trained tables and of each kind of counted ones; targets (N,)."""
+    """Of all pieces together: logits (N, K) of the trained tables and of each kind of counted ones; targets (N,)."""
     known: list[list[torch.Tensor]] = []
     targets = []
     for piece in pieces:
