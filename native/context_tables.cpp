@@ -35,7 +35,8 @@ uint32_t child_of(const ContextTrie& trie, uint32_t context, uint8_t symbol) {
 
 }  // namespace
 
-void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t* bytes, int64_t n, float* y) {
+void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t* bytes, int64_t n, int first, int last,
+                      float* y) {
   constexpr int64_t kTogether = 32;  // texts side by side: what one waits for from memory arrives while others are read
   std::array<uint32_t, kTogether> context{};
   std::array<int64_t, kTogether> of{};  // the texts that go on
@@ -47,17 +48,17 @@ void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t
     }
     for (int k = 0; n_left > 0; ++k) {
       for (int64_t i = 0; i < n_left; ++i) {
-        const uint32_t c = context[static_cast<size_t>(i)], first = trie.first_entry[c];
-        __builtin_prefetch(value + first);
-        __builtin_prefetch(trie.entry_symbol + first);
+        const uint32_t c = context[static_cast<size_t>(i)], entry = trie.first_entry[c];
+        __builtin_prefetch(value + entry);
+        __builtin_prefetch(trie.entry_symbol + entry);
         __builtin_prefetch(trie.symbol + trie.first_child[c]);
       }
-      for (int64_t i = 0; i < n_left; ++i) {
-        const uint32_t c = context[static_cast<size_t>(i)], last = trie.first_entry[c + 1];
+      for (int64_t i = 0; k >= first && i < n_left; ++i) {
+        const uint32_t c = context[static_cast<size_t>(i)], end = trie.first_entry[c + 1];
         float* row = y + of[static_cast<size_t>(i)] * trie.n_symbols;
-        for (uint32_t e = trie.first_entry[c]; e < last; ++e) row[trie.entry_symbol[e]] += value[e];
+        for (uint32_t e = trie.first_entry[c]; e < end; ++e) row[trie.entry_symbol[e]] += value[e];
       }
-      if (k == trie.depth) break;
+      if (k == std::min(last, trie.depth)) break;
       int64_t n_deeper = 0;
       for (int64_t i = 0; i < n_left; ++i) {
         const int64_t text = of[static_cast<size_t>(i)];

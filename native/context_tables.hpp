@@ -120,8 +120,9 @@ struct ContextTrie {
 };
 
 // Of each of n places in a text: y[w] += value for every entry of the contexts that its bytes begin with, shallowest first,
-// as deep as was met. bytes: (n, kMaxContext), of a list; y: (n, n_symbols).
-void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t* bytes, int64_t n, float* y);
+// as deep as was met; of the depths from `first` to `last` alone. bytes: (n, kMaxContext), of a list; y: (n, n_symbols).
+void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t* bytes, int64_t n, int first, int last,
+                      float* y);
 
 // Whether the arrays describe a trie: what comes from a file may not. Returns the first flaw, or null.
 const char* flaw_of(const ContextTrie& trie, int64_t n_entries);

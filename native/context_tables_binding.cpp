@@ -110,8 +110,10 @@ class Reader {
     require(flaw == nullptr, flaw ? flaw : "");
   }
 
-  // y (B, T, K) <- y + rows of the contexts after each token; `state` (B, kStateSize) <- what follows the last.
-  void add(In<float, 1> value, In<int64_t, 2> tokens, Out<int64_t, 2> state, Out<float, 3> y, int n_threads) const {
+  // y (B, T, K) <- y + rows of the contexts after each token, of the depths from `first` to `last`; `state`
+  // (B, kStateSize) <- what follows the last.
+  void add(In<float, 1> value, In<int64_t, 2> tokens, Out<int64_t, 2> state, int first, int last, Out<float, 3> y,
+           int n_threads) const {
     const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
     const int64_t K = trie_.n_symbols, n_flat = B * T;
     require_shape(value, "value", {n_entries()});
@@ -136,7 +138,7 @@ class Reader {
     });
     parallel_for(workers, (n_flat + kPositions - 1) / kPositions, [&](int64_t task, int) {
       const int64_t p = task * kPositions, n = std::min(kPositions, n_flat - p);
-      add_context_rows(trie_, value.data(), bytes.get() + p * kMaxContext, n, y.data() + p * K);
+      add_context_rows(trie_, value.data(), bytes.get() + p * kMaxContext, n, first, last, y.data() + p * K);
     });
   }
 
@@ -166,7 +168,8 @@ void bind_context_tables(nb::module_& m) {
            nb::arg("symbol").noconvert(), nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(),
            nb::arg("entry_symbol").noconvert(), nb::arg("byte").noconvert(), nb::arg("list"), nb::arg("depth"))
       .def("add", &Reader::add, nb::arg("value").noconvert(), nb::arg("tokens").noconvert(),
-           nb::arg("state").noconvert(), nb::arg("y").noconvert(), nb::arg("n_threads"));
+           nb::arg("state").noconvert(), nb::arg("first"), nb::arg("last"), nb::arg("y").noconvert(),
+           nb::arg("n_threads"));
 }
 
 }  // namespace polychron

@@ -51,8 +51,8 @@ std::vector<float> read(const Rows& rows, const std::vector<uint8_t>& text, cons
   std::vector<float> y(static_cast<size_t>(n * n_symbols));
   parallel_for(n_threads, n / kPositions, [&](int64_t task, int) {
     const int64_t t = task * kPositions;
-    add_context_rows(rows.trie(n_symbols), rows.value.data(), bytes.data() + t * kMaxContext, kPositions,
-                     y.data() + t * n_symbols);
+    add_context_rows(rows.trie(n_symbols), rows.value.data(), bytes.data() + t * kMaxContext, kPositions, 0,
+                     kMaxContext, y.data() + t * n_symbols);
   });
   return y;
 }

@@ -21,7 +21,7 @@ from polychron.errors import InputError
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
 from polychron.training.begin_from import grown_model, start_record
-from polychron.training.blend import LEAST_COUNTED, MOST_COUNTED
+from polychron.training.blend import COUNTED_PER_TRAINED, LEAST_COUNTED, MOST_COUNTED
 from polychron.training.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -215,7 +215,7 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
             members=members,
             calibration=calibration,
             contexts=contexts,
-            counted=min(MOST_COUNTED, max(LEAST_COUNTED, int(n_bytes))) if contexts else 0,
+            counted=min(MOST_COUNTED, max(LEAST_COUNTED, int(COUNTED_PER_TRAINED * n_bytes))) if contexts else 0,
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
             only=settings.only,

@@ -35,6 +35,13 @@ class ContextList(nn.Module):
         """All rows, as :func:`polychron.ops.contexts.read_contexts` takes them."""
         return ContextRows(self.symbol, self.first_child, self.first_entry, self.entry_symbol, self.value)
 
+    def scale(self, factors: Sequence[float]) -> None:
+        """Multiply the rows of each depth by its factor."""
+        begin, end = 0, 1
+        for factor in factors:
+            self.value[self.first_entry[begin] : self.first_entry[end]].mul_(factor)
+            begin, end = end, int(self.first_child[end])  # the children of a depth are the next one
+
 
 class ContextTables(nn.Module):
     r"""A table for each kind of contexts and each depth, 0 to ``depth`` bytes, whose rows were counted.
@@ -42,7 +49,7 @@ class ContextTables(nn.Module):
     .. math:: y_t = \sum_i \sum_{k=0}^{D} R^i_k[\mathrm{context}^i_k(x_{\le t})]
 
     The kinds i: the last bytes, the last words, and a place in a line, see :mod:`polychron.ops.contexts`. Enough
-    comparisons of delayed spikes tell bytes exactly, and neurons that hold their spikes until a word or a line has ended
+    comparisons of delayed spikes tell bytes exactly, and neurons that hold their spikes until a word or line has ended
     do so for these; a table of so many comparisons has far more rows than a text has contexts, and only those that were
     met are stored. A row holds no number for what never followed. Counted, not trained: nothing is differentiated.
 
@@ -117,14 +124,23 @@ class ContextTables(nn.Module):
             first += logits
         return first.to(tokens.device), after.to(tokens.device)
 
-    def each(self, tokens: Tensor) -> list[Tensor]:
-        """Logits (B, T, K) that each kind alone adds to the sum of :meth:`forward`."""
-        return [logits.to(tokens.device) for logits, _ in self._read_lists(tokens, None)]
+    @property
+    def depths(self) -> list[int]:
+        """Bytes of the deepest contexts of each kind."""
+        return [min(self.depth, length) for length in LISTS.values()]
 
-    def scale(self, factors: Sequence[float]) -> None:
-        """Multiply the rows of each kind by its factor."""
-        for of_kind, factor in zip(self.lists, factors, strict=True):
-            of_kind.value.mul_(factor)
+    def each(self, tokens: Tensor) -> list[list[Tensor]]:
+        """Logits (B, T, K) that each depth of each kind adds to the sum of :meth:`forward`."""
+        begin = start_state(len(tokens))
+        return [
+            [reader.read(tokens.cpu(), begin, only=k)[0].to(tokens.device) for k in range(depth + 1)]
+            for reader, depth in zip(self._checked(), self.depths, strict=True)
+        ]
+
+    def scale(self, factors: Sequence[Sequence[float]]) -> None:
+        """Multiply the rows of each depth of each kind by its factor."""
+        for of_kind, of_depths in zip(self.lists, factors, strict=True):
+            of_kind.scale(of_depths)
 
     def check(self) -> None:
         """Raises ValueError when the rows, as loaded from a file, cannot be read."""

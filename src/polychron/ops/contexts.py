@@ -3,7 +3,7 @@
 A context is a list of bytes, the nearest first; there are three kinds of lists, each with tables of its own:
 
 * ``text``: the last four bytes, and hashes of the two, three and four bytes before them;
-* ``words``: the last two bytes; of the word so far two bytes of a hash, of the word before likewise, of that before one;
+* ``words``: the last two bytes; of the word so far two of a hash, of the word before two, of that before one;
 * ``line``: the column, the last byte, and the byte that stands in the line above where the next one will stand.
 
 In text and words a line break between two words is read as a space.
@@ -243,9 +243,12 @@ def empty_rows(n_contexts: int, n_entries: int) -> ContextRows:
 
 
 def read_contexts_reference(
-    rows: ContextRows, byte: Tensor, kind: str, depth: int, tokens: Tensor, state: Tensor
+    rows: ContextRows, byte: Tensor, kind: str, depth: int, tokens: Tensor, state: Tensor, first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The definition of :func:`read_contexts`: deeper and deeper, as long as the context was met."""
+    """The definition of :func:`read_contexts`: deeper and deeper, as long as the context was met.
+
+    ``first``: rows of shallower contexts are not added.
+    """
     y = torch.zeros(*tokens.shape, len(byte))
     first_child, first_entry = rows.first_child.tolist(), rows.first_entry.tolist()
     ends = []
@@ -253,8 +256,8 @@ def read_contexts_reference(
         for t, token in enumerate(sequence):
             now = advance_reference(now, int(byte[token]))
             at = 0
-            for furthest in (*context_of(now, kind)[:depth], None):
-                row = slice(first_entry[at], first_entry[at + 1])
+            for k, furthest in enumerate((*context_of(now, kind)[:depth], None)):
+                row = slice(first_entry[at], first_entry[at + 1] if k >= first else first_entry[at])
                 y[b, t, rows.entry_symbol[row].long()] += rows.value[row]
                 children = rows.symbol[first_child[at] : first_child[at + 1]].tolist()
                 if furthest not in children:
@@ -320,14 +323,24 @@ class ContextReader:
             arrays = (part.numpy() for part in (*rows[:4], byte))
             self._native = native.ContextReader(*arrays, list(LISTS).index(kind), self._depth)
 
-    def read(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums (B, T, K) after each of the tokens (B, T), and the state after the last."""
+    def read(self, tokens: Tensor, state: Tensor, only: int | None = None) -> tuple[Tensor, Tensor]:
+        """Sums (B, T, K) after each of the tokens (B, T), and the state after the last.
+
+        ``only``: of the rows of this depth alone; None: of all.
+        """
+        first, last = (0, self._depth) if only is None else (only, only)
         if not runs_native(self._rows.value):
-            return read_contexts_reference(self._rows, self._byte, self._kind, self._depth, tokens, state)
+            return read_contexts_reference(self._rows, self._byte, self._kind, last, tokens, state, first)
         y = np.zeros((*tokens.shape, len(self._byte)), dtype=np.float32)
         after = state.clone(memory_format=torch.contiguous_format)
         self._native.add(
-            self._rows.value.numpy(), tokens.contiguous().numpy(), after.numpy(), y, torch.get_num_threads()
+            self._rows.value.numpy(),
+            tokens.contiguous().numpy(),
+            after.numpy(),
+            first,
+            last,
+            y,
+            torch.get_num_threads(),
         )
         return torch.from_numpy(y), after
 

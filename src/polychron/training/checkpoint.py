@@ -170,12 +170,12 @@ class MetricsRecord(Section):
     """What was measured last, None where nothing was; the ``val`` figures are of the whole held-out part.
 
     ``readout_scale``: what calibration at the end of the training multiplied the readout's tables by;
-    ``context_scales``: the counted tables of each kind, if there are any.
+    ``context_scales``: the counted tables of each depth of each kind, if there are any.
     """
 
     train_nats_per_byte: _Finite | None = None
     readout_scale: _Finite | None = None
-    context_scales: list[_Finite] | None = None
+    context_scales: list[list[_Finite]] | None = None
     val_nats_per_byte: _Finite | None = None
     val_bytes: _Count | None = None
 
