@@ -7,6 +7,7 @@ as training time, and a caller who stops asking has stopped the training.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import torch
 
 from polychron import models, optim
 from polychron.data import Vocabulary, Windows, hold_out
-from polychron.data.holdout import set_aside
+from polychron.data.holdout import set_aside, spread
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.nn import ContextTables
@@ -464,11 +465,13 @@ def count_contexts(record: Record, data: np.ndarray) -> ContextTables:
     vocabulary = Vocabulary(bytes(record.vocabulary))
     holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
     segments, _ = set_aside(holdout.training, training.calibration)
-    if sum(end - start for start, end in segments) > training.counted:
-        _, stretches = set_aside(segments, training.counted, COUNTED_STRETCHES)
-        segments = stretches or segments  # those of a short text are too short to take stretches out of
+    counted = spread(segments, training.counted, COUNTED_STRETCHES)
+    ends = [0, *itertools.accumulate(end - start for start, end in counted)]
     return ContextTables.of_text(
-        vocabulary.encode(data), segments, letters(bytes(vocabulary.byte_values)), training.contexts
+        vocabulary.encode(np.concatenate([data[start:end] for start, end in counted])),
+        list(itertools.pairwise(ends)),
+        letters(bytes(vocabulary.byte_values)),
+        training.contexts,
     )
 
 
