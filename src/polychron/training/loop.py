@@ -50,6 +50,7 @@ _REPORT_SECONDS = 0.5
 _SAMPLE_PART = 0.03
 _SAVING_PART = 0.1
 _SAMPLE_LIMITS = (2_048, 65_536)
+_MOST_COUNTING = 0.999
 # Bytes of each stretch set aside that tell, in between, how far to believe counted contexts.
 _BLEND_PIECE = 1_024
 
@@ -362,12 +363,15 @@ class Run:
         return self.record.training.budget.progress(position.step, position.seconds)
 
     def _train(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        start = self.record.position
-        began = time.perf_counter()
+        start, budget = self.record.position, self.record.training.budget
+        seconds = start.seconds
         if self._progress < 1:
+            began = time.perf_counter()
             self._contexts()
-        # A resumed run counts once more; the time was paid for at its first start.
-        seconds = start.seconds + (time.perf_counter() - began if start.step == 0 else 0.0)
+            if start.step == 0:  # a resumed run counts once more; the time was paid for at its first start
+                seconds += time.perf_counter() - began
+                if budget.seconds is not None:  # of which counting may take all: a run makes one step at least
+                    seconds = min(seconds, _MOST_COUNTING * budget.seconds)
         validated = saved = seconds
         save_after = self.checkpoint_seconds
         sample = None
@@ -376,7 +380,7 @@ class Run:
             self.windows,
             self.optimizer,
             self.record.training.schedule,
-            self.record.training.budget,
+            budget,
             step=start.step,
             seconds=seconds,
             report_seconds=min(_REPORT_SECONDS, self.checkpoint_seconds),
