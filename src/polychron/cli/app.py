@@ -12,6 +12,7 @@ import typer
 
 from polychron.cli.commands import learn, ship, study, use
 from polychron.cli.outcome import exit_code
+from polychron.errors import InputError
 
 app = typer.Typer(
     name="polychron",
@@ -40,6 +41,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command line, as `polychron.cli.main` does, by way of typer."""
 
     def run() -> int | None:
+        _refuse_empty(arguments)
         return typer.main.get_command(app).main(list(arguments), prog_name="polychron", standalone_mode=False)
 
     return exit_code(run)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty path would mean the working folder; only a prompt may be empty."""
+    if arguments[0] != "generate" and any(not a or (a.startswith("--") and a.endswith("=")) for a in arguments):
+        raise InputError("an argument is empty: perhaps a variable of the shell that is not set")

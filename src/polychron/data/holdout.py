@@ -91,7 +91,8 @@ def set_aside(
 ) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
     """Takes pieces out of segments, evenly spread, about ``n_bytes`` in all: (what is left, the pieces), ascending.
 
-    A piece that would take more than a quarter of its segment, or reach into the piece before, is left out.
+    A piece that would take more than a quarter of its segment, or reach into the piece before, is left out; pieces have
+    two bytes at least.
 
     Example:
         >>> set_aside([(0, 1000)], 40, n_pieces=2)
@@ -102,7 +103,7 @@ def set_aside(
     each = n_bytes // n_pieces
     ends = np.cumsum([end - start for start, end in segments])
     left, pieces = list(segments), []
-    for k in range(n_pieces if each > 0 else 0):
+    for k in range(n_pieces if each > 1 else 0):
         place = (2 * k + 1) * int(ends[-1]) // (2 * n_pieces)
         i = int(np.searchsorted(ends, place, side="right"))
         start, end = segments[i]
