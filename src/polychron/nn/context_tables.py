@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polychron.ops.contexts import ContextReader, ContextRows, count_contexts, empty_rows, start_state
+from polychron.ops.dispatch import run_uncompiled
 
 
 class ContextTables(nn.Module):
@@ -67,7 +68,7 @@ class ContextTables(nn.Module):
         return ContextRows(self.symbol, self.first_child, self.first_entry, self.entry_symbol, self.value)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, K) float32 after each of the tokens (B, T) int64, with which the text begins.
+        """Logits (B, T, K) float32 after each of the tokens (B, T), whole numbers, with which the text begins.
 
         Raises:
             ValueError: a token out of range.
@@ -76,8 +77,11 @@ class ContextTables(nn.Module):
 
     def extend(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same of tokens that follow those which made ``state``, None: none; and the new state, (B, 5) int64."""
+        return run_uncompiled(self._extend, tokens, state)
+
+    def _extend(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         before = start_state(len(tokens)) if state is None else state.cpu()
-        logits, after = self._checked().read(tokens.cpu(), before)
+        logits, after = self._checked().read(tokens.to("cpu", torch.int64), before)
         return logits.to(tokens.device), after.to(tokens.device)
 
     def check(self) -> None:
@@ -87,8 +91,9 @@ class ContextTables(nn.Module):
     def _checked(self) -> ContextReader:
         """Rows are looked through once, and again when a tensor has changed or was replaced."""
         parts = (*self.rows, self.letter)
-        now = [(part.data_ptr(), part._version, part.device) for part in parts]
-        if self._reader is None or self._read != now:
+        known = not any(part.is_inference() for part in parts)  # whether they have changed
+        now = [(part.data_ptr(), part._version, part.device) for part in parts] if known else []
+        if self._reader is None or not known or self._read != now:
             self._reader = ContextReader(
                 ContextRows(*(part.cpu() for part in self.rows)), self.letter.cpu(), self.depth
             )
