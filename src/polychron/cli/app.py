@@ -7,9 +7,11 @@ are imported when their command runs: ``--help`` need not wait for PyTorch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+import polychron
 from polychron.cli.commands import learn, ship, study, use
 from polychron.cli.outcome import exit_code
 from polychron.errors import InputError
@@ -21,6 +23,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(polychron.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Show its number and exit.")
+    ] = False,
+) -> None: ...
+
 
 # In the order of the help.
 app.command()(learn.train)

@@ -176,7 +176,9 @@ Bins = Annotated[
 ]
 
 # What `train` and `train-classifier` have in common.
-Minutes = Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")]
+Minutes = Annotated[
+    float | None, typer.Option(help="Train so long; validating and saving take no part of it. [default: 1]")
+]
 Steps = Annotated[
     int | None,
     typer.Option(min=1, max=2**63 - 1, help="Train so many steps, instead of minutes: reproducible to the bit."),

@@ -24,7 +24,7 @@ MAX_DEPTH = 7  # with the byte that follows they fill a word
 # Symbols before a position from which its context is known, but for longer words.
 CONTEXT_LENGTH = 64
 STATE_SIZE = 5
-MAX_TEXT = 1 << 28
+MAX_TEXT = 1 << 28  # bytes that can be counted at once: entries and contexts have numbers of 31 bits
 
 # Least part of a count that is taken away: of a very regular text nothing else would be left for what is new.
 _LEAST_DISCOUNT = 0.1
