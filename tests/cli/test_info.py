@@ -20,3 +20,8 @@ def test_info_as_json_is_kernel_info_and_versions(capsys):
     fields = json.loads(capsys.readouterr().out)
     assert set(polychron.kernel_info()) | {"polychron", "python", "torch"} == set(fields)
     assert fields["table_bytes"] >= 8 << 20
+
+
+def test_the_version_is_the_packages(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == polychron.__version__ + "\n"

@@ -155,6 +155,12 @@ def test_resuming_keeps_the_settings_and_refuses_others(polychron: Command, text
         assert was in refused.err
 
 
+def test_a_run_goes_on_with_the_minutes_it_was_begun_with(polychron: Command, text: Path):
+    arguments = ("train", text, *SMALL_RUN, "--minutes", 0.0075, "--out", "run")  # 60 * 0.0075 / 60 is less
+    assert polychron(*arguments).code == 0
+    assert polychron(*arguments, "--resume").code == 0
+
+
 def test_resuming_refuses_another_text(polychron: Command, text: Path, tmp_path: Path):
     copy = Path(shutil.copy(text, tmp_path / "copy.txt"))
     polychron("train", copy, *SMALL_RUN, "--steps", 5, "--out", "run")
@@ -189,8 +195,14 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(polychron: Comman
         ([text, "--steps", 2**63], "--steps"),
         ([text, "--calibration", 2**63], "--calibration"),
         ([text, "--steps", 5, "--minutes", 5], "--minutes and --steps exclude each other"),
-        ([text, "--minutes", "nan"], "--minutes must be positive and finite"),
-        ([text, "--minutes", -1], "--minutes must be positive and finite"),
+        ([text, "--minutes", "nan"], "--minutes must be positive and at most"),
+        ([text, "--minutes", -1], "--minutes must be positive and at most"),
+        ([text, "--minutes", "1e306"], "--minutes must be positive and at most 1,000,000,000; got 1e+306"),
+        ([text, "--contexts", 3, "--calibration", 15], "--calibration 15 sets nothing of this text aside"),
+        ([text, "--contexts", 3, "--calibration", 25_000], "--calibration 25000 sets nothing of this text aside"),
+        ([""], "an argument is empty"),
+        ([text, "--out", ""], "an argument is empty"),
+        ([text, "--out="], "an argument is empty"),
         ([text, "--rate", 0], "--rate must be positive and finite"),
         ([text, "--seed", -1], "--seed"),
         ([text, "--threads", 0], "--threads"),

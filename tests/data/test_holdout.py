@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polychron.data import hold_out
+from polychron.data.holdout import spread
 from polychron.errors import InputError
 
 
@@ -55,3 +58,17 @@ def test_other_mistakes_are_refused():
         hold_out(10_000, "head")
     with pytest.raises(InputError, match="less than two bytes"):
         hold_out(10, "blocks", 0.1)
+
+
+@given(
+    st.integers(1_000, 10**8), st.sampled_from(["blocks", "tail"]), st.floats(0.001, 1.2), st.sampled_from([1, 7, 64])
+)
+def test_stretches_are_of_the_segments_and_as_long_as_asked(n_bytes: int, kind: str, part: float, n_stretches: int):
+    training = hold_out(n_bytes, kind).training
+    n_text = sum(end - start for start, end in training)
+    found = spread(training, int(part * n_text), n_stretches)
+    assert all(start < end for start, end in found)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(found))
+    assert all(any(first <= start and end <= last for first, last in training) for start, end in found)
+    wanted = min(int(part * n_text), n_text)
+    assert wanted - n_stretches < sum(end - start for start, end in found) <= wanted

@@ -64,6 +64,24 @@ def test_any_split_of_a_text_gives_the_same_bits(depth: int, pieces: list[int]):
     assert torch.equal(torch.cat(parts, dim=1), model(x))
 
 
+def test_a_model_loaded_in_inference_mode_reads_them():
+    expected = model_with_contexts()(tokens(40)[None])
+    with torch.inference_mode():
+        model = model_with_contexts()
+        assert torch.equal(model(tokens(40)[None]), expected)
+        model.contexts.words.first_child[5] = len(model.contexts.words.symbol) + 9
+        with pytest.raises(ValueError, match="first_child must ascend"):
+            model(tokens(40)[None])
+
+
+@torch.no_grad()
+def test_a_compiled_model_and_tokens_of_32_bits_say_the_same():
+    model = model_with_contexts()
+    expected = model(tokens(40)[None])
+    assert torch.equal(model(tokens(40)[None].int()), expected)
+    assert torch.equal(torch.compile(model, backend="eager")(tokens(40)[None]), expected)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("n", [2, 30, 400])
 @pytest.mark.parametrize("depth", [1, 7])

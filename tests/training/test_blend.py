@@ -169,3 +169,38 @@ def test_a_run_of_one_step_counts_enough_of_its_text(tmp_path):
     record = open_checkpoint(out).record
     assert record.training.counted == 1 << 16
     assert record.metrics.val_nats_per_byte < 1.6  # of five symbols, counted; guessing costs ln 5
+
+
+@pytest.mark.parametrize(("holdout", "n_bytes"), [("tail", 85_000), ("blocks", 85_000), ("blocks", 400_000)])
+def test_no_more_is_counted_than_was_asked_for(monkeypatch, tmp_path, holdout: str, n_bytes: int):
+    from polychron.cli import main
+
+    seen = []
+    of_text = ContextTables.of_text
+
+    def noted(text: np.ndarray, segments: list, *others: object) -> ContextTables:
+        seen.append((text, segments))
+        return of_text(text, segments, *others)
+
+    monkeypatch.setattr(ContextTables, "of_text", noted)
+    path = tmp_path / "text.txt"
+    path.write_bytes(np.frombuffer(b"abcdef", dtype=np.uint8)[np.resize(text_of(20_000), n_bytes)].tobytes())
+    options = ["--preset", "tiny", "--contexts", "1", "--calibration", "2000", "--steps", "1", "--holdout", holdout]
+    assert main(["train", str(path), *options, "--out", str(tmp_path / "run")]) == 0
+    [(text, segments)] = seen
+    assert (1 << 16) - 64 < len(text) <= 1 << 16
+    assert sum(end - start for start, end in segments) == len(text)
+
+
+def test_a_run_whose_time_is_spent_counting_ends_all_the_same(tmp_path):
+    from polychron.cli import main
+    from polychron.training import open_checkpoint
+
+    text, out = tmp_path / "text.txt", tmp_path / "run"
+    text.write_bytes(np.frombuffer(b"abcdef", dtype=np.uint8)[np.resize(text_of(20_000), 120_000)].tobytes())
+    options = ["--preset", "tiny", "--contexts", "3", "--batch", "1", "--length", "8", "--minutes", "0.000001"]
+    assert main(["train", str(text), *options, "--out", str(out)]) == 0
+    record = open_checkpoint(out).record
+    assert record.position.step == 1
+    assert record.metrics.val_nats_per_byte < 1.6
+    open_checkpoint(out).load_model()

@@ -74,11 +74,13 @@ def test_no_other_factor_of_the_grid_is_better():
 
 @pytest.mark.parametrize("kind", ["tail", "blocks"])
 @pytest.mark.parametrize("n_bytes", [10_000, 300_000, 4_000_001])
-def test_what_is_set_aside_and_what_is_left_are_the_training_part(kind: str, n_bytes: int):
+@pytest.mark.parametrize("part", [0.02, 0.8, 0.99])
+def test_what_is_set_aside_and_what_is_left_are_the_training_part(kind: str, n_bytes: int, part: float):
     training = hold_out(n_bytes, kind).training
-    wanted = sum(end - start for start, end in training) // 50
+    wanted = int(part * sum(end - start for start, end in training))
     left, pieces = set_aside(training, wanted)
-    assert 0 < sum(end - start for start, end in pieces) <= wanted
+    n_aside = sum(end - start for start, end in pieces)
+    assert (0 if part > 0.5 else 1) <= n_aside <= wanted
     whole = np.zeros(n_bytes, dtype=int)
     for start, end in (*left, *pieces):
         whole[start:end] += 1

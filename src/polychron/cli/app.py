@@ -7,11 +7,14 @@ are imported when their command runs: ``--help`` need not wait for PyTorch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+import polychron
 from polychron.cli.commands import learn, ship, study, use
 from polychron.cli.outcome import exit_code
+from polychron.errors import InputError
 
 app = typer.Typer(
     name="polychron",
@@ -20,6 +23,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(polychron.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Show its number and exit.")
+    ] = False,
+) -> None: ...
+
 
 # In the order of the help.
 app.command()(learn.train)
@@ -40,6 +58,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command line, as `polychron.cli.main` does, by way of typer."""
 
     def run() -> int | None:
+        _refuse_empty(arguments)
         return typer.main.get_command(app).main(list(arguments), prog_name="polychron", standalone_mode=False)
 
     return exit_code(run)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty path would mean the working folder; only a prompt may be empty."""
+    if arguments[0] != "generate" and any(not a or (a.startswith("--") and a.endswith("=")) for a in arguments):
+        raise InputError("an argument is empty: perhaps a variable of the shell that is not set")

@@ -8,6 +8,10 @@ from typing import Annotated
 
 import typer
 
+from polychron.errors import InputError
+
+MOST_MINUTES = 10**9
+
 
 class ModelKind(str, Enum):
     """Values of ``--model``."""
@@ -172,7 +176,9 @@ Bins = Annotated[
 ]
 
 # What `train` and `train-classifier` have in common.
-Minutes = Annotated[float | None, typer.Option(help="Train so long; only training counts. [default: 1]")]
+Minutes = Annotated[
+    float | None, typer.Option(help="Train so long; validating and saving take no part of it. [default: 1]")
+]
 Steps = Annotated[
     int | None,
     typer.Option(min=1, max=2**63 - 1, help="Train so many steps, instead of minutes: reproducible to the bit."),
@@ -201,3 +207,21 @@ Labelled = (
 def value_of(choice: Enum | None) -> str | None:
     """What was chosen; None where nothing was."""
     return None if choice is None else choice.value
+
+
+def require_minutes(minutes: float | None) -> None:
+    """Raises InputError unless the minutes, if given, can be trained."""
+    if minutes is not None and not 0 < minutes <= MOST_MINUTES:
+        raise InputError(f"--minutes must be positive and at most {MOST_MINUTES:,}; got {minutes:g}")
+
+
+def recorded_minutes(seconds: float | None, given: float | None) -> float | None:
+    """The minutes of a run of so many seconds; as they are given again, for 60 * minutes / 60 need not be minutes.
+
+    Example:
+        >>> recorded_minutes(60 * 0.015, None), recorded_minutes(60 * 0.015, 0.015)
+        (0.014999999999999998, 0.015)
+    """
+    if given is not None and seconds == 60 * given:
+        return given
+    return None if seconds is None else seconds / 60

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from polychron.cli.choices import recorded_minutes, require_minutes
 from polychron.cli.console import StatusLine, counted, duration, make_console, print_json, say, variant_words
 from polychron.cli.signals import signals_noted
 from polychron.data.examples import LabelledSet, load_labelled
@@ -139,10 +140,10 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
     """The record of a run that has not begun: what was given, and defaults for the rest."""
     if settings["minutes"] is not None and settings["steps"] is not None:
         raise InputError("--minutes and --steps exclude each other: a run ends after the one or the other")
-    for name in ("minutes", "rate"):
-        value = settings[name]
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"--{name} must be positive and finite; got {value:g}")
+    require_minutes(settings["minutes"])
+    rate = settings["rate"]
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise InputError(f"--rate must be positive and finite; got {rate:g}")
     name = settings["preset"] or ("small" if len(labelled.train_labels) >= 20_000 else "tiny")
     preset = classifier_preset(name)
     fields = {"n_pixels": labelled.n_inputs, "n_classes": len(labelled.class_names), "width": labelled.width}
@@ -191,7 +192,7 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
 
 def _refuse_contradictions(record: ClassifierRecord, settings: dict[str, Any], out: Path) -> None:
     training = record.training
-    minutes = None if training.seconds is None else training.seconds / 60
+    minutes = recorded_minutes(training.seconds, settings["minutes"])
     config = deep_config_from_dict(record.model)
     recorded = {
         **training.model_dump(), **config.variant, "preset": record.preset, "minutes": minutes, "bins": config.n_bins,

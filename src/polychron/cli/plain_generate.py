@@ -13,7 +13,8 @@ from typing import Any
 
 from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
 
-# Option: the argument of run_generate, its type, the least and the greatest value. As in app.py, which a test compares.
+# Option: the argument of run_generate, its type, the least and the greatest value. As in commands/use.py, which a test
+# compares.
 OPTIONS: dict[str, tuple[str, Callable[[str], Any], float, float]] = {
     "--bytes": ("n_bytes", int, 0, 2**40),
     "--temperature": ("temperature", float, float("-inf"), float("inf")),

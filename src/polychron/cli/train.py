@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from polychron import models
+from polychron.cli.choices import recorded_minutes, require_minutes
 from polychron.cli.console import JsonView, TerminalView, resume_command
 from polychron.cli.evaluate import load_recorded_corpus
 from polychron.cli.signals import signals_noted
 from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
+from polychron.data.holdout import set_aside
 from polychron.errors import InputError
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
@@ -138,8 +140,7 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
         kind, preset = start.record.model["kind"], start.record.preset
     if settings.minutes is not None and settings.steps is not None:
         raise InputError("--minutes and --steps exclude each other: a run ends after the one or the other")
-    if settings.minutes is not None and not (math.isfinite(settings.minutes) and settings.minutes > 0):
-        raise InputError(f"--minutes must be positive and finite; got {settings.minutes:g}")
+    require_minutes(settings.minutes)
     if settings.rate is not None and not (math.isfinite(settings.rate) and settings.rate > 0):
         raise InputError(f"--rate must be positive and finite; got {settings.rate:g}")
     if settings.schedule == "reference" and settings.rate is not None:
@@ -190,6 +191,11 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
     if settings.update == "online" and not config.is_native:
         raise InputError("--update online is the paper's layer alone: leave --hash, --reading and --gradient out")
     contexts, calibration = _contexts_and_calibration(settings, kind, defaults, n_bytes, n_text, vocabulary)
+    if calibration and not set_aside(segments.training, calibration)[1]:
+        raise InputError(
+            f"--calibration {calibration} sets nothing of this text aside: it takes eight stretches, each of two "
+            "bytes at least and at most a quarter of a piece of text between what is held out"
+        )
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
     record = Record(
         model=config.to_dict(),
@@ -294,7 +300,7 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
         "max_delay": getattr(config, "max_delay", None),
         "tables": config.table_type,
         "preset": record.preset,
-        "minutes": None if training.seconds is None else training.seconds / 60,
+        "minutes": recorded_minutes(training.seconds, settings.minutes),
         "schedule": training.rate_schedule,
         "holdout": corpus_record.holdout,
         "holdout_fraction": corpus_record.holdout_fraction,

@@ -91,7 +91,8 @@ def set_aside(
 ) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
     """Takes pieces out of segments, evenly spread, about ``n_bytes`` in all: (what is left, the pieces), ascending.
 
-    A piece that would take more than a quarter of its segment is left out.
+    A piece that would take more than a quarter of its segment, or reach into the piece before, is left out; pieces have
+    two bytes at least.
 
     Example:
         >>> set_aside([(0, 1000)], 40, n_pieces=2)
@@ -102,15 +103,42 @@ def set_aside(
     each = n_bytes // n_pieces
     ends = np.cumsum([end - start for start, end in segments])
     left, pieces = list(segments), []
-    for k in range(n_pieces if each > 0 else 0):
+    for k in range(n_pieces if each > 1 else 0):
         place = (2 * k + 1) * int(ends[-1]) // (2 * n_pieces)
         i = int(np.searchsorted(ends, place, side="right"))
         start, end = segments[i]
         if end - start >= 4 * each:
             first = min(end - int(ends[i]) + place, end - each)
-            pieces.append((first, first + each))
+            if not pieces or first >= pieces[-1][1]:
+                pieces.append((first, first + each))
     for first, last in pieces:
         i = next(i for i, (start, end) in enumerate(left) if start <= first and last <= end)
         start, end = left[i]
         left[i : i + 1] = [(a, b) for a, b in ((start, first), (last, end)) if b > a]
     return tuple(left), tuple(pieces)
+
+
+def spread(segments: Sequence[tuple[int, int]], n_bytes: int, n_stretches: int) -> tuple[tuple[int, int], ...]:
+    """Stretches of segments, evenly spread, about ``n_bytes`` in all; all of the segments where these have not more.
+
+    A stretch that reaches over a segment's end goes on in the next one.
+
+    Example:
+        >>> spread([(0, 100), (200, 300)], 60, n_stretches=3)
+        ((23, 43), (89, 100), (200, 209), (256, 276))
+        >>> spread([(0, 100)], 100, n_stretches=3)
+        ((0, 100),)
+    """
+    ends = [0, *np.cumsum([end - start for start, end in segments]).tolist()]
+    n = ends[-1]
+    if n <= n_bytes:
+        return tuple(segments)
+    length = n_bytes // n_stretches
+    found = []
+    for k in range(n_stretches):
+        first = k * n // n_stretches + (n // n_stretches - length) // 2
+        for (start, _), before, after in zip(segments, ends[:-1], ends[1:], strict=True):
+            begin, end = max(first, before), min(first + length, after)
+            if begin < end:
+                found.append((start + begin - before, start + end - before))
+    return tuple(found)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polychron.ops.contexts import LISTS, ContextReader, ContextRows, count_contexts, empty_rows, start_state
+from polychron.ops.dispatch import run_uncompiled
 
 
 class ContextList(nn.Module):
@@ -110,7 +111,7 @@ class ContextTables(nn.Module):
         return tuple(len(of_kind.value) for of_kind in self.lists)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, K) float32 after each of the tokens (B, T) int64, with which the text begins.
+        """Logits (B, T, K) float32 after each of the tokens (B, T), whole numbers, with which the text begins.
 
         Raises:
             ValueError: a token out of range.
@@ -119,7 +120,12 @@ class ContextTables(nn.Module):
 
     def extend(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same of tokens that follow those which made ``state``, None: none; and the new state."""
-        (first, after), *others = self._read_lists(tokens, state)
+        return run_uncompiled(self._extend, tokens, state)
+
+    def _extend(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        before = start_state(len(tokens)) if state is None else state.cpu()
+        ids = tokens.to("cpu", torch.int64)
+        (first, after), *others = (reader.read(ids, before) for reader in self._checked())
         for logits, _ in others:
             first += logits
         return first.to(tokens.device), after.to(tokens.device)
@@ -131,9 +137,9 @@ class ContextTables(nn.Module):
 
     def each(self, tokens: Tensor) -> list[list[Tensor]]:
         """Logits (B, T, K) that each depth of each kind adds to the sum of :meth:`forward`."""
-        begin = start_state(len(tokens))
+        begin, ids = start_state(len(tokens)), tokens.to("cpu", torch.int64)
         return [
-            [reader.read(tokens.cpu(), begin, only=k)[0].to(tokens.device) for k in range(depth + 1)]
+            [reader.read(ids, begin, only=k)[0].to(tokens.device) for k in range(depth + 1)]
             for reader, depth in zip(self._checked(), self.depths, strict=True)
         ]
 
@@ -146,15 +152,12 @@ class ContextTables(nn.Module):
         """Raises ValueError when the rows, as loaded from a file, cannot be read."""
         self._checked()
 
-    def _read_lists(self, tokens: Tensor, state: Tensor | None) -> list[tuple[Tensor, Tensor]]:
-        before = start_state(len(tokens)) if state is None else state.cpu()
-        return [reader.read(tokens.cpu(), before) for reader in self._checked()]
-
     def _checked(self) -> list[ContextReader]:
         """Rows are looked through once, and again when a tensor has changed or was replaced."""
         parts = (*(part for of_kind in self.lists for part in of_kind.rows), self.byte)
-        now = [(part.data_ptr(), part._version, part.device) for part in parts]
-        if not self._readers or self._read != now:
+        known = not any(part.is_inference() for part in parts)  # whether they have changed
+        now = [(part.data_ptr(), part._version, part.device) for part in parts] if known else []
+        if not self._readers or not known or self._read != now:
             self._readers = [
                 ContextReader(ContextRows(*(part.cpu() for part in of_kind.rows)), self.byte.cpu(), kind, self.depth)
                 for kind, of_kind in zip(LISTS, self.lists, strict=True)

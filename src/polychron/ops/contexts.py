@@ -34,7 +34,7 @@ NO_BYTE = 255  # before a text's beginning, or above a line's end
 STATE_SIZE = HISTORY + 5
 # Symbols before a position from which its contexts are known, but for longer words.
 CONTEXT_LENGTH = 2 * HISTORY + 2
-MAX_TEXT = 1 << 28
+MAX_TEXT = 1 << 28  # bytes that can be counted at once: entries and contexts have numbers of 31 bits
 
 # Least part of a count that is taken away: of a very regular text nothing else would be left for what is new.
 _LEAST_DISCOUNT = 0.1

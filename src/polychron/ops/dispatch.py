@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -140,7 +141,7 @@ def arithmetic(tensor: torch.Tensor, operation: str) -> ModuleType:
     return importlib.import_module(f"polychron.ops.{operation}.{name}")
 
 
-def run_uncompiled(function: Callable, *arguments: object) -> torch.Tensor:
+def run_uncompiled(function: Callable, *arguments: object) -> Any:
     """``function(*arguments)``, which ``torch.compile`` is to call as it is, going on after it."""
     if not torch.compiler.is_compiling():
         return function(*arguments)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 
 @torch.compiler.disable
-def call(function: Callable, *arguments: object) -> torch.Tensor:
+def call(function: Callable, *arguments: object) -> Any:
     """``function(*arguments)``."""
     return function(*arguments)

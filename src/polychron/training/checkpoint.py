@@ -30,6 +30,7 @@ from polychron import models
 from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
 from polychron.limits import require_memory
+from polychron.ops.contexts import MAX_TEXT
 from polychron.storage import CONFIG_NAME, FORMAT, VERSION, WEIGHTS_PATTERN, TensorFile, read_config
 from polychron.storage.config_file import LANGUAGE_MODEL, reason
 from polychron.training.schedule import Budget, ReferenceSchedule, Schedule
@@ -136,7 +137,7 @@ class TrainingRecord(BudgetedSection):
     members: Annotated[int, Field(ge=1, le=64)] = 1
     calibration: _Count = 0
     contexts: Annotated[int, Field(ge=0, le=7)] = 0
-    counted: _Count = 0
+    counted: Annotated[int, Field(ge=0, lt=MAX_TEXT)] = 0
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]
     only: Literal["added", "readout"] | None = None

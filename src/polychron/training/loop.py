@@ -7,6 +7,7 @@ as training time, and a caller who stops asking has stopped the training.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import torch
 
 from polychron import models, optim
 from polychron.data import Vocabulary, Windows, hold_out
-from polychron.data.holdout import set_aside
+from polychron.data.holdout import set_aside, spread
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.nn import ContextTables
@@ -49,6 +50,7 @@ _REPORT_SECONDS = 0.5
 _SAMPLE_PART = 0.03
 _SAVING_PART = 0.1
 _SAMPLE_LIMITS = (2_048, 65_536)
+_MOST_COUNTING = 0.999
 # Bytes of each stretch set aside that tell, in between, how far to believe counted contexts.
 _BLEND_PIECE = 1_024
 
@@ -361,12 +363,15 @@ class Run:
         return self.record.training.budget.progress(position.step, position.seconds)
 
     def _train(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        start = self.record.position
-        began = time.perf_counter()
+        start, budget = self.record.position, self.record.training.budget
+        seconds = start.seconds
         if self._progress < 1:
+            began = time.perf_counter()
             self._contexts()
-        # A resumed run counts once more; the time was paid for at its first start.
-        seconds = start.seconds + (time.perf_counter() - began if start.step == 0 else 0.0)
+            if start.step == 0:  # a resumed run counts once more; the time was paid for at its first start
+                seconds += time.perf_counter() - began
+                if budget.seconds is not None:  # of which counting may take all: a run makes one step at least
+                    seconds = min(seconds, _MOST_COUNTING * budget.seconds)
         validated = saved = seconds
         save_after = self.checkpoint_seconds
         sample = None
@@ -375,7 +380,7 @@ class Run:
             self.windows,
             self.optimizer,
             self.record.training.schedule,
-            self.record.training.budget,
+            budget,
             step=start.step,
             seconds=seconds,
             report_seconds=min(_REPORT_SECONDS, self.checkpoint_seconds),
@@ -464,11 +469,13 @@ def count_contexts(record: Record, data: np.ndarray) -> ContextTables:
     vocabulary = Vocabulary(bytes(record.vocabulary))
     holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
     segments, _ = set_aside(holdout.training, training.calibration)
-    if sum(end - start for start, end in segments) > training.counted:
-        _, stretches = set_aside(segments, training.counted, COUNTED_STRETCHES)
-        segments = stretches or segments  # those of a short text are too short to take stretches out of
+    counted = spread(segments, training.counted, COUNTED_STRETCHES)
+    ends = [0, *itertools.accumulate(end - start for start, end in counted)]
     return ContextTables.of_text(
-        vocabulary.encode(data), segments, bytes_of_symbols(bytes(vocabulary.byte_values)), training.contexts
+        vocabulary.encode(np.concatenate([data[start:end] for start, end in counted])),
+        list(itertools.pairwise(ends)),
+        bytes_of_symbols(bytes(vocabulary.byte_values)),
+        training.contexts,
     )
 
 

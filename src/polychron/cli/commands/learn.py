@@ -92,7 +92,7 @@ def train(
             min=0,
             max=2**63 - 1,
             help="Bytes of the text that are not trained on and say, at the end, how sure the model should be. "
-            "[default: a fiftieth, 64 KiB at most, of a text that is read six times or more]",
+            "[default: a fiftieth, 64 KiB at most, where contexts are counted or the text is read six times or more]",
         ),
     ] = None,
     optimizer: Optimizer = None,

@@ -88,7 +88,7 @@ def inspect(
 
 
 def reproduce(
-    item: Annotated[ReproducedItem, typer.Argument(metavar="ITEM", help="/".join(x.value for x in ReproducedItem))],
+    item: Annotated[ReproducedItem, typer.Argument(metavar="ITEM", help="Which of them.")],
     text: Annotated[
         Path | None, typer.Option(help="A file or folder to learn. [default: Python's standard library]")
     ] = None,
