@@ -83,18 +83,22 @@ class BoundModel {
     keep(rows);
   }
 
-  void set_contexts(In<uint8_t, 1> letter, In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry,
-                    In<uint8_t, 1> entry_symbol, InAny<1> value, int depth) {
+  void set_bytes(In<uint8_t, 1> byte) {
+    require(size(byte, 0) == model_.n_tokens(), "contexts.byte must have a number for each token");
+    model_.set_bytes(byte.data());
+  }
+
+  void add_contexts(In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry,
+                    In<uint8_t, 1> entry_symbol, InAny<1> value, int depth, int64_t most_copied) {
     using enum nb::dlpack::dtype_code;
-    require(size(letter, 0) == model_.n_tokens(), "contexts.letter must have a number for each token");
     require(size(first_child, 0) == size(symbol, 0) + 1 && size(first_entry, 0) == size(symbol, 0) + 1,
-            "contexts.first_child and first_entry must have a number more than there are contexts");
-    require(size(value, 0) == size(entry_symbol, 0), "contexts.value must have a number for each entry");
+            "contexts' first_child and first_entry must have a number more than there are contexts");
+    require(size(value, 0) == size(entry_symbol, 0), "contexts' value must have a number for each entry");
     require(model_.integer() ? holds(value, Int, 16) : holds(value, Float, 32),
-            "contexts.value must be float32, or int16 of an int8 model");
-    model_.set_contexts({letter.data(), symbol.data(), first_child.data(), first_entry.data(), entry_symbol.data(), value.data(),
-                         size(symbol, 0), size(value, 0), depth});
-    kept_contexts_.emplace(symbol, first_child, first_entry, entry_symbol, value);
+            "contexts' value must be float32, or int16 of an int8 model");
+    model_.add_contexts({symbol.data(), first_child.data(), first_entry.data(), entry_symbol.data(), value.data(),
+                         size(symbol, 0), size(value, 0), depth}, most_copied);
+    kept_contexts_.emplace_back(symbol, first_child, first_entry, entry_symbol, value);
   }
 
   const Model& get() const {
@@ -134,7 +138,7 @@ class BoundModel {
 
   Model model_;
   std::vector<InAny<3>> kept_;
-  std::optional<std::tuple<In<uint8_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<uint8_t, 1>, InAny<1>>> kept_contexts_;
+  std::vector<std::tuple<In<uint8_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<uint8_t, 1>, InAny<1>>> kept_contexts_;
 };
 
 class BoundStream {
@@ -189,7 +193,7 @@ class BoundStream {
     counters_->forget();
   }
 
-  // A dictionary a layer, then the readout's and, where there are contexts, theirs.
+  // A dictionary a layer, then the readout's and, where there are contexts, one for each kind.
   nb::list counts() const {
     require(counters_ != nullptr, "this stream does not count");
     nb::list stages;
@@ -293,9 +297,10 @@ void bind_runtime(nb::module_& m) {
            nb::arg("n_distances"), nb::arg("shifts").noconvert().none())
       .def("set_readout", &BoundModel::set_readout, nb::arg("rows").noconvert(), nb::arg("anchors").noconvert(),
            nb::arg("delays").noconvert().none(), nb::arg("shifts").noconvert().none())
-      .def("set_contexts", &BoundModel::set_contexts, nb::arg("letter").noconvert(), nb::arg("symbol").noconvert(),
+      .def("set_bytes", &BoundModel::set_bytes, nb::arg("byte").noconvert())
+      .def("add_contexts", &BoundModel::add_contexts, nb::arg("symbol").noconvert(),
            nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(),
-           nb::arg("value").noconvert(), nb::arg("depth"));
+           nb::arg("value").noconvert(), nb::arg("depth"), nb::arg("most_copied"));
   nb::class_<BoundStream>(m, "RuntimeStream")
       .def(nb::init<const BoundModel&, bool>(), nb::arg("model"), nb::arg("counting") = false, nb::keep_alive<1, 2>())
       .def("reset", &BoundStream::reset)

@@ -35,7 +35,6 @@ struct AnchorsView {
 };
 
 struct ContextsView {
-  const uint8_t* letter;    // (V) as context_tables.hpp has them
   const uint8_t* symbol;
   const int32_t *first_child, *first_entry;
   const uint8_t* entry_symbol;
@@ -49,12 +48,18 @@ struct CodeView {           // of the relative position
   int64_t n_distances, n_code;
 };
 
+// Where both neurons of every pair have one delay, what they compare to d tokens from now is known now: bits are remembered
+// rather than latencies, and a row's are the present one's of the pairs without delay, those of a token ago of the pairs
+// with delay 1, ...
 struct Hash {
   std::vector<int32_t> a, b, first;
   int64_t n_groups = 0, n_comparisons = 0;
   int64_t max_delay = 0;
   bool near = false;
+  std::vector<int32_t> of_delay;  // (D + 1, padded I) the bits of pairs with that delay; empty: latencies are remembered
+  std::vector<int32_t> base;      // (padded I) the tables' first rows; `first` is 0 where bits are remembered
 
+  bool remembers_bits() const { return max_delay > 0 && !of_delay.empty(); }
   HashPlan plan() const { return {a.data(), b.data(), first.data(), n_groups, n_comparisons, near}; }
 };
 
@@ -94,13 +99,18 @@ class Model {
  public:
   // embedding (V, n): float32, or int16 latencies of an int8 model. logit_unit: an int8 model's logits count it.
   Model(Precision, const void* embedding, int64_t n_tokens, int64_t n_neurons, float logit_unit);
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
 
   // Throw std::invalid_argument when something does not fit.
   void add_lookup(const TablesView&, const AnchorsView&);
   void add_attention(const TablesView&, const AnchorsView& query, const AnchorsView* key, const CodeView&);
   void add_recurrent(const TablesView&, const AnchorsView&);
   void set_readout(const TablesView&, const AnchorsView&);
-  void set_contexts(const ContextsView&);         // after the readout, to whose logits they add; they stay in place
+  // After the readout, to whose logits contexts add, kind after kind. byte: (V) of each token.
+  void set_bytes(const uint8_t* byte);
+  // Copied where that takes at most so many bytes, else read in place.
+  void add_contexts(const ContextsView&, int64_t most_copied);
 
   Precision precision() const { return precision_; }
   bool integer() const { return precision_ == Precision::int8; }
@@ -112,7 +122,8 @@ class Model {
   const int32_t* embedding(int64_t token) const { return embedding_.data() + token * stride_; }  // float32 bits or int32
   const std::vector<Stage>& stages() const { return stages_; }
   const Lookup& readout() const { return *readout_; }
-  const std::optional<Contexts>& contexts() const { return contexts_; }
+  const std::vector<Contexts>& contexts() const { return contexts_; }  // of each kind, or none
+  uint8_t byte(int64_t token) const { return byte_[static_cast<size_t>(token)]; }
   bool ready() const { return readout_.has_value(); }
 
  private:
@@ -129,7 +140,8 @@ class Model {
   std::vector<int32_t> embedding_;
   std::vector<Stage> stages_;
   std::optional<Lookup> readout_;
-  std::optional<Contexts> contexts_;
+  std::vector<Contexts> contexts_;
+  std::vector<uint8_t> byte_;  // of each token, where there are contexts
 };
 
 }  // namespace polychron::runtime

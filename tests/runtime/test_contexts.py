@@ -122,6 +122,30 @@ def test_contexts_of_few_symbols_are_dense_and_of_many_are_not(tmp_path: Path):
     assert int(model.contexts.first_child[201]) * 201 * 4 > 1 << 20
 
 
+@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_contexts_that_are_too_large_for_copies_are_read_in_place(name, precision, saved: Saved, monkeypatch):
+    _, folder = saved(name)
+    if precision != "float32":
+        folder = quantized(folder, precision)
+    text = random_text(350)
+    copied = runtime.load(folder)
+    expected = streamed_logits(copied, text)
+    counts = runtime.count_text(copied, text)[-1]
+    monkeypatch.setattr("polychron.runtime.model._MOST_COPIED_CONTEXTS", 1)
+    in_place = runtime.load(folder)
+    assert np.array_equal(streamed_logits(in_place, text).view(np.int32), expected.view(np.int32))
+    found = runtime.count_text(in_place, text)[-1]
+    same = ("rows", "additions", "row_bytes", "distinct_rows")
+    assert all(getattr(found, field) == getattr(counts, field) for field in same)
+    if trained_depth(folder) > 2:  # lines of an index are 64 bytes, halving reads few
+        assert 0 < found.place_bytes != counts.place_bytes > 0
+
+
+def trained_depth(folder: Path) -> int:
+    return json.loads((folder / "config.json").read_text())["model"]["context_depth"]
+
+
 def test_int8_values_are_whole_units_of_the_logits(saved: Saved):
     trained, folder = saved("contexts")
     before = open_checkpoint(folder).load_tensors()

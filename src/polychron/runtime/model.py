@@ -31,6 +31,8 @@ _MODEL = "model."
 _ATTEMPTS = 20
 _MAXIMUM_BITS = 30
 _MAXIMUM_CONTEXT_DEPTH = 7
+CONTEXT_LISTS = ("text", "words", "line")  # kinds of counted contexts, as polychron.ops.contexts has them
+_MOST_COPIED_CONTEXTS = 256 << 20  # bytes that they may take when they are laid out anew; larger ones stay in the file
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,12 @@ class Model:
     def _set_contexts(self) -> None:
         value_dtype = "I16" if self.settings.precision == "int8" else "F32"
         dtypes = {
-            "letter": "U8", "symbol": "U8", "first_child": "I32", "first_entry": "I32", "entry_symbol": "U8",
-            "value": value_dtype,
+            "symbol": "U8", "first_child": "I32", "first_entry": "I32", "entry_symbol": "U8", "value": value_dtype,
         }  # fmt: skip
-        arrays = [self._take(f"contexts.{name}", dtype, 1) for name, dtype in dtypes.items()]
-        self.native.set_contexts(*arrays, self.settings.context_depth)
+        self.native.set_bytes(self._take("contexts.byte", "U8", 1))
+        for kind in CONTEXT_LISTS:
+            arrays = [self._take(f"contexts.{kind}.{name}", dtype, 1) for name, dtype in dtypes.items()]
+            self.native.add_contexts(*arrays, self.settings.context_depth, _MOST_COPIED_CONTEXTS)
 
     def _lookup(self, prefix: str) -> tuple[memoryview, memoryview, memoryview | None, memoryview | None]:
         rows, shifts = self._rows(prefix)
