@@ -84,7 +84,7 @@ class BoundModel {
   }
 
   void set_contexts(In<uint8_t, 1> letter, In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry,
-                    In<uint8_t, 1> entry_symbol, InAny<1> value, int depth) {
+                    In<uint8_t, 1> entry_symbol, InAny<1> value, int depth, int64_t most_copied) {
     using enum nb::dlpack::dtype_code;
     require(size(letter, 0) == model_.n_tokens(), "contexts.letter must have a number for each token");
     require(size(first_child, 0) == size(symbol, 0) + 1 && size(first_entry, 0) == size(symbol, 0) + 1,
@@ -93,7 +93,7 @@ class BoundModel {
     require(model_.integer() ? holds(value, Int, 16) : holds(value, Float, 32),
             "contexts.value must be float32, or int16 of an int8 model");
     model_.set_contexts({letter.data(), symbol.data(), first_child.data(), first_entry.data(), entry_symbol.data(), value.data(),
-                         size(symbol, 0), size(value, 0), depth});
+                         size(symbol, 0), size(value, 0), depth}, most_copied);
     kept_contexts_.emplace(symbol, first_child, first_entry, entry_symbol, value);
   }
 
@@ -295,7 +295,7 @@ void bind_runtime(nb::module_& m) {
            nb::arg("delays").noconvert().none(), nb::arg("shifts").noconvert().none())
       .def("set_contexts", &BoundModel::set_contexts, nb::arg("letter").noconvert(), nb::arg("symbol").noconvert(),
            nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(),
-           nb::arg("value").noconvert(), nb::arg("depth"));
+           nb::arg("value").noconvert(), nb::arg("depth"), nb::arg("most_copied"));
   nb::class_<BoundStream>(m, "RuntimeStream")
       .def(nb::init<const BoundModel&, bool>(), nb::arg("model"), nb::arg("counting") = false, nb::keep_alive<1, 2>())
       .def("reset", &BoundStream::reset)

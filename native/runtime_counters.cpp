@@ -22,6 +22,12 @@ void join_bits(const int32_t* const* parts, int64_t n_parts, int64_t n, int32_t*
   kernels().join_bits(parts, n_parts, n, index);
 }
 
+void join_masked(const int32_t* const* parts, const int32_t* mask, int64_t n_parts, const int32_t* first, int64_t n,
+                 int32_t* index) {
+  active->join(n_parts, n);
+  kernels().join_masked(parts, mask, n_parts, first, n, index);
+}
+
 void add_f32(const RowList& list, const float* start, float* y) {
   active->add(list, sizeof(float));
   kernels().add_f32(list, start, y);
@@ -46,7 +52,7 @@ Counters::Counters(const Model& model) {
     seen_.emplace_back(n_rows(stage.lookup ? stage.lookup->tables : stage.attention->tables));
   }
   seen_.emplace_back(n_rows(model.readout().tables));
-  if (model.contexts()) seen_.emplace_back(static_cast<size_t>(model.contexts()->n_contexts()));
+  if (model.contexts()) seen_.emplace_back(static_cast<size_t>(model.contexts()->n_rows()));
   counts_.resize(seen_.size());
 }
 
@@ -84,22 +90,22 @@ void Counters::add(const RowList& list, int64_t element_size) {
   }
 }
 
-void Counters::read_contexts(const Contexts& contexts, const Path& path, const History& history) {
+void Counters::read_contexts(const Contexts& contexts, const Path& path) {
   stage_ = counts_.size() - 1;
   Counts& counts = counts_[stage_];
   const int64_t V = contexts.n_symbols();
-  counts.rows += contexts.level_of_dense(path.dense) + 1 + path.n;
+  counts.rows += contexts.length_of_dense(path.dense) + 1 + path.n;
   counts.additions += V;  // of all rows' sum to the logits: the first is no addition where it begins the sum
-  counts.place_bytes += contexts.n_bytes_read(history);
+  counts.place_bytes += path.n_bytes;
   read_bytes(contexts.dense_row(path.dense), V * static_cast<int64_t>(sizeof(int32_t)));
   see(path.dense);
   for (int m = 0; m < path.n; ++m) {
-    const uint32_t context = path.context[static_cast<size_t>(m)];
-    const int64_t n = contexts.n_entries(context);
+    const ContextRow& row = path.rows[static_cast<size_t>(m)];
+    const int64_t n = row.n_entries;
     counts.additions += n;
     counts.row_bytes += n * contexts.entry_bytes();
-    counts.row_lines += contexts.n_lines(context);
-    see(context);
+    counts.row_lines += contexts.n_lines(row);
+    see(row.number);
   }
 }
 
@@ -122,6 +128,7 @@ Kernels counting_kernels() {
   set.hash_f32 = hash_f32;
   set.hash_i32 = hash_i32;
   set.join_bits = join_bits;
+  set.join_masked = join_masked;
   set.add_f32 = add_f32;
   set.add_bf16 = add_bf16;
   set.add_i8 = add_i8;

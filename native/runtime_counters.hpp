@@ -15,7 +15,7 @@ struct Counts {
   int64_t comparisons = 0;    // of two latencies
   int64_t filler = 0;         // of a latency with itself, to fill the last register
   int64_t latency_bytes = 0;  // of what was compared, filler left out
-  int64_t joined = 0;         // bits of rows that follow from tokens, a number a table and delay, in place of comparisons
+  int64_t joined = 0;         // bits of rows that tokens or earlier comparisons say, a number a table and delay
   int64_t keys = 0;           // remembered indices joined with a query's
   int64_t rows = 0;           // read
   int64_t additions = 0;      // numbers of these rows, those that fill a row up to whole registers included
@@ -40,7 +40,7 @@ class Counters {
   void join(int64_t n_parts, int64_t n) { counts_[stage_].joined += n_parts * n; }
   void add(const RowList&, int64_t element_size);
   // What finding a path and adding its rows took; a dense row is read in place of its level's and the shorter ones'.
-  void read_contexts(const Contexts&, const Path&, const History&);
+  void read_contexts(const Contexts&, const Path&);
 
  private:
   void read_bytes(const void* begin, int64_t n_bytes);

@@ -48,6 +48,9 @@ struct Kernels {
   void (*hash_i32)(const HashPlan&, const int32_t* x, int32_t* index);
   // index[i] = parts[0][i] | parts[1][i] | ..., i below a multiple of 16.
   void (*join_bits)(const int32_t* const* parts, int64_t n_parts, int64_t n, int32_t* index);
+  // index[i] = first[i] | parts[0][i] & mask[i] | parts[1][i] & mask[n + i] | ..., i below n, a multiple of 16.
+  void (*join_masked)(const int32_t* const* parts, const int32_t* mask, int64_t n_parts, const int32_t* first,
+                      int64_t n, int32_t* index);
   // y[k] = start[k] + rows, in the list's order; y may be start.
   void (*add_f32)(const RowList&, const float* start, float* y);
   void (*add_bf16)(const RowList&, const float* start, float* y);

@@ -140,6 +140,20 @@ void join_bits(const int32_t* const* parts, int64_t n_parts, int64_t n, int32_t*
   }
 }
 
+void join_masked(const int32_t* const* parts, const int32_t* mask, int64_t n_parts, const int32_t* first, int64_t n,
+                 int32_t* index) {
+  for (int64_t i = 0; i < n; i += 16) {
+    U32 bits[64 / kVectorBytes];
+    for (int b = 0; b < 64 / kVectorBytes; ++b) bits[b] = load<U32>(first + i + b * kLanes);
+    for (int64_t p = 0; p < n_parts; ++p) {
+      for (int b = 0; b < 64 / kVectorBytes; ++b) {
+        bits[b] |= load<U32>(parts[p] + i + b * kLanes) & load<U32>(mask + p * n + i + b * kLanes);
+      }
+    }
+    for (int b = 0; b < 64 / kVectorBytes; ++b) store(index + i + b * kLanes, bits[b]);
+  }
+}
+
 // exp(x) for x <= 0 in one order of operations, so that a weight is the same number everywhere; 0 below -87.
 inline float exp_nonpositive(float x) {
   const float bounded = x > -87.0f ? x : -87.0f;
@@ -220,6 +234,6 @@ uint32_t sum_before(const uint32_t* weight, int64_t n, int64_t token) {
 }  // namespace
 
 const Kernels kernels = {
-    POLYCHRON_SET_NAME, hash_f32, hash_i32,    join_bits,   add_rows<Float32Rows>, add_rows<Bfloat16Rows>, add_i8,
-    highest_f32,        highest_i32, weigh, weigh_units, sum,                   sum_before,
+    POLYCHRON_SET_NAME, hash_f32, hash_i32, join_bits, join_masked, add_rows<Float32Rows>, add_rows<Bfloat16Rows>, add_i8,
+    highest_f32, highest_i32, weigh, weigh_units, sum, sum_before,
 };

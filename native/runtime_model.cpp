@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kCopiedBytes = int64_t{256} << 20;   // tables up to here are copied, for huge pages and padded rows
 constexpr int64_t kCacheBytes = int64_t{1} << 20;
 constexpr int64_t kContributionBytes = int64_t{4} << 20;
+constexpr int64_t kDelaysPerComparison = 8;            // up to here bits are remembered: more take as long to join
 constexpr int64_t kMaxRows = int64_t{1} << 30;
 constexpr int64_t kMaxSize = int64_t{1} << 16;         // of a count of neurons, tables, tokens, delays
 constexpr int64_t kMaxTokens = 257;                    // every byte, and one token for unseen bytes
@@ -128,6 +129,15 @@ Hash Model::plan_hash(const AnchorsView& view, const Tables& tables) const {
   hash.a.assign(n_places, 0);
   hash.b.assign(n_places, 0);
   hash.first.assign(static_cast<size_t>(hash.n_groups * kHashLanes), 0);
+  bool shared = true;
+  for (int64_t e = 0; view.delays && e < I * R * 2; ++e) {
+    hash.max_delay = std::max<int64_t>(hash.max_delay, view.delays[e]);
+    shared = shared && view.delays[e] == view.delays[e & ~int64_t{1}];
+  }
+  const int64_t padded = hash.n_groups * kHashLanes;
+  if (shared && hash.max_delay < kDelaysPerComparison * R) {
+    hash.of_delay.assign(static_cast<size_t>((hash.max_delay + 1) * padded), 0);
+  }
   hash.near = true;
   for (int64_t q = 0; q < I; ++q) {
     const int64_t i = tables.order[static_cast<size_t>(q)];
@@ -136,13 +146,17 @@ Hash Model::plan_hash(const AnchorsView& view, const Tables& tables) const {
       const int32_t* pair = view.anchors + (i * R + r) * 2;
       const int32_t* delay = view.delays ? view.delays + (i * R + r) * 2 : nullptr;
       const auto place = static_cast<size_t>((q / kHashLanes * R + r) * kHashLanes + q % kHashLanes);
-      hash.a[place] = static_cast<int32_t>(pair[0] - (delay ? delay[0] * stride_ : 0));
-      hash.b[place] = static_cast<int32_t>(pair[1] - (delay ? delay[1] * stride_ : 0));
-      if (delay) hash.max_delay = std::max<int64_t>({hash.max_delay, delay[0], delay[1]});
+      const bool present = !delay || hash.remembers_bits();
+      hash.a[place] = static_cast<int32_t>(pair[0] - (present ? 0 : delay[0] * stride_));
+      hash.b[place] = static_cast<int32_t>(pair[1] - (present ? 0 : delay[1] * stride_));
       for (const int32_t at : {hash.a[place], hash.b[place]}) hash.near = hash.near && at >= 0 && at < 32;
+      if (hash.of_delay.empty()) continue;
+      hash.of_delay[static_cast<size_t>((delay ? delay[0] : 0) * padded + q)] |= int32_t{1} << r;
     }
   }
   require((hash.max_delay + 1) * stride_ < (int64_t{1} << 31), "delays are too long for so many neurons");
+  hash.base = hash.first;
+  if (hash.remembers_bits()) std::fill(hash.first.begin(), hash.first.end(), 0);
   return hash;
 }
 
@@ -155,17 +169,16 @@ template <class T> void Model::precompute_as(Lookup& lookup) const {
   lookup.contribution.assign(static_cast<size_t>((D + 1) * (n_tokens_ + 1) * I), 0);
   for (int64_t token = 0; token <= n_tokens_; ++token) {
     for (int64_t q = 0; q < I; ++q) {
-      lookup.contribution[at(0, token, q)] = hash.first[static_cast<size_t>(q)];
+      lookup.contribution[at(0, token, q)] = hash.base[static_cast<size_t>(q)];
       if (token == n_tokens_) continue;  // before the text every latency is 0 and every comparison a tie
+      int32_t bits = 0;
       for (int64_t r = 0; r < R; ++r) {
         const auto place = static_cast<size_t>((q / kHashLanes * R + r) * kHashLanes + q % kHashLanes);
-        const int64_t d = (stride_ - 1 - hash.a[place]) / stride_;
-        const auto latency = [&](int32_t offset) {
-          return std::bit_cast<T>(embedding(token)[offset + d * stride_]);
-        };
-        if (latency(hash.a[place]) > latency(hash.b[place])) {
-          lookup.contribution[at(d, token, q)] |= int32_t{1} << r;
-        }
+        const auto latency = [&](int32_t neuron) { return std::bit_cast<T>(embedding(token)[neuron]); };
+        if (latency(hash.a[place]) > latency(hash.b[place])) bits |= int32_t{1} << r;
+      }
+      for (int64_t d = 0; d <= D; ++d) {
+        lookup.contribution[at(d, token, q)] |= bits & hash.of_delay[static_cast<size_t>(d * I + q)];
       }
     }
   }
@@ -174,10 +187,7 @@ template <class T> void Model::precompute_as(Lookup& lookup) const {
 void Model::precompute(Lookup& lookup) const {
   const Hash& hash = lookup.hash;
   const int64_t numbers = (hash.max_delay + 1) * (n_tokens_ + 1) * hash.n_groups * kHashLanes;
-  if (numbers * 4 > kContributionBytes) return;
-  for (size_t place = 0; place < hash.a.size(); ++place) {
-    if ((stride_ - 1 - hash.a[place]) / stride_ != (stride_ - 1 - hash.b[place]) / stride_) return;
-  }
+  if (numbers * 4 > kContributionBytes || hash.of_delay.empty()) return;
   integer() ? precompute_as<int32_t>(lookup) : precompute_as<float>(lookup);
 }
 
@@ -254,7 +264,7 @@ void Model::set_readout(const TablesView& view, const AnchorsView& anchors) {
   readout_ = std::move(lookup);
 }
 
-void Model::set_contexts(const ContextsView& view) {
+void Model::set_contexts(const ContextsView& view, int64_t most_copied) {
   require(readout_.has_value(), "contexts add to the logits of a readout");
   require(!contexts_, "a model has one set of contexts");
   require(view.depth >= 1 && view.depth <= kMaxContext, "contexts must have depth 1 to 7");
@@ -270,7 +280,7 @@ void Model::set_contexts(const ContextsView& view) {
   contexts_.emplace(ContextTrie{n_tokens_, view.depth, view.n_contexts, view.symbol,
                                 reinterpret_cast<const uint32_t*>(view.first_child),
                                 reinterpret_cast<const uint32_t*>(view.first_entry), view.entry_symbol},
-                    view.letter, view.value, view.n_entries, integer());
+                    view.letter, view.value, view.n_entries, integer(), logits_stride_, most_copied);
 }
 
 }  // namespace polychron::runtime

@@ -49,12 +49,18 @@ struct CodeView {           // of the relative position
   int64_t n_distances, n_code;
 };
 
+// Where both neurons of every pair have one delay, what they compare to d tokens from now is known now: bits are
+// remembered rather than latencies, and a row's are the present one's of the pairs without delay, those of a token ago of
+// the pairs with delay 1, ...
 struct Hash {
   std::vector<int32_t> a, b, first;
   int64_t n_groups = 0, n_comparisons = 0;
   int64_t max_delay = 0;
   bool near = false;
+  std::vector<int32_t> of_delay;  // (D + 1, padded I) bits of pairs with that delay; empty: latencies are remembered
+  std::vector<int32_t> base;      // (padded I) the tables' first rows; `first` is 0 where bits are remembered
 
+  bool remembers_bits() const { return max_delay > 0 && !of_delay.empty(); }
   HashPlan plan() const { return {a.data(), b.data(), first.data(), n_groups, n_comparisons, near}; }
 };
 
@@ -100,7 +106,8 @@ class Model {
   void add_attention(const TablesView&, const AnchorsView& query, const AnchorsView* key, const CodeView&);
   void add_recurrent(const TablesView&, const AnchorsView&);
   void set_readout(const TablesView&, const AnchorsView&);
-  void set_contexts(const ContextsView&);         // after the readout, to whose logits they add; they stay in place
+  // After the readout, to whose logits they add; copied where that takes at most so many bytes, else read in place.
+  void set_contexts(const ContextsView&, int64_t most_copied);
 
   Precision precision() const { return precision_; }
   bool integer() const { return precision_ == Precision::int8; }

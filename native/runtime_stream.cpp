@@ -11,12 +11,16 @@ namespace {
 
 constexpr int64_t kRoom = 256;       // rows that a trail writes before it moves
 constexpr int32_t kLatencyLimit = 32767;
-constexpr int64_t kParts = 2;        // in which rows are added where contexts are looked for meanwhile
 
 const float* as_float(const int32_t* p) { return reinterpret_cast<const float*>(p); }
 float* as_float(int32_t* p) { return reinterpret_cast<float*>(p); }
 
 int64_t longest_delay(const Lookup& lookup) { return lookup.contribution.empty() ? lookup.hash.max_delay : 0; }
+
+// What a lookup remembers of the tokens before: bits of rows, or latencies; those of the present one are the last row.
+Trail trail_of(const Lookup& lookup, int64_t stride) {
+  return Trail(longest_delay(lookup), lookup.hash.remembers_bits() ? lookup.hash.n_groups * kHashLanes : stride);
+}
 
 }  // namespace
 
@@ -48,12 +52,12 @@ int32_t* Trail::push() {
 
 Stream::Stream(const Model& model, Counters* counters)
     : model_(model), counters_(counters), set_(counters ? counting_kernels() : runtime::kernels()),
-      readout_latencies_(longest_delay(model.readout()), model.stride()), tokens_(0, 1) {
+      readout_trail_(trail_of(model.readout(), model.stride())), tokens_(0, 1) {
   int64_t most_rows = model.readout().hash.n_groups * kHashLanes, n_tokens_kept = 0, n_parts = 1;
   const auto follow = [&](const Lookup& lookup) {
-    if (lookup.contribution.empty()) return;
-    n_tokens_kept = std::max(n_tokens_kept, lookup.hash.max_delay);
+    if (lookup.contribution.empty() && !lookup.hash.remembers_bits()) return;
     n_parts = std::max(n_parts, lookup.hash.max_delay + 1);
+    if (!lookup.contribution.empty()) n_tokens_kept = std::max(n_tokens_kept, lookup.hash.max_delay);
   };
   follow(model.readout());
   groups_.resize(model.readout().tables.groups.size());
@@ -62,7 +66,7 @@ Stream::Stream(const Model& model, Counters* counters)
       follow(*stage.lookup);
       groups_.resize(std::max(groups_.size(), stage.lookup->tables.groups.size()));
       most_rows = std::max(most_rows, stage.lookup->hash.n_groups * kHashLanes);
-      states_.push_back({Trail(longest_delay(*stage.lookup), model.stride()), Trail(0, 1)});
+      states_.push_back({trail_of(*stage.lookup, model.stride()), Trail(0, 1)});
     } else {
       const Attention& attention = *stage.attention;
       const int64_t padded = attention.query.n_groups * kHashLanes;
@@ -83,11 +87,11 @@ Stream::Stream(const Model& model, Counters* counters)
 
 void Stream::reset() {
   for (StageState& state : states_) {
-    state.latencies.clear();
+    state.trail.clear();
     state.keys.clear();
     state.n_keys = 0;
   }
-  readout_latencies_.clear();
+  readout_trail_.clear();
   tokens_.clear();
   std::fill(z_.begin(), z_.end(), 0);
   history_ = {};
@@ -111,19 +115,6 @@ void Stream::add(const RowList& list, const ShiftGroup* groups, int64_t n_groups
   }
 }
 
-// Of the tables at places begin to end - 1, the rows in index_.
-template <bool integer>
-void Stream::add_some(const Tables& tables, int64_t begin, int64_t end, const int32_t* start, int32_t* y) {
-  int64_t n_groups = 0;
-  for (const ShiftGroup& group : tables.groups) {
-    const auto first = std::max<int64_t>(group.begin, begin), last = std::min<int64_t>(group.end, end);
-    if (first >= last) continue;
-    groups_[static_cast<size_t>(n_groups++)] = {static_cast<int32_t>(first - begin), static_cast<int32_t>(last - begin),
-                                                group.shift};
-  }
-  add<integer>(rows(tables, index_.data() + begin, end - begin), groups_.data(), n_groups, start, y);
-}
-
 template <bool integer> void Stream::hash(const Hash& hash, const int32_t* x, int32_t* index) {
   if constexpr (integer) {
     set_.hash_i32(hash.plan(), x, index);
@@ -133,9 +124,9 @@ template <bool integer> void Stream::hash(const Hash& hash, const int32_t* x, in
 }
 
 // The rows that a layer reads, to index_.
-template <bool integer> void Stream::address(const Lookup& lookup, Trail& latencies, bool reads_embedding) {
+template <bool integer> void Stream::address(const Lookup& lookup, Trail& trail, bool reads_embedding) {
+  const int64_t padded = lookup.hash.n_groups * kHashLanes;
   if (reads_embedding && !lookup.contribution.empty()) {
-    const int64_t padded = lookup.hash.n_groups * kHashLanes;
     for (int64_t d = 0; d <= lookup.hash.max_delay; ++d) {
       parts_[static_cast<size_t>(d)] =
           lookup.contribution.data() + (d * (model_.n_tokens() + 1) + *tokens_.row(d)) * padded;
@@ -143,9 +134,16 @@ template <bool integer> void Stream::address(const Lookup& lookup, Trail& latenc
     set_.join_bits(parts_.data(), lookup.hash.max_delay + 1, padded, index_.data());
     return;
   }
+  if (lookup.hash.remembers_bits()) {
+    hash<integer>(lookup.hash, z_.data(), trail.push());
+    for (int64_t d = 0; d <= lookup.hash.max_delay; ++d) parts_[static_cast<size_t>(d)] = trail.row(d);
+    set_.join_masked(parts_.data(), lookup.hash.of_delay.data(), lookup.hash.max_delay + 1, lookup.hash.base.data(),
+                     padded, index_.data());
+    return;
+  }
   const int32_t* x = z_.data();
   if (lookup.hash.max_delay > 0) {
-    int32_t* row = latencies.push();
+    int32_t* row = trail.push();
     std::copy_n(z_.data(), model_.stride(), row);
     x = row;
   }
@@ -193,19 +191,13 @@ template <bool integer> void Stream::keep_in_range() {
 template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   *tokens_.push() = static_cast<int32_t>(token);
   if (model_.contexts()) model_.contexts()->push(history_, token);
-  // Contexts are found on the way: what the next step reads arrives from memory while rows of layers are added.
+  // Contexts are found on the way: what they need arrives from memory while rows are added.
   const Contexts* contexts = wants_logits && model_.contexts() ? &*model_.contexts() : nullptr;
   Path path;
   if (contexts) path = contexts->begin(history_);
-  const auto follow = [&] {
-    if (contexts) contexts->step(history_, path);
-  };
   const auto add_tables = [&](const Tables& tables, const int32_t* start, int32_t* y) {
-    const int64_t n = tables.n_tables, n_parts = contexts ? std::min(kParts, n) : 1;
-    for (int64_t part = 0; part < n_parts; ++part) {
-      add_some<integer>(tables, n * part / n_parts, n * (part + 1) / n_parts, part == 0 ? start : y, y);
-      follow();
-    }
+    add<integer>(rows(tables, index_.data(), tables.n_tables), tables.groups.data(),
+                 static_cast<int64_t>(tables.groups.size()), start, y);
   };
   const bool recurrent = !states_.empty() && model_.stages()[0].lookup && model_.stages()[0].lookup->recurrent;
   if (recurrent) {
@@ -218,8 +210,7 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
     if (counters_) counters_->enter(s);
     if (stage.lookup) {
       const Tables& tables = stage.lookup->tables;
-      if (!recurrent) address<integer>(*stage.lookup, states_[s].latencies, s == 0);
-      follow();
+      if (!recurrent) address<integer>(*stage.lookup, states_[s].trail, s == 0);
       add_tables(tables, z_.data(), z_.data());
     } else {
       attend<integer>(*stage.attention, states_[s]);
@@ -229,18 +220,17 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   const Lookup& readout = model_.readout();
   if (!wants_logits && longest_delay(readout) == 0) return;
   if (counters_) counters_->enter(states_.size());
-  address<integer>(readout, readout_latencies_, states_.empty());
+  if (contexts) contexts->find(history_, path);
+  address<integer>(readout, readout_trail_, states_.empty());
   if (!wants_logits) return;
-  follow();
-  add_tables(readout.tables, nullptr, logits_.data());
+  add_tables(readout.tables, integer && contexts ? contexts->dense_row(path.dense) : nullptr, logits_.data());
   if (contexts) {
-    while (!path.complete) follow();
     if constexpr (integer) {
-      contexts->add(path, logits_.data());
+      contexts->add_following(path, logits_.data());
     } else {
       contexts->add(path, scratch_.data(), as_float(logits_.data()));
     }
-    if (counters_) counters_->read_contexts(*contexts, path, history_);
+    if (counters_) counters_->read_contexts(*contexts, path);
   }
   started_ = true;
 }

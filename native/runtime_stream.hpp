@@ -45,7 +45,7 @@ class Stream {
 
  private:
   struct StageState {
-    Trail latencies;                  // of a lookup with delays
+    Trail trail;                      // of a lookup with delays: latencies, or the bits of rows
     Trail keys;                       // of attention: a position's bits, one number a table
     int64_t n_keys = 0;
   };
@@ -53,8 +53,7 @@ class Stream {
   template <bool integer> void step(int64_t token, bool wants_logits);
   template <bool integer> void add(const RowList&, const ShiftGroup*, int64_t n_groups, const int32_t* start,
                                    int32_t* y);
-  template <bool integer> void add_some(const Tables&, int64_t begin, int64_t end, const int32_t* start, int32_t* y);
-  template <bool integer> void address(const Lookup&, Trail& latencies, bool reads_embedding);
+  template <bool integer> void address(const Lookup&, Trail&, bool reads_embedding);
   template <bool integer> void hash(const Hash&, const int32_t* x, int32_t* index);
   template <bool integer> void attend(const Attention&, StageState&);
   template <bool integer> void keep_in_range();
@@ -64,7 +63,7 @@ class Stream {
   Counters* counters_;
   const Kernels set_;
   std::vector<StageState> states_;
-  Trail readout_latencies_;
+  Trail readout_trail_;
   Trail tokens_;                      // of lookups whose rows follow from the last tokens
   std::vector<int32_t> z_, logits_, index_, query_, key_;
   std::vector<float> scratch_;

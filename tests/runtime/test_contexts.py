@@ -122,6 +122,57 @@ def test_contexts_of_few_symbols_are_dense_and_of_many_are_not(tmp_path: Path):
     assert int(model.contexts.first_child[201]) * 201 * 4 > 1 << 20
 
 
+@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_contexts_that_are_too_large_for_copies_are_read_in_place(name, precision, saved: Saved, monkeypatch):
+    _, folder = saved(name)
+    if precision != "float32":
+        folder = quantized(folder, precision)
+    text = random_text(350)
+    copied = runtime.load(folder)
+    expected = streamed_logits(copied, text)
+    counts = runtime.count_text(copied, text)[-1]
+    monkeypatch.setattr("polychron.runtime.model._MOST_COPIED_CONTEXTS", 1)
+    in_place = runtime.load(folder)
+    assert np.array_equal(streamed_logits(in_place, text).view(np.int32), expected.view(np.int32))
+    found = runtime.count_text(in_place, text)[-1]
+    same = ("rows", "additions", "row_bytes", "distinct_rows")
+    assert all(getattr(found, field) == getattr(counts, field) for field in same)
+    if trained_depth(folder) > 2:  # lines of an index are 64 bytes, halving reads few
+        assert 0 < found.place_bytes != counts.place_bytes > 0
+
+
+def test_contexts_chosen_to_share_one_line_are_read_in_place(tmp_path: Path):
+    """What only a file made for that brings about: they are found byte after byte, to the same bits."""
+    n_contexts, n_tokens = 200, 201
+    n_lines = n_contexts * 5 // 12 + 1
+
+    def line_of(symbols: list[int]) -> int:
+        key = int.from_bytes(bytes(symbols), "little") | 3 << 56
+        return ((key ^ key >> 29) * 0x9E3779B97F4A7C15 % 2**64 >> 32) * n_lines >> 32
+
+    generator, chosen = np.random.default_rng(0), set()
+    while len(chosen) < n_contexts:
+        symbols = generator.integers(0, n_tokens - 1, 3).tolist()
+        if line_of(symbols) == 7:
+            chosen.add(tuple(symbols))
+    ids = np.array([[*reversed(symbols), symbols[0]] for symbols in sorted(chosen)], dtype=np.uint8).ravel()
+    parts = [(begin, begin + 4) for begin in range(0, len(ids), 4)]
+    values = bytes(range(n_tokens - 1))
+    model = random_model(models.DelayConfig(vocabulary_size=n_tokens, n_tables=4, readout_n_comparisons=4))
+    model.set_contexts(ContextTables.of_text(ids, parts, letters(values), 3))
+    assert len(model.contexts.symbol) - int(model.contexts.first_child[int(model.contexts.first_child[1])]) == n_contexts
+    loaded = runtime.load(save_model(model, tmp_path / "run", values))
+    text = bytes(ids.tolist())
+    expected = model(tokens(loaded, text)[None])[0].detach().numpy()
+    assert np.array_equal(streamed_logits(loaded, text).view(np.int32), expected.view(np.int32))
+    assert 0 < runtime.count_text(loaded, text)[-1].place_bytes < 64 * n_contexts
+
+
+def trained_depth(folder: Path) -> int:
+    return json.loads((folder / "config.json").read_text())["model"]["context_depth"]
+
+
 def test_int8_values_are_whole_units_of_the_logits(saved: Saved):
     trained, folder = saved("contexts")
     before = open_checkpoint(folder).load_tensors()

@@ -41,11 +41,12 @@ def test_what_is_counted_is_what_was_predicted(name: str, precision: str, saved:
         assert counts.row_bytes / 64 <= counts.row_lines <= counts.row_bytes / 64 + 2 * counts.rows
         assert 0 < counts.distinct_rows <= min(counts.rows, layer.synapses // layer.n_outputs)
         assert counts.keys == (N_BYTES * layer.rows if layer.from_cache else 0)
-        if counts.joined:  # in place of comparisons, only where latencies are the embedding's
+        if counts.joined:  # bits that follow from tokens, or those of earlier comparisons
+            of_layer = trained.readout if layer.name == "readout" else trained.layers[k]
+            assert counts.joined == N_BYTES * (int(of_layer.delays.max()) + 1) * filled(layer.n_tables, 16)
+        if counts.comparisons == 0:  # only where latencies are the embedding's
             assert k == 0
-            first = trained.layers[0] if layer.name == "layer 0" else trained.readout
-            assert counts.joined == N_BYTES * (int(first.delays.max()) + 1) * filled(layer.n_tables, 16)
-            assert counts.comparisons == 0
+            assert counts.joined
         else:
             assert counts.comparisons == N_BYTES * layer.comparisons
             assert counts.latency_bytes == 8 * counts.comparisons

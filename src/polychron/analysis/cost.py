@@ -20,7 +20,7 @@ from polychron.models.deep import DeepConfig
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 _INDEX_BYTES = 4  # a row's index in the cache of keys
 _CONTEXT_BYTES = 1 + 2 * _INDEX_BYTES  # a context's symbol, and where its children and its row begin
-_NODE_BYTES = 16  # of the same places and a first number, as the runtime lays them out
+_LINE_BYTES = 64  # of the cache: what the runtime reads to learn a context's place
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ class ContextCost(LayerCost):
         return self.n_entries * _entry_bytes(element_bytes) + self.n_contexts * _CONTEXT_BYTES
 
     def latency_bytes(self, element_bytes: int) -> int:
-        """Bytes read to find the rows: of a context's children as many as halving takes."""
-        return (self.n_tables - 1) * (_NODE_BYTES + 1 + (self.n_outputs - 1).bit_length())
+        """Bytes read to find the rows: a line of the runtime's index for each, though the shortest need none."""
+        return (self.n_tables - 1) * _LINE_BYTES
 
     def row_bytes(self, element_bytes: int) -> int:
         """Bytes of the numbers and symbols of full rows."""

@@ -31,6 +31,7 @@ _MODEL = "model."
 _ATTEMPTS = 20
 _MAXIMUM_BITS = 30
 _MAXIMUM_CONTEXT_DEPTH = 7
+_MOST_COPIED_CONTEXTS = 256 << 20  # bytes that they may take when they are laid out anew; larger ones stay in the file
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Model:
             "value": value_dtype,
         }  # fmt: skip
         arrays = [self._take(f"contexts.{name}", dtype, 1) for name, dtype in dtypes.items()]
-        self.native.set_contexts(*arrays, self.settings.context_depth)
+        self.native.set_contexts(*arrays, self.settings.context_depth, _MOST_COPIED_CONTEXTS)
 
     def _lookup(self, prefix: str) -> tuple[memoryview, memoryview, memoryview | None, memoryview | None]:
         rows, shifts = self._rows(prefix)
