@@ -71,7 +71,7 @@ bool Sampler::weigh_floats(const float* logits) {
 }
 
 void Sampler::weigh_units(const int32_t* units) {
-  set_.weigh_units(units, n_drawn_, set_.highest_i32(units, n_drawn_), table_.weight.data(),
+  set_.weigh_units(units, n_padded_, set_.highest_i32(units, n_drawn_), table_.weight.data(),
                    static_cast<uint32_t>(table_.weight.size()), table_.shift, weight_.data());
 }
 
