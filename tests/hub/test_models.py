@@ -75,7 +75,7 @@ def test_counted_contexts_are_taken_over_saved_and_loaded(tmp_path: Path):
     assert torch.equal(hub.DelayLM.from_pretrained(tmp_path / "given")(tokens), trained(tokens))
     path = tmp_path / "saved" / "model.safetensors"
     tensors = safetensors.torch.load_file(path)
-    tensors["contexts.first_child"][3] = -1
+    tensors["contexts.text.first_child"][3] = -1
     safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match="is damaged or another model's: first_child must ascend"):
         hub.DelayLM.from_pretrained(tmp_path / "saved")

@@ -40,7 +40,7 @@ def add_contexts(text: ModelText, contexts: Contexts, token_ids: bytes, n_tokens
 
 
 def members() -> list[Member]:
-    """Hashes of three words; column and length of the line before; the last bytes in a ring, and where the latest is."""
+    """Hashes of three words; column, length of the line before; the last bytes in a ring, and where the latest is."""
     return [
         Member("uint32_t", "words", 3),
         Member("uint16_t", "line", 2),
