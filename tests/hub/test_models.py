@@ -98,7 +98,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
         hub.DeepClassifier(NETWORKS["deep"][1], class_names=["a"])
     with pytest.raises(InputError, match="GB of memory"):
         hub.DelayLM(models.DelayConfig(vocabulary_size=28, n_tables=1 << 10, n_comparisons=24))
-    counted = {"context_depth": 7, "n_contexts": (1 << 31) - 2, "n_context_entries": (1 << 31) - 2}
+    many = ((1 << 31) - 2, 1, 1)
+    counted = {"context_depth": 7, "n_contexts": many, "n_context_entries": many}
     with pytest.raises(InputError, match="GB of memory"):
         hub.DelayLM(replace(MODELS["delay"], **counted))
     model = hub.DelayLM(MODELS["delay"])
