@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from polychron.nn import ContextTables
+from polychron.ops.contexts import LISTS, ContextRows, advance_reference, context_of, start_state
 from polychron.twins.cost import FLOAT, Cost
 
 _OFFSETS = 4 * 4  # where a context's children and its entries begin and end
@@ -18,24 +19,34 @@ def context_cost(contexts: ContextTables, tokens: np.ndarray) -> Cost:
 
     A search of n children by halves compares ceil(log2(n + 1)) symbols.
     """
-    symbol = contexts.symbol.numpy()
-    first_child, first_entry = contexts.first_child.numpy(), contexts.first_entry.numpy()
+    kinds = {kind: of_kind.rows for kind, of_kind in zip(LISTS, contexts.lists, strict=True)}
+    byte, [state] = contexts.byte.tolist(), start_state(1).tolist()
     operations = n_bytes = 0
-    for end in range(contexts.depth, len(tokens)):
-        context = 0
-        for k in range(contexts.depth + 1):
-            n_entries = int(first_entry[context + 1]) - int(first_entry[context])
-            operations += n_entries
-            n_bytes += n_entries * (FLOAT + _SYMBOL) + _OFFSETS
-            if k == contexts.depth:
-                break
-            first, last = int(first_child[context]), int(first_child[context + 1])
-            compared = math.ceil(math.log2(last - first + 1))
-            operations += compared
-            n_bytes += compared * _SYMBOL
-            at = first + int(np.searchsorted(symbol[first:last], tokens[end - k - 1]))
-            if at == last or symbol[at] != tokens[end - k - 1]:
-                break
-            context = at
-    n = max(1, len(tokens) - contexts.depth)
+    for token in tokens.tolist():
+        state = advance_reference(state, byte[token])
+        for kind, rows in kinds.items():
+            cost = _path_cost(rows, context_of(state, kind)[: contexts.depth])
+            operations, n_bytes = operations + cost.operations, n_bytes + cost.bytes
+    n = max(1, len(tokens))
     return Cost(operations / n, n_bytes / n)
+
+
+def _path_cost(rows: ContextRows, known: tuple[int, ...]) -> Cost:
+    """Of the contexts that some bytes begin with, from the empty one to the deepest that was met."""
+    symbol, first_child, first_entry = (part.numpy() for part in rows[:3])
+    operations = n_bytes = context = 0
+    for byte in (*known, None):
+        n_entries = int(first_entry[context + 1]) - int(first_entry[context])
+        operations += n_entries
+        n_bytes += n_entries * (FLOAT + _SYMBOL) + _OFFSETS
+        if byte is None:
+            break
+        first, last = int(first_child[context]), int(first_child[context + 1])
+        compared = math.ceil(math.log2(last - first + 1))
+        operations += compared
+        n_bytes += compared * _SYMBOL
+        at = first + int(np.searchsorted(symbol[first:last], byte))
+        if at == last or symbol[at] != byte:
+            break
+        context = at
+    return Cost(operations, n_bytes)

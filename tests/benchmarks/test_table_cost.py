@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from harness.context_cost import context_cost
 from harness.table_cost import UnknownCostError, reading_cost, training_operations
 from polychron.models import DelayConfig, TransformerConfig, build
+from polychron.nn import ContextTables
+from polychron.ops.contexts import bytes_of_symbols
 
 
 def test_a_delay_model_by_hand():
@@ -37,3 +41,15 @@ def test_what_cannot_be_counted_is_not_guessed():
     model.extra = torch.nn.Linear(3, 3)
     with pytest.raises(UnknownCostError, match=r"extra\.weight"):
         reading_cost(model)
+
+
+def test_counted_contexts_by_hand():
+    text = np.tile(np.array([0, 1], dtype=np.uint8), 8)
+    tables = ContextTables.of_text(text, [(0, 16)], bytes_of_symbols(b"ab"), depth=1)
+    cost = context_cost(tables, text[:10])
+    # Of each kind two entries after anything, and one after what was met: the last byte, twice, of two, found in two
+    # halvings, and the column, one of fifteen, in four.
+    assert cost.operations == 3 * (2 + 1) + 2 + 2 + 4
+    assert cost.bytes == 3 * (2 + 1) * 5 + 3 * 2 * 16 + 2 + 2 + 4
+    nowhere = context_cost(tables, np.array([2]))  # a byte that was never met, in the first column
+    assert nowhere.operations == 2 + (2 + 2) + (2 + 2) + 4 + 1

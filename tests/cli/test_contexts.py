@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from polychron.cli import main
+from polychron.ops.contexts import LISTS
 from polychron.training import open_checkpoint
 
 from .conftest import SMALL_RUN, Command
@@ -42,16 +43,18 @@ def test_it_is_quantised_scored_and_written_with(to: str, polychron: Command, co
 def test_what_contexts_cost_is_predicted_and_counted(polychron: Command, counted: Path, text: Path):
     config = open_checkpoint(counted).config
     (result,) = polychron("cost", counted, "--measure", text, "--bytes", "300", "--json").objects
-    assert [layer["layer"] for layer in result["layers"]] == ["layer 0", "readout", "contexts"]
-    assert result["layers"][-1]["synapses"] == config.n_context_entries
+    kinds = [f"contexts: {kind}" for kind in LISTS]
+    assert [layer["layer"] for layer in result["layers"]] == ["layer 0", "readout", *kinds]
+    assert [layer["synapses"] for layer in result["layers"][-3:]] == list(config.n_context_entries)
     assert result["synapses"] == sum(layer["synapses"] for layer in result["layers"])
-    measured = result["measured"]["layers"][-1]
-    predicted, read = measured["predicted"], measured["counted"]
-    assert predicted["rows"] == 5
-    for name in ("rows", "additions", "row_bytes", "other_bytes"):
-        assert 0 < read[name] <= predicted[name]
-    assert measured["n_rows"] == config.n_contexts
-    assert 0 < measured["distinct_rows"] <= 300 * 5
+    measured = result["measured"]["layers"][-3:]
+    assert [layer["n_rows"] for layer in measured] == list(config.n_contexts)
+    for layer, n_rows in zip(measured, (5, 5, 4), strict=True):  # of depth 0 to 4; a place in a line has 3 bytes
+        predicted, read = layer["predicted"], layer["counted"]
+        assert predicted["rows"] == n_rows
+        for name in ("rows", "additions", "row_bytes", "other_bytes"):
+            assert 0 < read[name] <= predicted[name]
+        assert 0 < layer["distinct_rows"] <= 300 * n_rows
     shown = polychron("cost", counted, "--measure", text).out
     assert "of contexts at most" in shown
     assert "as far as the text's contexts were met" in shown

@@ -75,7 +75,7 @@ def test_counted_contexts_are_taken_over_saved_and_loaded(tmp_path: Path):
     assert torch.equal(hub.DelayLM.from_pretrained(tmp_path / "given")(tokens), trained(tokens))
     path = tmp_path / "saved" / "model.safetensors"
     tensors = safetensors.torch.load_file(path)
-    tensors["contexts.first_child"][3] = -1
+    tensors["contexts.text.first_child"][3] = -1
     safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match="is damaged or another model's: first_child must ascend"):
         hub.DelayLM.from_pretrained(tmp_path / "saved")
@@ -98,7 +98,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
         hub.DeepClassifier(NETWORKS["deep"][1], class_names=["a"])
     with pytest.raises(InputError, match="GB of memory"):
         hub.DelayLM(models.DelayConfig(vocabulary_size=28, n_tables=1 << 10, n_comparisons=24))
-    counted = {"context_depth": 7, "n_contexts": (1 << 31) - 2, "n_context_entries": (1 << 31) - 2}
+    many = ((1 << 31) - 2, 1, 1)
+    counted = {"context_depth": 7, "n_contexts": many, "n_context_entries": many}
     with pytest.raises(InputError, match="GB of memory"):
         hub.DelayLM(replace(MODELS["delay"], **counted))
     model = hub.DelayLM(MODELS["delay"])

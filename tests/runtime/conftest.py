@@ -13,7 +13,7 @@ import torch
 from polychron import models
 from polychron.data.vocabulary import Vocabulary
 from polychron.nn import ContextTables
-from polychron.ops.contexts import letters
+from polychron.ops.contexts import bytes_of_symbols
 from polychron.training import CheckpointWriter
 from polychron.training.checkpoint import CorpusRecord, Record, TrainingRecord, checkpoint_tensors
 
@@ -57,12 +57,12 @@ def random_text(n_bytes: int, seed: int = 0) -> bytes:
 def counted_contexts(depth: int) -> ContextTables:
     """Contexts of the beginning of what `random_text` gives: of a longer one some are known, and then none."""
     ids = Vocabulary(BYTE_VALUES[:27]).encode(random_text(200) + random_text(100, seed=1) * 2).astype(np.uint8)
-    return ContextTables.of_text(ids, [(0, len(ids))], letters(BYTE_VALUES[:27]), depth)
+    return ContextTables.of_text(ids, [(0, len(ids))], bytes_of_symbols(BYTE_VALUES[:27]), depth)
 
 
 def with_contexts(config: models.DelayConfig, depth: int) -> models.DelayConfig:
     counted = counted_contexts(depth)
-    sizes = {"n_contexts": len(counted.symbol), "n_context_entries": len(counted.value)}
+    sizes = {"n_contexts": counted.n_contexts, "n_context_entries": counted.n_entries}
     return replace(config, context_depth=depth, **sizes)
 
 
@@ -84,7 +84,7 @@ class NoOptimizer:
 def random_model(config: models.ModelConfig, seed: int = 0) -> models.LanguageModel:
     """Tables of normal numbers, so large that a comparison depends on every layer before it; counted contexts."""
     if depth := getattr(config, "context_depth", 0):
-        model = random_model(replace(config, context_depth=0, n_contexts=0, n_context_entries=0), seed)
+        model = random_model(replace(config, context_depth=0, n_contexts=(), n_context_entries=()), seed)
         model.set_contexts(counted_contexts(depth))
         return model
     model = models.build(config, seed=seed)

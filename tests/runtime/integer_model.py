@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polychron.ops.contexts import advance_reference, context_of, start_state
+from polychron.ops.contexts import LISTS, advance_reference, context_of, start_state
 from polychron.storage import TensorFile
 
 # t position, i table, r comparison, d distance
@@ -39,17 +39,18 @@ class IntegerModel:
                     z = saturate(z + self.lookup(prefix + "ffn.", z))
             layer += 1
         units = self.lookup("readout.", z)
-        if "contexts.value" in self.tensors:
-            [state], adds = start_state(1).tolist(), self.tensors["contexts.letter"].tolist()
+        if "contexts.byte" in self.tensors:
+            [state], byte = start_state(1).tolist(), self.tensors["contexts.byte"].tolist()
             for t, token in enumerate(ids):
-                state = advance_reference(state, token, adds[token])
-                self.add_contexts(context_of(state), units[t])
+                state = advance_reference(state, byte[token])
+                for kind in LISTS:
+                    self.add_contexts(kind, context_of(state, kind), units[t])
         return units
 
-    def add_contexts(self, known: tuple[int, ...], units: np.ndarray) -> None:
+    def add_contexts(self, kind: str, known: tuple[int, ...], units: np.ndarray) -> None:
         """Rows of the contexts that the text ends with, from the empty one to the deepest that is there."""
         symbol, child, first, entry, value = (
-            self.tensors[f"contexts.{name}"]
+            self.tensors[f"contexts.{kind}.{name}"]
             for name in ("symbol", "first_child", "first_entry", "entry_symbol", "value")
         )
         context = 0

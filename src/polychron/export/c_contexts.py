@@ -6,7 +6,8 @@ import numpy as np
 
 from polychron.export.c_arrays import fill
 from polychron.export.c_model_text import Member, ModelText
-from polychron.export.contexts import Contexts
+from polychron.export.contexts import ContextArrays, Contexts
+from polychron.ops.contexts import HISTORY, MAX_COLUMN, NO_BYTE
 
 
 def add_contexts(text: ModelText, contexts: Contexts, token_ids: bytes, n_tokens: int) -> str:
@@ -18,38 +19,52 @@ def add_contexts(text: ModelText, contexts: Contexts, token_ids: bytes, n_tokens
         token_ids: of the 256 bytes.
         n_tokens: of the vocabulary.
     """
-    n_contexts, n_entries = len(contexts.symbol), len(contexts.value)
-    text.add("uint8_t", "token_of", np.frombuffer(token_ids, dtype=np.uint8))  # a wrong one is no context's
-    letter = [int(contexts.letter[token]) if token < n_tokens else 0 for token in token_ids]
-    text.add("uint8_t", "letter_of", np.array(letter, dtype=np.uint8))
-    text.add("uint8_t", "context_byte", contexts.symbol)
-    for name, places, end in (
-        ("first_child", contexts.first_child, n_contexts),
-        ("first_entry", contexts.first_entry, n_entries),
-    ):
-        c_type = "uint16_t" if end < 1 << 16 else "uint32_t"
-        text.add(c_type, name, places, f"{name}[k] > {end} || {name}[k] < {name}[k > 0 ? k - 1 : 0]")
-    text.add("uint8_t", "entry_token", contexts.entry_symbol, f"entry_token[k] >= {n_tokens}")
-    text.add("int16_t", "entry_value", contexts.value)
+    text.add("uint8_t", "seen_as", contexts.byte[np.frombuffer(token_ids, dtype=np.uint8)])
     tables = "const unsigned char *tables, " if text.arrays.in_file else ""
-    return fill("contexts.c.in", TABLES=tables, ARGUMENT=text.argument, N_PARENTS=contexts.n_parents)
+    places = {"HISTORY": HISTORY, "LAST_PLACE": HISTORY - 1, "MAX_COLUMN": MAX_COLUMN, "NO_BYTE": NO_BYTE}
+    functions = [fill("contexts.c.in", **places)]
+    for kind, arrays in contexts.kinds.items():
+        _add_arrays(text, kind, arrays, n_tokens)
+        functions.append(
+            fill(
+                "contexts_of_kind.c.in",
+                KIND=kind,
+                TABLES=tables,
+                ARGUMENT=text.argument,
+                N_PARENTS=arrays.n_parents,
+                DEPTH=arrays.depth,
+            )
+        )
+    functions.append(fill("contexts_added.c.in", TABLES=tables, ARGUMENT=text.argument, **places))
+    return "".join(functions)
 
 
 def members() -> list[Member]:
-    """The last three tokens, the latest first, and how many they are; hashes of the word so far and the one before."""
-    return [Member("uint8_t", "last", 3), Member("uint8_t", "n_last"), Member("uint32_t", "words", 2)]
+    """Hashes of three words; column, length of the line before; the last bytes in a ring, and where the latest is."""
+    return [
+        Member("uint32_t", "words", 3),
+        Member("uint16_t", "line", 2),
+        Member("uint8_t", "last", HISTORY),
+        Member("uint8_t", "latest"),
+    ]
 
 
 def steps(argument: str) -> list[str]:
-    """Lines that remember the byte that was read and add to the logits.
-
-    No loop: compilers would make a call of it.
-    """
+    """Lines that remember the byte that was read and add to the logits."""
     return [
-        "state->last[2] = state->last[1];",
-        "state->last[1] = state->last[0];",
-        "state->last[0] = token_of[byte];",
-        "if (state->n_last < 3) ++state->n_last;",
-        "advance_words(state->words, letter_of[byte]);",
-        f"add_contexts({argument}state->last, state->n_last, state->words, state->logit);",
+        "remember(seen_as[byte], state->last, &state->latest, state->line, state->words);",
+        f"add_contexts({argument}state->last, state->latest, state->line, state->words, state->logit);",
     ]
+
+
+def _add_arrays(text: ModelText, kind: str, arrays: ContextArrays, n_tokens: int) -> None:
+    n_contexts, n_entries = len(arrays.symbol), len(arrays.value)
+    text.add("uint8_t", f"{kind}_byte", arrays.symbol)
+    for name, places, end in (
+        (f"{kind}_first_child", arrays.first_child, n_contexts),
+        (f"{kind}_first_entry", arrays.first_entry, n_entries),
+    ):
+        c_type = "uint16_t" if end < 1 << 16 else "uint32_t"
+        text.add(c_type, name, places, f"{name}[k] > {end} || {name}[k] < {name}[k > 0 ? k - 1 : 0]")
+    text.add("uint8_t", f"{kind}_token", arrays.entry_symbol, f"{kind}_token[k] >= {n_tokens}")
+    text.add("int16_t", f"{kind}_value", arrays.value)

@@ -16,7 +16,7 @@ import torch
 from polychron.data.vocabulary import Vocabulary
 from polychron.errors import UnsupportedModelError
 from polychron.export.contexts import Contexts, reachable
-from polychron.ops.contexts import ContextRows
+from polychron.ops.contexts import LISTS, ContextRows
 from polychron.runtime import load
 from polychron.storage.config_file import LANGUAGE_MODEL, read_config
 from polychron.training.checkpoint import Checkpoint, open_checkpoint
@@ -201,9 +201,14 @@ def _attention(arrays: dict[str, np.ndarray], prefix: str) -> TableLayer:
 
 
 def _contexts(arrays: dict[str, np.ndarray], config: Any) -> Contexts | None:
-    parts = [arrays.pop(f"contexts.{name}", None) for name in ContextRows._fields]
-    letter = arrays.pop("contexts.letter", None)
-    return None if parts[0] is None else reachable(config.context_depth, letter, *parts)
+    byte = arrays.pop("contexts.byte", None)
+    if byte is None:
+        return None
+    kinds = {}
+    for kind in LISTS:
+        parts = [arrays.pop(f"contexts.{kind}.{name}") for name in ContextRows._fields]
+        kinds[kind] = reachable(kind, config.context_depth, *parts)
+    return Contexts(byte, kinds)
 
 
 def _arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

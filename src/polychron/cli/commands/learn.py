@@ -82,8 +82,8 @@ def train(
         typer.Option(
             min=0,
             max=7,
-            help="Depth of the contexts that are counted, in one pass, beside the trained tables: three bytes, the "
-            "word so far (2), the word before (2); 0: none. [default: the preset's]",
+            help="Depth of the contexts that are counted, in one pass, beside the trained tables: of the last bytes, "
+            "of the last words, of the place in a line; 0: none. [default: the preset's]",
         ),
     ] = None,
     calibration: Annotated[
