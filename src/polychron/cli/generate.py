@@ -55,10 +55,14 @@ def run_generate(
     output.close()
 
 
+# So few that laying out counted contexts would take longer than it saves.
+_FEW_BYTES = 100_000
+
+
 def _pieces(directory: Path, prompt: bytes, n_bytes: int, options: SamplingOptions) -> Iterator[bytes]:
     """Nothing when the model is loaded, then what it writes."""
     try:
-        stream = load(directory).stream()
+        stream = load(directory, soon=n_bytes <= _FEW_BYTES).stream()
     except UnsupportedModelError:
         yield from _pieces_in_pytorch(directory, prompt, n_bytes, options)
         return

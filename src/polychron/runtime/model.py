@@ -68,12 +68,13 @@ class Model:
     Args:
         settings: from ``config.json``.
         tensors: its weights; they stay mapped as long as the model lives.
+        soon: see `load`.
 
     Raises:
         InputError: the tensors are not such a model's, or there is no memory for them.
     """
 
-    def __init__(self, settings: Settings, tensors: TensorFile) -> None:
+    def __init__(self, settings: Settings, tensors: TensorFile, *, soon: bool = False) -> None:
         self.settings = settings
         self.tensors = tensors
         native = require_native()
@@ -94,7 +95,7 @@ class Model:
                 layers += 1
             self.native.set_readout(*self._lookup("readout."))
             if settings.context_depth:
-                self._set_contexts()
+                self._set_contexts(0 if soon else _MOST_COPIED_CONTEXTS)
         except ValueError as error:
             raise self._damaged(str(error)) from None
         except TypeError:
@@ -144,7 +145,7 @@ class Model:
         if _MODEL + prefix + "ffn.synaptic_vectors" in self._unread:
             self.native.add_lookup(*self._lookup(prefix + "ffn."))
 
-    def _set_contexts(self) -> None:
+    def _set_contexts(self, most_copied: int) -> None:
         value_dtype = "I16" if self.settings.precision == "int8" else "F32"
         dtypes = {
             "symbol": "U8", "first_child": "I32", "first_entry": "I32", "entry_symbol": "U8", "value": value_dtype,
@@ -152,7 +153,7 @@ class Model:
         self.native.set_bytes(self._take("contexts.byte", "U8", 1))
         for kind in CONTEXT_LISTS:
             arrays = [self._take(f"contexts.{kind}.{name}", dtype, 1) for name, dtype in dtypes.items()]
-            self.native.add_contexts(*arrays, self.settings.context_depth, _MOST_COPIED_CONTEXTS)
+            self.native.add_contexts(*arrays, self.settings.context_depth, most_copied)
 
     def _lookup(self, prefix: str) -> tuple[memoryview, memoryview, memoryview | None, memoryview | None]:
         rows, shifts = self._rows(prefix)
@@ -178,10 +179,15 @@ class Model:
         return InputError(f"{self.tensors.path} is damaged: {' '.join(problem.split())}")
 
 
-def load(directory: str | os.PathLike[str]) -> Model:
+def load(directory: str | os.PathLike[str], *, soon: bool = False) -> Model:
     """The model in a folder that ``polychron train`` or ``polychron quantize`` wrote.
 
     A run may be writing to the folder meanwhile: weights that are superseded before they are open are looked up anew.
+
+    Args:
+        directory: the folder.
+        soon: read counted contexts where they are in the file. The model is ready some tenths of a second earlier, and a
+            byte takes longer: for up to some ten thousand bytes.
 
     Raises:
         InputError: no such folder, no model in it, another program's, damaged, larger than memory, of sizes that
@@ -207,7 +213,7 @@ def load(directory: str | os.PathLike[str]) -> Model:
         n_bytes = tensors.n_bytes
         if n_bytes != settings.weights_bytes:
             raise InputError(f"{path} is damaged: it has {n_bytes:,} bytes and should have {settings.weights_bytes:,}")
-        return Model(settings, tensors)
+        return Model(settings, tensors, soon=soon)
     raise InputError(f"{folder} is incomplete: its {CONFIG_NAME} names {settings.weights}, which is not there")
 
 
