@@ -186,7 +186,7 @@ def load(directory: str | os.PathLike[str], *, soon: bool = False) -> Model:
 
     Args:
         directory: the folder.
-        soon: read counted contexts where they are in the file. The model is ready some tenths of a second earlier, and a
+        soon: read counted contexts where they are in the file. The model is ready tenths of a second earlier, and a
             byte takes longer: for up to some ten thousand bytes.
 
     Raises:
