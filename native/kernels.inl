@@ -338,7 +338,8 @@ template <class Number> struct PairGainsBody {
   float* code_gains;
 
   // Adds up the lanes of what waits, of the first columns or of further ones.
-  template <class Masked> void put(const float* waiting, float* out, int count, bool first, const Masked& masked) const {
+  template <class Masked>
+  void put(const float* waiting, float* out, int count, bool first, const Masked& masked) const {
     float sums[kLanes];
     reduce_add_each(waiting, sums);
     F32 sum = load(sums);

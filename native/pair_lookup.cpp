@@ -91,8 +91,8 @@ struct Batch {
         n_block(int64_t{1} << (its.n_key + its.n_code)) {}
 };
 
-// One worker's arrays over a table. Readings are taken by the address of their query: all that one address's pairs read,
-// and what they read flipped, is a part of the table that stays in the second-level cache.
+// One worker's arrays over a table. Readings are taken by the address of their query: all that one address's pairs
+// read, and what they read flipped, is a part of the table that stays in the second-level cache.
 class PairOwner {
  public:
   explicit PairOwner(const Batch& batch)
@@ -142,7 +142,9 @@ class PairOwner {
   void update_online(const TableRows& rows, bool far, const float* v, bool nearest, bool wants_dx,
                      const TableUpdate& update) {
     const int64_t n = batch_.n_readings + kBeyond;
-    for (std::vector<int32_t>* list : {&row_, &source_, &flipped_, &flipped_code_}) list->resize(static_cast<size_t>(n));
+    for (std::vector<int32_t>* list : {&row_, &source_, &flipped_, &flipped_code_}) {
+      list->resize(static_cast<size_t>(n));
+    }
     TablePairs all = pairs(nearest);
     all.row = row_.data();
     all.source = source_.data();
@@ -264,7 +266,8 @@ void pair_gather_range(const PairShape& shape, const Tables& tables, const int32
   const int64_t n_flat = shape.n_flat(), n_keys = shape.n_keys(), D = shape.n_distances, n = p_end - p_begin;
   const Kernels& set = kernels();
   scratch.runs = runs_of(shape, p_begin, p_end);
-  const int64_t key_begin = scratch.runs.front().key, key_end = int64_t{scratch.runs.back().key} + scratch.runs.back().n;
+  const PairRun last = scratch.runs.back();
+  const int64_t key_begin = scratch.runs.front().key, key_end = int64_t{last.key} + last.n;
   int32_t* query = scratch.query.get();
   int32_t* key = scratch.key.get();
   TablePairs pairs{};
