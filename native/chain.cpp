@@ -29,7 +29,7 @@ template <class T> void grow(Buffer<T>& buffer, int64_t size) { buffer = Buffer<
 struct Chain::Worker {
   std::vector<Buffer<float>> scratch;  // a layer's hash each
   std::vector<Buffer<float>> key_scratch;
-  std::vector<std::optional<PairLists>> lists;
+  std::vector<std::optional<PairScratch>> pairs;
   Buffer<float> logits;                // where only the nats are wanted
 };
 
@@ -143,7 +143,9 @@ void Chain::run_stage(size_t l, const ChainStep& step, float* nats, int64_t begi
 
 void Chain::forward(const ChainStep& step, float* nats) {
   const int64_t n_flat = step.n_sequences * step.n_positions;
-  const int64_t at_most = std::clamp<int64_t>(n_flat / (2 * step.n_threads), 1, kPositionsPerTask);
+  // Positions with the same query read the same part of an attention table: the more of them in a task, the better.
+  const bool attends = std::any_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.attention; });
+  const int64_t at_most = std::clamp<int64_t>(n_flat / ((attends ? 1 : 2) * step.n_threads), 1, kPositionsPerTask);
   const bool by_sequence = step.n_sequences >= step.n_threads;
   const int64_t per_task =
       by_sequence ? std::max<int64_t>(at_most / step.n_positions, 1) * step.n_positions : at_most;
@@ -160,8 +162,8 @@ void Chain::forward(const ChainStep& step, float* nats) {
       };
       worker.scratch.push_back(zeros(layer.hash().scratch_floats()));
       worker.key_scratch.push_back(zeros(layer.key_hasher ? layer.key_hasher->scratch_floats() : 0));
-      worker.lists.emplace_back();
-      if (layer.attention) worker.lists.back().emplace(pair_shape(layer, step), per_task);
+      worker.pairs.emplace_back();
+      if (layer.attention) worker.pairs.back().emplace(pair_shape(layer, step));
     }
   }
   for (Layer& layer : layers_) {
@@ -176,7 +178,7 @@ void Chain::forward(const ChainStep& step, float* nats) {
     if (!layer.attention) return;
     const int32_t* key_row = layer.key_hasher ? layer.key_row.get() : layer.row.get();
     pair_gather_range(pair_shape(layer, step), layer.own.tables, layer.row.get(), key_row, layer.code_row.get(),
-                      layers_[l + 1].z.get(), begin, end, *worker.lists[l]);
+                      layers_[l + 1].z.get(), begin, end, *worker.pairs[l]);
   };
   const auto in_parallel = [&](const auto& work) {
     parallel_for(step.n_threads, n_tasks, [&](int64_t task, int w) {

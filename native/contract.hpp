@@ -46,19 +46,9 @@ struct GatherSum {
   RowType type = RowType::float32;
 };
 
-// y[t] += sum of the listed rows of one table, in the list's order; list t is rows[begin[t] .. begin[t + 1]).
-struct SumRowLists {
-  const void* table;          // (J, row_stride)
-  int64_t n_outputs, row_stride;
-  const int32_t* rows;
-  const int32_t* begin;       // (n_lists + 1)
-  int64_t n_lists;
-  float* y;                   // (n_lists, K)
-  RowType type = RowType::float32;
-};
-
 // One table's addresses of queries, keys and relative positions, every bit where it stands in a row's index, and what
-// becomes of pairs of positions. Of keys and relative positions up to 15 beyond the last are read, of readings written.
+// becomes of pairs of positions. Of keys and relative positions up to 15 beyond the last are read, of listed readings
+// written. Flips and distances are null where only rows are wanted, lists where they are not.
 struct TablePairs {
   const int32_t *query, *query_flip;  // (P)
   const float* query_distance;        // (P): |u|, how far from flipping
@@ -72,7 +62,7 @@ struct TablePairs {
 };
 
 // n readings from m on: query p with the keys and relative positions from two places on.
-struct PairRun { int64_t p, key, code, n, m; };
+struct PairRun { int32_t p, key, code, n, m; };
 
 // One table's readings, in the order of the sequence: reading m read row[m] and its output's gradient is v[source[m]].
 // A reading has up to two neighbour rows whose gain g = v . (S[flipped] - S[row]) is wanted; -1 stands for none.
@@ -115,7 +105,14 @@ struct Kernels {
   const char* name;
   void (*hash_tile)(const HashTile&);
   void (*gather_sum)(const GatherSum&, int64_t p_begin, int64_t p_end);
-  void (*sum_row_lists)(const SumRowLists&);
+  // y += the rows of a run's pairs, j ascending. `next` will come next: its rows are asked for.
+  void (*sum_pairs)(const TablePairs&, const TableRows&, const PairRun&, const PairRun& next, float* y);
+  // Gains of a run's pairs, v (P, K): gain[m + j] = v[p] . (S[flipped] - S[row]), unless null, and code_gains[m + j]
+  // likewise; 0 where list_pairs has no neighbour row. `next` as above.
+  void (*pair_gains)(const TablePairs&, const TableRows&, const PairRun&, const PairRun& next, const float* v,
+                     float* gain, float* code_gains);
+  // merged[place[j]] += v, j ascending; rows of `merged` are merged_stride(n_outputs) apart.
+  void (*add_to_rows)(const float* v, int64_t n_outputs, const int32_t* place, int64_t n, float* merged);
   // Rows, sources and neighbour rows of a run of pairs: of query and key the one nearer to flipping, ties going to the
   // key; of the relative position where it is strictly nearer than both.
   void (*list_pairs)(const TablePairs&, const PairRun&);

@@ -247,51 +247,178 @@ void gather_sum(const GatherSum& a, int64_t p_begin, int64_t p_end) {
   for_type(a.type, [&]<class Number>() { gather_rows<Number>(a, p_begin, p_end); });
 }
 
-constexpr int64_t kListAhead = 24;  // rows asked for ahead of use; enough to cover a read from main memory
+// ---- pairs of positions: their rows, and whose gains are whose --------------------------------------------------
 
-template <class Number> struct ListBody {
-  const SumRowLists& a;
+// Sixteen pairs of one query: their rows and their neighbour rows, one wherever there may be one.
+struct SixteenPairs {
+  alignas(64) int32_t row[kLanes], flipped[kLanes], flipped_code[kLanes];
+};
+
+struct QueryPairs {
+  const TablePairs& a;
+  const PairRun& run;
+  I32 query = set1(a.query[run.p]);
+
+  inline I32 rows(int64_t j) const { return query | load_i32(a.key + run.key + j) | load_i32(a.code + run.code + j); }
+  inline I32 flip(int64_t j) const {
+    const Mask is_query = load(a.key_distance + run.key + j) > set1(a.query_distance[run.p]);
+    return select(is_query, set1(a.query_flip[run.p]), load_i32(a.key_flip + run.key + j));
+  }
+  // `yes` where the relative position is nearest to flipping, else `no`.
+  template <class Lanes> inline Lanes where_code_is_nearest(int64_t j, Lanes yes, Lanes no) const {
+    const F32 code_distance = load(a.code_distance + run.code + j);
+    const Mask before_query = set1(a.query_distance[run.p]) > code_distance;
+    const Mask before_key = load(a.key_distance + run.key + j) > code_distance;
+    return select(before_query, select(before_key, yes, no), no);
+  }
+  template <bool with_flips> inline void list(int64_t j, SixteenPairs& out) const {
+    const I32 here = rows(j);
+    store(out.row, here);
+    if (!with_flips) return;
+    store(out.flipped, here ^ flip(j));
+    store(out.flipped_code, here ^ load_i32(a.code_flip + run.code + j));
+  }
+  inline int count(int64_t j) const { return static_cast<int>(run.n - j < kLanes ? run.n - j : kLanes); }
+};
+
+void list_pairs(const TablePairs& a, const PairRun& run) {
+  const TablePairs own = a;  // which no store can change
+  const QueryPairs pairs{own, run};
+  const I32 source = set1(run.p), none = set1(int32_t{-1});
+  for (int64_t j = 0; j < run.n; j += kLanes) {
+    const I32 here = pairs.rows(j), flipped = here ^ pairs.flip(j);
+    const I32 flipped_code = here ^ load_i32(own.code_flip + run.code + j);
+    store(own.row + run.m + j, here);
+    store(own.source + run.m + j, source);
+    store(own.flipped[0] + run.m + j, own.nearest ? pairs.where_code_is_nearest(j, none, flipped) : flipped);
+    store(own.flipped[1] + run.m + j, pairs.where_code_is_nearest(j, flipped_code, none));
+  }
+}
+
+// A run has so few rows that the processor gets to the next one's late: they are asked for in between.
+template <class Number> struct SumPairsBody {
+  const TablePairs& a;
+  const TableRows& rows;
+  const PairRun& run_of;
+  const PairRun& next;
+  float* y;
 
   template <int Blocks> void run(Columns c) const {
-    const Number* table = static_cast<const Number*>(a.table) + c.begin;
-    const int64_t end = a.begin[a.n_lists];
-    for (int64_t t = 0; t < a.n_lists; ++t) {
-      if (a.begin[t] == a.begin[t + 1]) continue;
-      float* y = a.y + t * a.n_outputs + c.begin;
-      Row<Blocks> sum = Row<Blocks>::load_from(y, c.tail);
-      for (int64_t m = a.begin[t]; m < a.begin[t + 1]; ++m) {
-        if (m + kListAhead < end) prefetch_row<Blocks>(table + int64_t{a.rows[m + kListAhead]} * a.row_stride);
-        sum.add(Row<Blocks>::load_from(table + int64_t{a.rows[m]} * a.row_stride, c.tail));
+    const Number* table = static_cast<const Number*>(rows.table) + c.begin;
+    const int64_t stride = rows.row_stride;
+    const QueryPairs pairs{a, run_of}, ahead{a, next};
+    SixteenPairs these, those;
+    Row<Blocks> sum = Row<Blocks>::load_from(y + c.begin, c.tail);
+    for (int64_t j = 0; j < run_of.n || j < next.n; j += kLanes) {
+      if (j < run_of.n) pairs.template list<false>(j, these);
+      if (j < next.n) ahead.template list<false>(j, those);
+      const int count = pairs.count(j), n_ahead = ahead.count(j);
+      for (int l = 0; l < count || l < n_ahead; ++l) {
+        if (l < n_ahead) prefetch_row<Blocks>(table + those.row[l] * stride);
+        if (l < count) sum.add(Row<Blocks>::load_from(table + these.row[l] * stride, c.tail));
       }
-      sum.store_to(y, c.tail);
+    }
+    sum.store_to(y + c.begin, c.tail);
+  }
+};
+
+void sum_pairs(const TablePairs& a, const TableRows& rows, const PairRun& run, const PairRun& next, float* y) {
+  for_type(rows.type, [&]<class Number>() {
+    for_columns(rows.n_outputs, SumPairsBody<Number>{a, rows, run, next, y});
+  });
+}
+
+template <class Number> struct PairGainsBody {
+  const TablePairs& a;
+  const TableRows& rows;
+  const PairRun& run_of;
+  const PairRun& next;
+  const float* v;
+  float* gain;
+  float* code_gains;
+
+  // Adds up the lanes of what waits, of the first columns or of further ones.
+  template <class Masked>
+  void put(const float* waiting, float* out, int count, bool first, const Masked& masked) const {
+    float sums[kLanes];
+    reduce_add_each(waiting, sums);
+    F32 sum = load(sums);
+    if (!first) sum = load_partial(out, count) + sum;
+    store_partial(out, masked(sum), count);
+  }
+
+  template <int Blocks> void run(Columns c) const {
+    const Number* table = static_cast<const Number*>(rows.table) + c.begin;
+    const int64_t stride = rows.row_stride;
+    const float* v_at = v + run_of.p * rows.n_outputs + c.begin;
+    const Row<Blocks> v_row = Row<Blocks>::load_from(v_at, c.tail);
+    prefetch_row<Blocks>(v + next.p * rows.n_outputs + c.begin);
+    const QueryPairs pairs{a, run_of}, ahead{a, next};
+    const F32 zero = set1(0.0f);
+    SixteenPairs these, those;
+    alignas(64) float products[kLanes * kLanes], code_products[kLanes * kLanes];
+    for (int64_t j = 0; j < run_of.n || j < next.n; j += kLanes) {
+      if (j < run_of.n) pairs.template list<true>(j, these);
+      if (j < next.n) ahead.template list<true>(j, those);
+      const int count = pairs.count(j), n_ahead = ahead.count(j);
+      for (int l = 0; l < n_ahead || l < count; ++l) {
+        if (l < n_ahead) {
+          for (const int32_t* row : {those.row, those.flipped, those.flipped_code}) {
+            prefetch_row<Blocks>(table + row[l] * stride);
+          }
+        }
+        if (l >= count) continue;
+        const Row<Blocks> here = Row<Blocks>::load_from(table + these.row[l] * stride, c.tail);
+        const Row<Blocks> there = Row<Blocks>::load_from(table + these.flipped[l] * stride, c.tail);
+        const Row<Blocks> there_by_code = Row<Blocks>::load_from(table + these.flipped_code[l] * stride, c.tail);
+        store(products + l * kLanes, difference_products(v_row, there, here));
+        store(code_products + l * kLanes, difference_products(v_row, there_by_code, here));
+      }
+      if (count <= 0) continue;
+      for (int l = count; l < kLanes; ++l) {
+        store(products + l * kLanes, zero);
+        store(code_products + l * kLanes, zero);
+      }
+      if (gain) {
+        put(products, gain + run_of.m + j, count, c.begin == 0, [&](F32 sum) {
+          return a.nearest ? pairs.where_code_is_nearest(j, zero, sum) : sum;
+        });
+      }
+      put(code_products, code_gains + run_of.m + j, count, c.begin == 0,
+          [&](F32 sum) { return pairs.where_code_is_nearest(j, sum, zero); });
     }
   }
 };
 
-void sum_row_lists(const SumRowLists& a) {
-  for_type(a.type, [&]<class Number>() { for_columns(a.n_outputs, ListBody<Number>{a}); });
+void pair_gains(const TablePairs& a, const TableRows& rows, const PairRun& run, const PairRun& next, const float* v,
+                float* gain, float* code_gains) {
+  for_type(rows.type, [&]<class Number>() {
+    for_columns(rows.n_outputs, PairGainsBody<Number>{a, rows, run, next, v, gain, code_gains});
+  });
 }
 
-// ---- pairs of positions: their rows, and whose gains are whose --------------------------------------------------
+struct AddToRowsBody {
+  const float* v;
+  int64_t n_outputs;
+  const int32_t* place;
+  int64_t n;
+  float* merged;
 
-void list_pairs(const TablePairs& a, const PairRun& run) {
-  const TablePairs own = a;  // which no store can change
-  const I32 query = set1(own.query[run.p]), query_flip = set1(own.query_flip[run.p]);
-  const I32 source = set1(static_cast<int32_t>(run.p)), none = set1(int32_t{-1});
-  const F32 query_distance = set1(own.query_distance[run.p]);
-  for (int64_t j = 0; j < run.n; j += kLanes) {
-    const I32 here = query | load_i32(own.key + run.key + j) | load_i32(own.code + run.code + j);
-    const F32 key_distance = load(own.key_distance + run.key + j);
-    const F32 code_distance = load(own.code_distance + run.code + j);
-    const I32 flip = select(key_distance > query_distance, query_flip, load_i32(own.key_flip + run.key + j));
-    const I32 flipped = here ^ flip, flipped_code = here ^ load_i32(own.code_flip + run.code + j);
-    const Mask nearer[] = {query_distance > code_distance, key_distance > code_distance};
-    const auto where_nearest = [&nearer](I32 yes, I32 no) { return select(nearer[0], select(nearer[1], yes, no), no); };
-    store(own.row + run.m + j, here);
-    store(own.source + run.m + j, source);
-    store(own.flipped[0] + run.m + j, own.nearest ? where_nearest(none, flipped) : flipped);
-    store(own.flipped[1] + run.m + j, where_nearest(flipped_code, none));
+  template <int Blocks> void run(Columns c) const {
+    const int64_t stride = merged_stride(n_outputs);
+    const Row<Blocks> v_row = Row<Blocks>::load_from(v + c.begin, c.tail);
+    float* rows = merged + c.begin;
+    for (int64_t j = 0; j < n; ++j) {
+      float* row = rows + place[j] * stride;
+      Row<Blocks> sum = Row<Blocks>::load_from(row, c.tail);
+      sum.add(v_row);
+      sum.store_to(row, c.tail);
+    }
   }
+};
+
+void add_to_rows(const float* v, int64_t n_outputs, const int32_t* place, int64_t n, float* merged) {
+  for_columns(n_outputs, AddToRowsBody{v, n_outputs, place, n, merged});
 }
 
 float route_pairs(const TablePairs& a, const PairRun& run, const float* gain, const float* code_gains, float* key_gain,
@@ -645,7 +772,7 @@ void cross_entropy(const float* logits, int64_t stride, const int64_t* target, f
 }  // namespace
 
 const Kernels kernels = {
-    POLYCHRON_SET_NAME, hash_tile,  gather_sum, sum_row_lists,  list_pairs,      route_pairs,
-    merge_rows,         online_sgd, update_sgd, update_adagrad, surrogate_slope, softmax_cross_entropy,
+    POLYCHRON_SET_NAME, hash_tile,  gather_sum, sum_pairs,  pair_gains,     add_to_rows,     list_pairs,
+    route_pairs,        merge_rows, online_sgd, update_sgd, update_adagrad, surrogate_slope, softmax_cross_entropy,
     cross_entropy,
 };

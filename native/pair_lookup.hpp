@@ -4,10 +4,11 @@
 // A row's index: query bits, then key bits, then the bits of the relative position, which are the lowest.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "lookup.hpp"
+#include "sort_rows.hpp"
 
 namespace polychron {
 
@@ -28,16 +29,17 @@ enum class PositionGradient { additional, nearest };
 // The relative-position code as addresses: each value compared with 0. Outputs (I, D).
 void hash_position_code(const PairShape&, const float* code, int32_t* row, uint8_t* pair, float* u);
 
-// The rows of some positions' pairs, one worker's, made once.
-struct PairLists {
-  PairLists(const PairShape& shape, int64_t n_positions)
-      : rows(n_positions * std::min(shape.window, shape.n_past + shape.n_positions)), begin(n_positions + 1) {}
-  Buffer<int32_t> rows, begin;
+// One worker's scratch for some positions' pairs, made once.
+struct PairScratch {
+  explicit PairScratch(const PairShape&);
+  std::vector<PairRun> runs;
+  Buffer<int32_t> query, key, code;  // a table's addresses, every bit where it stands in a row's index
+  RowSorter by_query;
 };
 
-// pair_gather for the flat positions [p_begin, p_end), at most as many as the lists have room for.
+// pair_gather for the flat positions [p_begin, p_end).
 void pair_gather_range(const PairShape&, const Tables&, const int32_t* query_row, const int32_t* key_row,
-                       const int32_t* code_row, float* y, int64_t p_begin, int64_t p_end, PairLists&);
+                       const int32_t* code_row, float* y, int64_t p_begin, int64_t p_end, PairScratch&);
 
 // y (P, K) += sum over earlier positions and tables of one row each. query_row (I, B, T), key_row (I, B, n_past + T).
 void pair_gather(const PairShape&, const Tables&, const int32_t* query_row, const int32_t* key_row,

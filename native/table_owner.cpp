@@ -18,49 +18,54 @@ void check_rows(const int32_t* row, int64_t n_readings, int64_t n_rows) {
   throw std::invalid_argument("row must lie in [0, " + std::to_string(n_rows) + "); got " + std::to_string(*outside));
 }
 
+void update_rows(int64_t i, const TableRows& given, int64_t n_rows, const RowGroups& groups, const float* merged,
+                 const TableUpdate& update) {
+  const Kernels& set = kernels();
+  const int64_t n_outputs = given.n_outputs, stride = merged_stride(n_outputs);
+  TableRows rows = given;
+  rows.seed = update.seed + static_cast<uint32_t>(i) * 0xC2B2AE3Du;
+  switch (update.kind) {
+    case TableUpdate::Kind::sgd:
+      set.update_sgd(rows, groups, merged, update.rate, update.visit_cap);
+      break;
+    case TableUpdate::Kind::adagrad:
+      set.update_adagrad(rows, groups, merged, update.state + i * n_rows, update.rate, update.epsilon);
+      break;
+    case TableUpdate::Kind::dense:
+      for (int64_t q = 0; q < groups.n_groups; ++q) {
+        std::copy_n(merged + q * stride, n_outputs, update.dense + (i * n_rows + groups.rows[q]) * n_outputs);
+      }
+      break;
+    case TableUpdate::Kind::sparse: {
+      std::vector<int32_t>& indices = (*update.sparse_rows)[static_cast<size_t>(i)];
+      std::vector<float>& values = (*update.sparse_values)[static_cast<size_t>(i)];
+      indices.insert(indices.end(), groups.rows, groups.rows + groups.n_groups);
+      for (int64_t q = 0; q < groups.n_groups; ++q) {
+        values.insert(values.end(), merged + q * stride, merged + q * stride + n_outputs);
+      }
+      break;
+    }
+    case TableUpdate::Kind::none:
+    case TableUpdate::Kind::online_sgd:
+      break;
+  }
+}
+
 TableOwner::TableOwner(int64_t n_readings, int64_t n_rows, int64_t n_outputs)
     : n_rows_(n_rows), merged_(std::min(n_readings, n_rows) * merged_stride(n_outputs)) {}
 
 void TableOwner::apply(int64_t i, const Readings& readings, const TableUpdate& update) {
   if (readings.n_readings == 0) return;
   check_rows(readings.row, readings.n_readings, n_rows_);
-  const Kernels& set = kernels();
   if (update.kind == TableUpdate::Kind::online_sgd) {
-    set.online_sgd(readings, update.rate);
+    kernels().online_sgd(readings, update.rate);
     return;
   }
   if (update.kind == TableUpdate::Kind::none && !readings.gain[0] && !readings.gain[1]) return;
-
-  const int64_t n_outputs = readings.n_outputs;
-  const int64_t stride = merged_stride(n_outputs);
-  const uint32_t seed = update.seed + static_cast<uint32_t>(i) * 0xC2B2AE3Du;
-  const TableRows rows{readings.table, n_outputs, readings.row_stride, readings.type, seed};
   const RowGroups groups = sorter_.sort(readings.row, readings.n_readings, n_rows_);
-  float* merged = merged_.get();
-  set.merge_rows(readings, groups, merged);
-  switch (update.kind) {
-    case TableUpdate::Kind::sgd:
-      set.update_sgd(rows, groups, merged, update.rate, update.visit_cap);
-      break;
-    case TableUpdate::Kind::adagrad:
-      set.update_adagrad(rows, groups, merged, update.state + i * n_rows_, update.rate, update.epsilon);
-      break;
-    case TableUpdate::Kind::dense:
-      for (int64_t q = 0; q < groups.n_groups; ++q) {
-        std::copy_n(merged + q * stride, n_outputs, update.dense + (i * n_rows_ + groups.rows[q]) * n_outputs);
-      }
-      break;
-    case TableUpdate::Kind::sparse:
-      (*update.sparse_rows)[i].assign(groups.rows, groups.rows + groups.n_groups);
-      (*update.sparse_values)[i].resize(static_cast<size_t>(groups.n_groups * n_outputs));
-      for (int64_t q = 0; q < groups.n_groups; ++q) {
-        std::copy_n(merged + q * stride, n_outputs, (*update.sparse_values)[i].data() + q * n_outputs);
-      }
-      break;
-    case TableUpdate::Kind::none:
-    case TableUpdate::Kind::online_sgd:
-      break;
-  }
+  kernels().merge_rows(readings, groups, merged_.get());
+  update_rows(i, {readings.table, readings.n_outputs, readings.row_stride, readings.type}, n_rows_, groups,
+              merged_.get(), update);
 }
 
 }  // namespace polychron

@@ -27,6 +27,11 @@ struct TableUpdate {
   std::vector<std::vector<float>>* sparse_values = nullptr;
 };
 
+// What becomes of the summed gradients of some rows of one table: group q is `merged`'s row q. Of kind sparse the rows
+// follow those that were given before. Not for online_sgd, which has no sums.
+void update_rows(int64_t table_index, const TableRows&, int64_t n_rows, const RowGroups&, const float* merged,
+                 const TableUpdate&);
+
 // Throws std::invalid_argument unless every row lies in [0, n_rows).
 void check_rows(const int32_t* row, int64_t n_readings, int64_t n_rows);
 

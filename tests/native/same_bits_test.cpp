@@ -76,23 +76,6 @@ void gathers(const Kernels& set, Random& draw, Result& out) {
   }
 }
 
-void row_lists(const Kernels& set, Random& draw, Result& out) {
-  for (const int64_t K : kWidths) {
-    const int64_t J = draw.between(1, 9), n_lists = draw.between(1, 12), row_stride = K + draw.below(9);
-    const bool halves = draw.below(3) == 0;
-    const std::vector<float> table = draw.reals(halves ? 0 : J * row_stride);
-    const std::vector<Bfloat16> half_table = draw.halves(halves ? J * row_stride : 0);
-    const void* rows_at = halves ? static_cast<const void*>(half_table.data()) : table.data();
-    std::vector<int32_t> begin{0};
-    for (int64_t t = 0; t < n_lists; ++t) begin.push_back(begin.back() + static_cast<int32_t>(draw.below(9)));
-    const std::vector<int32_t> rows = draw.ints(begin.back(), J);
-    auto y = room<float>(n_lists * K);
-    set.sum_row_lists({rows_at, K, row_stride, rows.data(), begin.data(), n_lists, y.data(),
-                       halves ? RowType::bfloat16 : RowType::float32});
-    out.bits.add(y);
-  }
-}
-
 void pairs_of_positions(const Kernels& set, Random& draw, Result& out) {
   for (int64_t n = 1; n < 50; ++n) {
     const int64_t P = n + 1, D = n + draw.below(3), M = n + draw.below(20), beyond = 15;
@@ -111,7 +94,8 @@ void pairs_of_positions(const Kernels& set, Random& draw, Result& out) {
     const TablePairs pairs{query.data(), query_flip.data(), query_distance.data(), key.data(), key_flip.data(),
                            key_distance.data(), code.data(), code_flip.data(), code_distance.data(),
                            draw.below(2) > 0, row.data(), source.data(), {flipped.data(), flipped_code.data()}};
-    const PairRun run{draw.below(P), draw.below(2), D - n, n, M - n};
+    const auto narrow = [](int64_t value) { return static_cast<int32_t>(value); };
+    const PairRun run{narrow(draw.below(P)), narrow(draw.below(2)), narrow(D - n), narrow(n), narrow(M - n)};
     set.list_pairs(pairs, run);
     for (auto* listed : {&row, &source, &flipped, &flipped_code}) {
       for (int64_t b = 0; b < beyond; ++b) (*listed)[static_cast<size_t>(M + b)] = 77;  // may be anything
@@ -123,6 +107,55 @@ void pairs_of_positions(const Kernels& set, Random& draw, Result& out) {
     out.bits.add(key_gain);
     out.bits.add(code_gain);
     out.bits.add(of_query);
+  }
+}
+
+// What is read and added up by runs of pairs: queries have 2 bits, keys 3, relative positions 1.
+void sums_of_pairs(const Kernels& set, Random& draw, Result& out) {
+  for (const int64_t K : kWidths) {
+    constexpr int64_t kRows = 64, beyond = 15;
+    const int64_t n = draw.between(1, 40), P = n + 1, D = n + draw.below(3), M = n + draw.below(5);
+    const int64_t row_stride = K + draw.below(9);
+    const auto shifted = [&draw](int64_t size, int64_t below, int shift) {
+      std::vector<int32_t> bits = draw.ints(size, below);
+      for (int32_t& bit : bits) bit <<= shift;
+      return bits;
+    };
+    const auto flips = [&draw](int64_t size, int64_t n_bits, int64_t shift) {
+      std::vector<int32_t> bits = draw.ints(size, n_bits);
+      for (int32_t& bit : bits) bit = int32_t{1} << (bit + shift);
+      return bits;
+    };
+    const std::vector<int32_t> query = shifted(P, 4, 4), key = shifted(P + beyond, 8, 1), code = draw.ints(D + beyond, 2),
+                               query_flip = flips(P, 2, 4), key_flip = flips(P + beyond, 3, 1),
+                               code_flip = flips(D + beyond, 1, 0);
+    const std::vector<float> query_distance = draw.reals(P), key_distance = draw.specials(P + beyond),
+                             code_distance = draw.reals(D + beyond), v = draw.reals(P * K);
+    const bool halves = draw.below(3) == 0;
+    std::vector<float> table = draw.reals(halves ? 0 : kRows * row_stride);
+    std::vector<Bfloat16> half_table = draw.halves(halves ? kRows * row_stride : 0);
+    const TableRows rows{halves ? static_cast<void*>(half_table.data()) : table.data(), K, row_stride,
+                         halves ? RowType::bfloat16 : RowType::float32};
+    const TablePairs pairs{query.data(), query_flip.data(), query_distance.data(), key.data(), key_flip.data(),
+                           key_distance.data(), code.data(), code_flip.data(), code_distance.data(),
+                           draw.below(2) > 0, nullptr, nullptr, {nullptr, nullptr}};
+    const auto some = [&](int64_t length) {
+      return PairRun{static_cast<int32_t>(draw.below(P)), 0, static_cast<int32_t>(D - length),
+                     static_cast<int32_t>(length), static_cast<int32_t>(M - length)};
+    };
+    const PairRun run = some(n), next = some(draw.below(n + 1));
+    auto y = room<float>(K);
+    set.sum_pairs(pairs, rows, run, next, y.data());
+    out.bits.add(y);
+    auto gain = room<float>(M), code_gains = room<float>(M);
+    set.pair_gains(pairs, rows, run, next, v.data(), draw.below(4) ? gain.data() : nullptr, code_gains.data());
+    out.bits.add(gain);
+    out.bits.add(code_gains);
+
+    const std::vector<int32_t> place = draw.ints(n, 5);
+    std::vector<float> merged(static_cast<size_t>(5 * merged_stride(K)), 1.0f);
+    set.add_to_rows(v.data(), K, place.data(), n, merged.data());
+    out.bits.add(merged);
   }
 }
 
@@ -231,8 +264,8 @@ void probes(const Kernels&, Random& draw, Result& out) {
 
 int main() {
   const std::pair<const char*, Case> cases[] = {
-      {"hash_tile", hash_tiles}, {"gather_sum", gathers}, {"sum_row_lists", row_lists},
-      {"list_pairs, route_pairs", pairs_of_positions},
+      {"hash_tile", hash_tiles}, {"gather_sum", gathers}, {"list_pairs, route_pairs", pairs_of_positions},
+      {"sum_pairs, pair_gains, add_to_rows", sums_of_pairs},
       {"merge_rows, update_sgd, update_adagrad", merges_and_updates}, {"online_sgd", online_updates},
       {"surrogate_slope", slopes}, {"cross_entropy, softmax_cross_entropy", softmaxes}, {"read_row_range", probes}};
   int n_failed = 0, n_compared = 0;

@@ -106,6 +106,7 @@ PAIR_SIZES = [
     PairSizes(2, 9, 16, 130, 3, 2, None, 2),
     PairSizes(3, 70, 8, 5, 3, 2, None, 2, window=5),
     PairSizes(2, 17, 16, 3, 2, 5, 4, 4),
+    PairSizes(3, 20, 8, 8, 1, 6, None, 4),  # 2 MiB a table: positions are taken by the address of their query
 ]
 
 EMPTY_PAIR_SIZES = [
