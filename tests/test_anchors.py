@@ -248,3 +248,11 @@ def test_impossible_sensory_anchors_are_refused():
         sensory_anchors(10, 0, 1, 1, radius=0.0)
     with pytest.raises(InputError, match="n_comparisons must be at most"):
         sensory_anchors(3, 9, 1, 4)
+
+
+@pytest.mark.parametrize("kind", ["random", "covering", "independent"])
+def test_a_negative_seed_is_refused(kind: str):
+    with pytest.raises(InputError, match="seed must be at least 0; got -1"):
+        draw_anchors(kind, 8, 2, 2, seed=-1)
+    with pytest.raises(InputError, match="seed must be at least 0"):
+        geometric_delays(2, 2, 3, seed=-1)

@@ -49,6 +49,12 @@ def _turn(pairs: np.ndarray, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(turned, dtype=np.int32))
 
 
+def _generator(seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise InputError(f"seed must be at least 0; got {seed}")
+    return np.random.default_rng(seed)
+
+
 def random_anchors(n_inputs: int, n_tables: int, n_comparisons: int, seed: int = 0) -> Tensor:
     """Pairs drawn uniformly, without repetition within a table: (n_tables, n_comparisons, 2) int32.
 
@@ -60,7 +66,7 @@ def random_anchors(n_inputs: int, n_tables: int, n_comparisons: int, seed: int =
         torch.Size([2, 3, 2])
     """
     _check(n_inputs, n_tables, n_comparisons)
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     pairs = _all_pairs(n_inputs)
     chosen = np.stack([rng.choice(len(pairs), n_comparisons, replace=False) for _ in range(n_tables)])
     return _turn(pairs[chosen], rng)
@@ -77,7 +83,7 @@ def independent_anchors(n_inputs: int, n_tables: int, n_comparisons: int, seed: 
         [[[0, 1], [0, 1], [0, 1]]]
     """
     _check_counts(n_inputs, n_tables, n_comparisons)
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     first = rng.integers(0, n_inputs, (n_tables, n_comparisons))
     second = (first + rng.integers(1, n_inputs, first.shape)) % n_inputs
     return torch.from_numpy(np.stack([first, second], axis=-1).astype(np.int32))
@@ -97,7 +103,7 @@ def covering_anchors(n_inputs: int, n_tables: int, n_comparisons: int, seed: int
         6
     """
     _check(n_inputs, n_tables, n_comparisons)
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     pairs = _all_pairs(n_inputs)
     deck: list[int] = []
     chosen = np.empty((n_tables, n_comparisons), dtype=np.int64)
@@ -155,7 +161,7 @@ def sensory_anchors(
         )
     if not 0 < radius < math.inf or not 0 <= reference_share <= 1:
         raise InputError(f"radius must be positive, reference_share in [0, 1]; got {radius} and {reference_share}")
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     chosen = np.empty((n_tables, n_comparisons, 2), dtype=np.int32)
     for table in chosen:
         held: set[tuple[int, int]] = set()
@@ -222,7 +228,7 @@ def geometric_delays(n_tables: int, n_comparisons: int, max_delay: int, seed: in
         True
     """
     _check_delay(max_delay)
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     weight = 0.5 ** np.arange(max_delay + 1)
     return _one_delay_a_pair(rng.choice(max_delay + 1, (n_tables, n_comparisons), p=weight / weight.sum()))
 
@@ -235,7 +241,7 @@ def uniform_delays(n_tables: int, n_comparisons: int, max_delay: int, seed: int 
         torch.Size([8, 8, 2])
     """
     _check_delay(max_delay)
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     return _one_delay_a_pair(rng.integers(0, max_delay + 1, (n_tables, n_comparisons)))
 
 
