@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
 import functools
 import ipaddress
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -18,6 +20,7 @@ from polychron.errors import InputError
 from polychron.server.connection import PatientProtocol
 
 _SECONDS_TO_END = 3  # for requests that are open when the server is asked to stop
+_LONGEST_END = 30  # seconds after which a server that was asked to stop says where it hangs, and ends
 _BACKLOG = 128
 
 
@@ -89,7 +92,10 @@ def run(
         timeout_graceful_shutdown=_SECONDS_TO_END,
     )
     with listener:
-        _Server(config, started, writer).run(sockets=[listener])
+        try:
+            _Server(config, started, writer).run(sockets=[listener])
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 class _Server(uvicorn.Server):
@@ -106,10 +112,15 @@ class _Server(uvicorn.Server):
             self._tell_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A second signal does not wait for open requests. Uvicorn's own would raise the signal again in the end."""
+        """A second signal does not wait for open requests. Uvicorn's own would raise the signal again in the end.
+
+        Whatever a thread or a task waits for, the process does not outlive its signal by more than half a minute.
+        """
         self.force_exit = self.should_exit
         self.should_exit = True
         self._writer.stopping = True
+        if sys.__stderr__ is not None:
+            faulthandler.dump_traceback_later(_LONGEST_END, exit=True, file=sys.__stderr__)
 
 
 _EXPECTED = (
