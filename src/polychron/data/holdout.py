@@ -91,7 +91,7 @@ def set_aside(
 ) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
     """Takes pieces out of segments, evenly spread, about ``n_bytes`` in all: (what is left, the pieces), ascending.
 
-    A piece that would take more than a quarter of its segment is left out.
+    A piece that would take more than a quarter of its segment is left out, and one that would begin within another.
 
     Example:
         >>> set_aside([(0, 1000)], 40, n_pieces=2)
@@ -108,7 +108,8 @@ def set_aside(
         start, end = segments[i]
         if end - start >= 4 * each:
             first = min(end - int(ends[i]) + place, end - each)
-            pieces.append((first, first + each))
+            if not pieces or first >= pieces[-1][1]:
+                pieces.append((first, first + each))
     for first, last in pieces:
         i = next(i for i, (start, end) in enumerate(left) if start <= first and last <= end)
         start, end = left[i]
