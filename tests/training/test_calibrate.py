@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +121,12 @@ def test_a_run_sets_aside_calibrates_and_says_so(tmp_path, monkeypatch):
         tmp_path / "again/weights-60.safetensors"
     ).read_bytes()
     assert main(["train", "text.txt", "--from", "run", "--only", "readout", "--calibration", "2000"]) == 2
+
+
+@pytest.mark.parametrize("wanted", [500_000, 740_000, 760_000, 900_000, 999_999])
+def test_pieces_of_nearly_all_do_not_overlap(wanted: int):
+    left, pieces = set_aside([(0, 700_000), (700_010, 1_000_010)], wanted, n_pieces=64)
+    parts = sorted((*left, *pieces))
+    assert all(end <= start for (_, end), (start, _) in pairwise(parts))
+    assert sum(end - start for start, end in parts) == 1_000_000
+    assert wanted * 0.9 < sum(end - start for start, end in pieces) <= wanted
