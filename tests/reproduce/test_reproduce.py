@@ -42,6 +42,33 @@ def test_published_counts_are_confirmed_to_the_unit_and_ten_thousand_is_not(tmp_
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_reproduction_that_was_stopped_goes_on_with_what_is_finished(text, tmp_path):
+    lines = []
+    first = reproduce("bpc", tmp_path, text=text, n_seeds=1)
+    runs = tmp_path / "bpc-runs/runs"
+    kept = {path.name: path.read_text() for path in runs.iterdir()}
+    assert len(kept) == 2
+    (runs / "recurrent-small-0.json").unlink()
+    again = reproduce("bpc", tmp_path, text=text, n_seeds=2, resume=True, tell=lines.append)
+    assert {path.name: path.read_text() for path in runs.iterdir()}["transformer-paper-small-0.json"] in kept.values()
+    assert len(list(runs.iterdir())) == 4
+    name = "recurrent small, last position of a window"
+    assert again.measured[name][0] == first.measured[name][0]  # the same run once more gives the same bits
+    reproduce("bpc", tmp_path, text=text, n_seeds=1)  # anew
+    assert len(list(runs.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_runs_of_another_text_or_size_are_not_gone_on_with(text, tmp_path):
+    reproduce("table2", tmp_path, text=text, n_seeds=1)
+    with pytest.raises(InputError, match="are about bytes_trained_on 2048, not 1024"):
+        reproduce("table2", tmp_path, text=text, n_seeds=1, n_bytes=1024, resume=True)
+    (tmp_path / "table2-runs/runs/transformer-paper-small-0.json").write_text("[]")
+    with pytest.raises(InputError, match="must hold a JSON object; it holds a list"):
+        reproduce("table2", tmp_path, text=text, n_seeds=1, resume=True)
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("item", ITEMS)
 def test_every_item_is_written_and_judged(item, text, tmp_path):
     found = reproduce(item, tmp_path / "out", text=text, n_seeds=2)
@@ -54,6 +81,9 @@ def test_every_item_is_written_and_judged(item, text, tmp_path):
         assert finding.claim in page
     has_picture = (tmp_path / "out" / f"{item}.png").exists()
     assert has_picture == (item not in ("table3", "table4"))
+    n_kept = len(list((tmp_path / "out").glob(f"{item}-runs/runs/*.json")))
+    contestants = {"fig13": 5, "bpc": 2, "ablation": 4, "table1": 1, "table2": 1}
+    assert n_kept == 2 * contestants.get(item, 0)
     if item in ("fig13", "bpc", "ablation"):
         assert "seeds 0, 1" in page
         assert "±" in page
@@ -82,7 +112,7 @@ def test_the_speed_claim_is_judged_by_the_worst_seed(text, tmp_path, monkeypatch
     monkeypatch.setattr(measured, "run_contest", contest)
     for n_seeds, verdict in ((1, OTHER_SCALE), (2, NOT_CONFIRMED)):
         found = reproduce("fig13", tmp_path, text=text, n_seeds=n_seeds)
-        speed = [f for f in found.findings if "50 times faster" in f.claim]
+        speed = [f for f in found.findings if "50 times faster than gru" in f.claim]
         assert {f.verdict for f in speed} == {verdict}
     assert "51 times (2 to 100)" in speed[0].ours
 

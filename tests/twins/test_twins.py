@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from polychron.errors import InputError
-from polychron.twins import RECIPES
+from polychron.twins import ATTENTION_ONLY, RECIPES
 from polychron.twins.cost import FLOAT
 from polychron.twins.gru import Streams
 from polychron.twins.training import Settings, nats_per_byte, one_step, prepare, schedule, train
@@ -116,10 +116,10 @@ def test_windows_of_the_perceptron_predict_only_bytes_with_all_their_context():
     assert batches.bytes_per_batch == 24
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, ATTENTION_ONLY.name])
 def test_counted_operations_hold_the_products_that_torch_counts(name: str):
     torch.manual_seed(0)
-    twin = RECIPES[name].build(83, 0.0).eval()
+    twin = {**RECIPES, ATTENTION_ONLY.name: ATTENTION_ONLY}[name].build(83, 0.0).eval()
     n_parameters = twin.n_parameters()
     cost = twin.reading_cost()
     assert cost.bytes >= FLOAT * (n_parameters - 83 * 64)  # of GRU and perceptron one row of the embedding is read
@@ -136,6 +136,21 @@ def test_counted_operations_hold_the_products_that_torch_counts(name: str):
         context_products = cost.operations - twin._cost(0).operations if name.startswith("transformer") else 0
     rest = cost.operations - context_products - products
     assert 0 < rest < 0.07 * products
+
+
+def test_attention_only_is_the_same_transformer_without_its_perceptrons():
+    torch.manual_seed(0)
+    whole, alone = RECIPES["transformer-small"].build(83, 0.0).eval(), ATTENTION_ONLY.build(83, 0.0).eval()
+    of_perceptrons = [name for name in whole.state_dict() if "perceptron" in name or ".up." in name or "down" in name]
+    assert len(of_perceptrons) == 2 * 3
+    alone.load_state_dict({name: x for name, x in whole.state_dict().items() if name not in of_perceptrons})
+    tokens = torch.arange(20)[None]
+    assert not torch.equal(whole(tokens), alone(tokens))
+    with torch.no_grad():
+        for block in whole.blocks:
+            block.down.weight.zero_()
+    assert torch.equal(whole(tokens), alone(tokens))
+    assert whole.n_parameters() - alone.n_parameters() == 2 * (2 * 4 * 64 * 64 + 64)
 
 
 def test_attention_costs_more_with_context():

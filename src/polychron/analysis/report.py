@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from polychron.analysis.context_report import ContextsShown, context_section
 from polychron.analysis.drawing import Axes, heat_map, spike_raster
 from polychron.analysis.files import written_beside
 from polychron.analysis.usage import CONSTANT_SHARE, CORRELATED, NEAR_TIES, TELLING_SHARE, U_EDGES, LayerUsage
@@ -62,7 +63,12 @@ class Raster:
 
 
 def write_report(
-    path: Path, title: str, facts: Sequence[str], usages: Sequence[LayerUsage], rasters: Sequence[Raster]
+    path: Path,
+    title: str,
+    facts: Sequence[str],
+    usages: Sequence[LayerUsage],
+    rasters: Sequence[Raster],
+    contexts: ContextsShown | None = None,
 ) -> None:
     """Writes the report beside ``path`` and renames it.
 
@@ -72,16 +78,23 @@ def write_report(
         facts: lines about it.
         usages: of its layers.
         rasters: spikes to show.
+        contexts: how its counted contexts are used, where it has some.
 
     Raises:
         InputError: the file cannot be written.
     """
-    text = render_report(title, facts, usages, rasters)
+    text = render_report(title, facts, usages, rasters, contexts)
     with written_beside(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
 
-def render_report(title: str, facts: Sequence[str], usages: Sequence[LayerUsage], rasters: Sequence[Raster]) -> str:
+def render_report(
+    title: str,
+    facts: Sequence[str],
+    usages: Sequence[LayerUsage],
+    rasters: Sequence[Raster],
+    contexts: ContextsShown | None = None,
+) -> str:
     """The report as HTML."""
     body = [f"<h1>{html.escape(title)}</h1>"]
     body += [f'<p class="muted">{"<br>".join(html.escape(fact) for fact in facts)}</p>']
@@ -104,6 +117,8 @@ def render_report(title: str, facts: Sequence[str], usages: Sequence[LayerUsage]
         )
     for usage in usages:
         body.append(_layer(usage))
+    if contexts is not None:
+        body.append(context_section(contexts))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

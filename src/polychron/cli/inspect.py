@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from polychron import models, runtime
-from polychron.analysis.inspection import compared_latencies, inspect_model
+from polychron.analysis.context_report import ContextsShown
+from polychron.analysis.context_usage import PARTS, ContextUsage, inspect_contexts
+from polychron.analysis.inspection import as_the_papers_layers, compared_latencies, inspect_model
 from polychron.analysis.report import Raster, write_report
 from polychron.analysis.usage import CONSTANT_SHARE, CORRELATED, NEAR_TIES, TELLING_SHARE, LayerUsage
 from polychron.cli.classify import load_test_set
@@ -49,18 +51,26 @@ def run_inspect(
         raise InputError(f"cannot write {page}: {page.parent} is not a folder")
     inspected = _language_model if task_of(directory) == LANGUAGE_MODEL else _classifier
     model, inputs, facts, shown, labels = inspected(directory, data, n_inputs, spikes)
+    model = as_the_papers_layers(model)
     usages = inspect_model(model, inputs)
+    has_contexts = isinstance(model, models.LanguageModel) and inputs.shape[1] > 1
+    contexts = inspect_contexts(model, inputs) if has_contexts else None
     if page is not None:
         rasters = [
             _raster(f"Spikes that {name} compares", x.flatten(0, 1).numpy(), labels)
             for name, x in compared_latencies(model, shown)
         ]
-        write_report(page, f"{directory.resolve().name}: how its tables are used", facts, usages, rasters)
+        drawn = None if contexts is None else ContextsShown(contexts, inspect_contexts(model, shown), labels)
+        write_report(page, f"{directory.resolve().name}: how its tables are used", facts, usages, rasters, drawn)
     if json:
-        print_json({"model": str(directory), "facts": facts, "layers": [usage.summary() for usage in usages]})
+        found = {"layers": [usage.summary() for usage in usages]}
+        if contexts is not None:
+            found["contexts"] = contexts.summary()
+        print_json({"model": str(directory), "facts": facts, **found})
         return
     console = make_console()
-    for line in [*facts, "", *usage_lines(usages)]:
+    further = [] if contexts is None else ["", *context_lines(contexts)]
+    for line in [*facts, "", *usage_lines(usages), *further]:
         say(console, line)
     if page is not None:
         say(console, f"\nreport with pictures: {page}")
@@ -97,6 +107,23 @@ def usage_lines(usages: Sequence[LayerUsage]) -> list[str]:
     if equal:
         lines.append(f"equal    {equal} comparisons stand twice in their table, whose rows between cannot be reached")
     return lines
+
+
+def context_lines(usage: ContextUsage) -> list[str]:
+    """What is stored of counted contexts, depth by depth, and how deep the text's were met."""
+    n = len(usage.depth)
+    lines = [
+        f"counted contexts, at {n:,} positions: {usage.depth.mean():.2f} bytes deep in the mean, "
+        f"{usage.n_added.mean():.1f} numbers added",
+        f"{'bytes':>5}  {'the deepest is of':18}{'contexts':>12}{'numbers':>12}{'read':>12}{'come here':>12}"
+        f"{'end here':>10}{'nats there':>12}",
+    ]
+    for k, nats in enumerate(usage.nats_by_depth):
+        lines.append(
+            f"{k:>5}  {PARTS[k]:18}{usage.n_contexts[k]:>12,}{usage.n_entries[k]:>12,}{usage.n_read[k]:>12,}"
+            f"{usage.arrivals[k] / n:>12.1%}{usage.ends[k] / n:>10.1%}{'' if nats is None else f'{nats:.3f}':>12}"
+        )
+    return [*lines, "come here, end here: of the walks from the empty context to the longest that was ever met"]
 
 
 def _language_model(

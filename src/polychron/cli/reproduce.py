@@ -10,12 +10,12 @@ from polychron.reproduce import ITEMS, reproduce
 
 
 def run_reproduce(
-    item: str, *, text: Path | None, scale: str, out: Path, n_seeds: int, n_bytes: int | None, json: bool
+    item: str, *, text: Path | None, scale: str, out: Path, n_seeds: int, n_bytes: int | None, resume: bool, json: bool
 ) -> None:
     """Run an item, or ``all``, print what came of it, and say where it was written."""
     for name in ITEMS if item == "all" else (item,):
         found = reproduce(
-            name, out, text=text, scale=scale, n_seeds=n_seeds, n_bytes=n_bytes,
+            name, out, text=text, scale=scale, n_seeds=n_seeds, n_bytes=n_bytes, resume=resume,
             tell=lambda line: None if json else print(line, file=sys.stderr, flush=True),
         )  # fmt: skip
         files = [str(out / f"{name}.{ending}") for ending in ("json", "md", *(["png"] if found.draw else []))]

@@ -16,6 +16,7 @@ from polychron.analysis import plots
 from polychron.analysis.files import written_beside
 from polychron.errors import InputError
 from polychron.reproduce import counted, measured
+from polychron.reproduce.kept import KeptRuns
 from polychron.reproduce.measured import SIZES, Work
 from polychron.reproduce.outcome import Reproduction
 from polychron.twins.split import Split
@@ -41,6 +42,7 @@ def reproduce(
     scale: str = "small",
     n_seeds: int = 3,
     n_bytes: int | None = None,
+    resume: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Reproduction:
     """Run an item and write ``ITEM.json``, ``ITEM.md`` and, where there is a picture, ``ITEM.png`` into ``out``.
@@ -55,6 +57,8 @@ def reproduce(
         scale: ``"small"`` or ``"full"``.
         n_seeds: 0, 1, ... of what is measured.
         n_bytes: trained on in every run in place of the scale's.
+        resume: take trials and runs that ``out`` holds already, of the same text, size, machine and versions, as they
+            are; they are files in ``out/ITEM-runs``, each written when it is finished.
         tell: takes lines of progress.
 
     Raises:
@@ -76,7 +80,7 @@ def reproduce(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {error.strerror or error}") from None
-    found = COUNTED[item]() if item in COUNTED else _measure(item, text, scale, n_seeds, n_bytes, tell)
+    found = COUNTED[item]() if item in COUNTED else _measure(item, out, text, scale, n_seeds, n_bytes, resume, tell)
     _write(out / f"{item}.json", json.dumps(found.to_dict(), indent=1) + "\n")
     _write(out / f"{item}.md", found.markdown() + "\n")
     if found.draw is not None:
@@ -89,7 +93,14 @@ def reproduce(
 
 
 def _measure(
-    item: str, text: Path | None, scale: str, n_seeds: int, n_bytes: int | None, tell: Callable[[str], None]
+    item: str,
+    out: Path,
+    text: Path | None,
+    scale: str,
+    n_seeds: int,
+    n_bytes: int | None,
+    resume: bool,
+    tell: Callable[[str], None],
 ) -> Reproduction:
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -109,7 +120,9 @@ def _measure(
             "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
             f"polychron {polychron.__version__}, {polychron.kernel_info()['kernel']} kernels",
         }
-        return MEASURED[item](Work(split, size, tuple(range(n_seeds)), setting, tell))
+        about = {name: value for name, value in setting.items() if name != "seeds"}
+        kept = KeptRuns(out / f"{item}-runs", about, resume=resume)
+        return MEASURED[item](Work(split, size, tuple(range(n_seeds)), setting, tell, kept.once))
     finally:
         torch.set_num_threads(n_threads)
 

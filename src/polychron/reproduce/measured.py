@@ -7,17 +7,18 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from polychron import analysis, models
 from polychron.analysis.plots import saved_figure
 from polychron.reproduce.outcome import CONFIRMED, NOT_CONFIRMED, OTHER_SCALE, Finding, Reproduction
-from polychron.twins import RECIPES
-from polychron.twins.contest import Contestant, Outcome, Terms, run_contest, spread
+from polychron.twins import ATTENTION_ONLY, RECIPES
+from polychron.twins.contest import Contestant, Once, Outcome, Terms, run_contest, spread
 from polychron.twins.cost import FLOAT
 from polychron.twins.learning import Learner, of_tables, of_twin
 from polychron.twins.split import Split
@@ -29,7 +30,9 @@ PUBLISHED_TRAFFIC = 10_000
 # Bits per character that the paper claims for its recurrent network and its transformer.
 PUBLISHED_BITS = {"recurrent": 1.39, "transformer": 0.99}
 NOTHING_LOST = 0.01  # nats: what leaving the FFN out may cost and still be nothing
+EQUAL_TIME = ", equal time"
 STEP_BYTES = 1024  # of ours: short runs need steps more than large ones
+DENSE = {**RECIPES, ATTENTION_ONLY.name: ATTENTION_ONLY}
 ABLATION = {"n_neurons": 16, "n_heads": 1, "n_layers": 2, "n_tables": 16, "n_comparisons": 4, "window": 8}
 
 
@@ -59,7 +62,8 @@ class Size:
 
 
 SIZES = {
-    "small": Size(1 << 18, 1 << 18, 1 << 14, "tiny", "paper-small", "small", ("transformer-small", "gru"), False),
+    "small": Size(1 << 18, 1 << 18, 1 << 14, "tiny", "paper-small", "small",
+                  ("transformer-small", "gru", "window-mlp"), False),
     "full": Size(20 << 20, 2 << 20, 1 << 18, "small", "paper", "paper",
                  ("transformer-small", "transformer-medium", "transformer-large", "gru", "window-mlp"), True),
 }  # fmt: skip
@@ -75,6 +79,7 @@ class Work:
         seeds: of every contestant.
         setting: for the report.
         tell: takes a line of progress.
+        once: keeps trials and runs, see :func:`polychron.twins.contest.run_contest`.
     """
 
     split: Split
@@ -82,6 +87,15 @@ class Work:
     seeds: tuple[int, ...]
     setting: dict[str, Any]
     tell: Callable[[str], None]
+    once: Once = lambda name, make: make()
+
+    def contest(self, contestants: Sequence[Contestant], seconds: float | None = None) -> list[Outcome]:
+        """Each of them under every seed, on the size's terms; or for so many seconds, at the first of its rates."""
+        size = self.size
+        terms = Terms(n_bytes=size.n_bytes, trial_bytes=size.trial_bytes, sample_bytes=size.sample_bytes, looks=LOOKS)
+        if seconds is not None:
+            terms = replace(terms, n_bytes=None, seconds=seconds, trial_bytes=0)
+        return run_contest(contestants, self.split, terms, self.seeds, once=self.once, tell=self.tell)
 
 
 def tables(kind: str, preset: str, **changes: Any) -> Contestant:
@@ -100,7 +114,7 @@ def tables(kind: str, preset: str, **changes: Any) -> Contestant:
 
 def twin(name: str) -> Contestant:
     """A dense twin at half, once and twice the rate of its recipe."""
-    recipe = RECIPES[name]
+    recipe = DENSE[name]
     return Contestant(
         name, lambda split, rate, seed: of_twin(recipe, Settings(rate), split, seed),
         tuple(recipe.rate * factor for factor in (1.0, 0.5, 2.0)),
@@ -108,31 +122,54 @@ def twin(name: str) -> Contestant:
 
 
 def fig13(work: Work) -> Reproduction:
-    """Loss over steps, bytes and seconds; how much less ours takes to where the best dense twin ends."""
+    """Loss over steps, bytes and seconds; how much less ours takes to where the best dense twin ends.
+
+    Bytes and steps are those of runs over as many bytes as the twins'; seconds those of these or of further runs, as
+    long as the best twin's, whichever get there sooner.
+    """
     size = work.size
     ours = [tables("delay", size.delay), tables("transformer", size.transformer)]
     twins = [twin(name) for name in size.twins]
-    terms = Terms(n_bytes=size.n_bytes, trial_bytes=size.trial_bytes, sample_bytes=size.sample_bytes, looks=LOOKS)
-    outcomes = run_contest([*ours, *twins], work.split, terms, work.seeds, tell=work.tell)
+    outcomes = work.contest([*ours, *twins])
     dense = {name: [o for o in outcomes if o.name == name] for name in size.twins}
-    best = min(dense, key=lambda name: statistics.mean(o.nats for o in dense[name]))
+    ends = {name: statistics.mean(o.nats for o in runs) for name, runs in dense.items()}
+    best = min(ends, key=ends.__getitem__)
+    # The paper compares with a transformer, whatever else does better.
+    rivals = dict.fromkeys([best, *sorted(filter(_is_transformer, ends), key=ends.__getitem__)[:1]])
+    seconds = statistics.mean(outcome.points[-1][2] for outcome in dense[best])
+    outcomes += work.contest([replace(c, name=c.name + EQUAL_TIME) for c in ours], seconds)
     findings, measured = [], {"outcomes": [asdict(outcome) for outcome in outcomes], "best_twin": best}
     for contestant in ours:
-        runs = [o for o in outcomes if o.name == contestant.name]
-        end = f"ends at {spread([o.nats for o in runs])} nats, {best} at {spread([o.nats for o in dense[best]])}"
-        for axis, what in ((1, "bytes"), (2, "seconds"), (0, "steps")):
-            factors = [times_less(o, next(d for d in dense[best] if d.seed == o.seed), axis) for o in runs]
-            measured[f"{contestant.name}: times fewer {what}"] = factors
-            verdict = NOT_CONFIRMED
-            if min(factors) >= PUBLISHED_SPEED:
-                verdict = CONFIRMED if size.is_published and contestant.name == "transformer paper" else OTHER_SCALE
-            findings.append(
-                Finding(f"{contestant.name}: learning 50 times faster, in {what}", "50", times(factors), verdict,
-                        end if what == "bytes" else "")
-            )  # fmt: skip
+        for rival in rivals:
+            for axis, what in ((1, "bytes"), (0, "steps"), (2, "seconds")):
+                equal_bytes = [o for o in outcomes if o.name == contestant.name]
+                equal_time = [o for o in outcomes if o.name == contestant.name + EQUAL_TIME]
+                runs, budget = equal_bytes, f"{size.n_bytes:,} bytes"
+                factors = [times_less(o, _of_seed(dense[rival], o.seed), axis) for o in equal_bytes]
+                if axis == 2:  # whichever of the two gets there sooner
+                    runs, budget = equal_time, f"{seconds:.3g} s"
+                    longer = [times_less(o, _of_seed(dense[rival], o.seed), axis) for o in equal_time]
+                    factors = [max(pair) for pair in zip(factors, longer, strict=True)]
+                measured[f"{contestant.name}: times fewer {what} than {rival}"] = factors
+                verdict = NOT_CONFIRMED
+                if min(factors) >= PUBLISHED_SPEED:
+                    is_published = size.is_published and contestant.name == "transformer paper"
+                    verdict = CONFIRMED if is_published else OTHER_SCALE
+                end = f"ends at {spread([o.nats for o in runs])} nats after {budget}, the twin at "
+                end += spread([o.nats for o in dense[rival]])
+                claim = f"{contestant.name}: learning 50 times faster than {rival}, in {what}"
+                findings.append(Finding(claim, "50", times(factors), verdict, "" if what == "steps" else end))
     findings += traffic(work.split, size, best)
     return Reproduction("fig13", "learning speed beside tuned dense twins (figure 13)", tuple(findings), work.setting,
                         measured, lambda path: draw_curves(path, outcomes, work.split.name))  # fmt: skip
+
+
+def _of_seed(runs: Sequence[Outcome], seed: int) -> Outcome:
+    return next(run for run in runs if run.seed == seed)
+
+
+def _is_transformer(name: str) -> bool:
+    return name.startswith("transformer")
 
 
 def times_less(ours: Outcome, dense: Outcome, axis: int) -> float:
@@ -204,12 +241,9 @@ def bits(work: Work, kinds: Sequence[str] = ("recurrent", "transformer"), item: 
     findings, measured, outcomes = [], {}, []
     for kind in kinds:
         preset = getattr(work.size, kind)
-        last: list[float] = []
-        contestant = with_last_position(tables(kind, preset), work, last)
-        terms = Terms(n_bytes=work.size.n_bytes, trial_bytes=work.size.trial_bytes,
-                      sample_bytes=work.size.sample_bytes, looks=LOOKS)  # fmt: skip
-        runs = run_contest([contestant], work.split, terms, work.seeds, tell=work.tell)
+        runs = work.contest([replace(tables(kind, preset), at_end=last_positions)])
         outcomes += runs
+        last = [run.further["last_position"] for run in runs]
         for where, nats in (("all positions", [run.nats for run in runs]), ("last position of a window", last)):
             found = [value / math.log(2) for value in nats]
             claimed = PUBLISHED_BITS[kind]
@@ -228,26 +262,12 @@ def bits(work: Work, kinds: Sequence[str] = ("recurrent", "transformer"), item: 
                         lambda path: draw_curves(path, outcomes, work.split.name))  # fmt: skip
 
 
-def with_last_position(contestant: Contestant, work: Work, last: list[float]) -> Contestant:
-    """The contestant, whose scoring of the whole run's end also notes the loss of the last position of windows."""
-
-    def make(split: Split, rate: float, seed: int) -> Learner:
-        learner = contestant.make(split, rate, seed)
-        if split is not work.split:  # a trial
-            return learner
-        at = len(last)
-
-        def score(held_out) -> float:
-            del last[at:]
-            last.append(last_position(learner.network, held_out))
-            return learner.score(held_out)
-
-        return Learner(learner.step, score, learner.bytes_per_step, learner.n_parameters, learner.network)
-
-    return Contestant(contestant.name, make, contestant.rates)
+def last_positions(learner: Learner, held_out: np.ndarray) -> dict[str, float]:
+    """What a trained network has at the last position of windows."""
+    return {"last_position": last_position(learner.network, held_out)}
 
 
-def last_position(model: models.LanguageModel, held_out) -> float:
+def last_position(model: models.LanguageModel, held_out: np.ndarray) -> float:
     """Mean nats of the byte after each of the windows that the held-out ids (N,) are cut into: the paper's measure."""
     tokens = torch.from_numpy(held_out.astype("int64"))
     context = model.config.context
@@ -262,27 +282,45 @@ def last_position(model: models.LanguageModel, held_out) -> float:
 
 
 def ablation(work: Work) -> Reproduction:
-    """Attention only, n = 16 and one head, beside the same with FFN."""
+    """Attention only, n = 16 and one head, beside the same with FFN; and a dense transformer with and without."""
     changes = dict(ABLATION, context=32)
-    contestants = [
+    ours = [
         Contestant(name, tables("transformer", "paper-small", **changes, ffn=ffn).make, (0.02, 0.01, 0.04))
         for name, ffn in (("attention only", None), ("with FFN", "tables"))
     ]
-    terms = Terms(n_bytes=work.size.n_bytes, trial_bytes=work.size.trial_bytes, sample_bytes=work.size.sample_bytes,
-                  looks=LOOKS)  # fmt: skip
-    outcomes = run_contest(contestants, work.split, terms, work.seeds, tell=work.tell)
-    alone, whole = ([o.nats for o in outcomes if o.name == c.name] for c in contestants)
+    twins = [twin(ATTENTION_ONLY.name), twin("transformer-small")]
+    outcomes = work.contest([*ours, *twins])
+    runs = [[o for o in outcomes if o.name == contestant.name] for contestant in (*ours, *twins)]
+    alone, whole, dense_alone, dense_whole = ([o.nats for o in some] for some in runs)
     lost = [a - w for a, w in zip(alone, whole, strict=True)]
-    finding = Finding(
-        "without FFN nothing is lost: tables are not linear already",
-        "(in words; n = 16, one head)",
-        f"{spread(alone)} nats without, {spread(whole)} with",
-        OTHER_SCALE if max(lost) <= NOTHING_LOST else NOT_CONFIRMED,
-        f"difference {spread(lost)} nats; nothing means at most {NOTHING_LOST}; "
-        f"{changes['n_layers']} layers, window {changes['window']}",
-    )
-    return Reproduction("ablation", "attention only", (finding,), work.setting,
-                        {"outcomes": [asdict(outcome) for outcome in outcomes]},
+    dense_lost = [a - w for a, w in zip(dense_alone, dense_whole, strict=True)]
+    findings = [
+        Finding(
+            "without FFN nothing is lost: tables are not linear already",
+            "(in words; n = 16, one head)",
+            f"{spread(alone)} nats without, {spread(whole)} with",
+            OTHER_SCALE if max(lost) <= NOTHING_LOST else NOT_CONFIRMED,
+            f"difference {spread(lost)} nats; nothing means at most {NOTHING_LOST}; "
+            f"{changes['n_layers']} layers, window {changes['window']}",
+        ),
+        Finding(
+            "a dense transformer loses by leaving out its perceptron",
+            "(implied)",
+            f"{spread(dense_alone)} nats without, {spread(dense_whole)} with",
+            OTHER_SCALE if min(dense_lost) > NOTHING_LOST else NOT_CONFIRMED,
+            f"difference {spread(dense_lost)} nats; {ATTENTION_ONLY.name} beside transformer-small",
+        ),
+    ]
+    measured: dict[str, Any] = {"outcomes": [asdict(outcome) for outcome in outcomes]}
+    for axis, what in ((1, "bytes"), (2, "seconds")):
+        factors = [times_less(o, d, axis) for o, d in zip(runs[0], runs[2], strict=True)]
+        measured[f"attention only beside dense attention only: times fewer {what}"] = factors
+        findings.append(
+            Finding(f"attention only, tables beside dense: learning 50 times faster, in {what}", f"{PUBLISHED_SPEED}",
+                    times(factors), OTHER_SCALE if min(factors) >= PUBLISHED_SPEED else NOT_CONFIRMED,
+                    f"until the loss that the dense one ends with, {spread(dense_alone)}")
+        )  # fmt: skip
+    return Reproduction("ablation", "attention only", tuple(findings), work.setting, measured,
                         lambda path: draw_curves(path, outcomes, work.split.name))  # fmt: skip
 
 
@@ -301,12 +339,12 @@ def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
                 spent = [statistics.mean(point[axis] for point in look) for look in looks]
                 nats = [[point[3] for point in look] for look in looks]
                 mean = [statistics.mean(some) for some in nats]
-                width = 1.3 if name in RECIPES else 2.2
+                width = 1.3 if name in DENSE else 2.2
                 axes.plot(spent, mean, "o-", color=colour, label=name, markersize=3, linewidth=width)
                 axes.fill_between(spent, [min(some) for some in nats], [max(some) for some in nats], color=colour,
                                   alpha=0.18, linewidth=0)  # fmt: skip
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1,) if axis == 2 else (1, 3)))  # "300 ms" is long
             axes.xaxis.set_major_formatter(EngFormatter("s" if axis == 2 else "", sep=""))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(title)

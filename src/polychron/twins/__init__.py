@@ -7,7 +7,7 @@ from polychron.twins.transformer import Transformer, TransformerSize
 from polychron.twins.twin import Recipe, Twin
 from polychron.twins.window_mlp import WindowMLP
 
-__all__ = ["RECIPES", "Recipe", "Twin"]
+__all__ = ["ATTENTION_ONLY", "RECIPES", "Recipe", "Twin"]
 
 
 def _transformer(name: str, size: TransformerSize, batch: int, rate: float) -> Recipe:
@@ -24,3 +24,8 @@ RECIPES = {
         Recipe("window-mlp", lambda k, dropout: WindowMLP(k, 12, 24, 512, 1, length=64, dropout=dropout), 8, 6e-3),
     )
 }
+
+# `transformer-small` without its perceptrons: what leaving out the FFN does to a dense network.
+ATTENTION_ONLY = _transformer(
+    "transformer-attention", TransformerSize(width=64, n_layers=2, n_heads=2, window=64, perceptron=False), 8, 8e-3
+)

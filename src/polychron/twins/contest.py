@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from polychron.twins.learning import Learner, learn, sample_of, search_rate
 from polychron.twins.split import Split
 
@@ -21,11 +23,13 @@ class Contestant:
         name: in tables.
         make: a split, a rate and a seed to a learner at its beginning.
         rates: to choose from.
+        at_end: further figures of a run's trained learner, from it and what it was scored on.
     """
 
     name: str
     make: Callable[[Split, float, int], Learner]
     rates: tuple[float, ...]
+    at_end: Callable[[Learner, np.ndarray], dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Outcome:
         n_parameters: of the network.
         points: (steps, bytes, seconds, nats a byte) on the way; the last is the end.
         trials: (rate, nats a byte) that the rate was chosen from, by rate; None where it diverged, none without.
+        further: figures by the contestant's ``at_end``.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Outcome:
     n_parameters: int
     points: list[tuple[int, int, float, float]]
     trials: list[tuple[float, float | None]] = field(default_factory=list)
+    further: dict[str, float] = field(default_factory=dict)
 
     @property
     def nats(self) -> float:
@@ -108,7 +114,8 @@ def run_contest(
                 points = learn(learner, sample, n_bytes=terms.n_bytes, seconds=terms.seconds, looks=terms.looks)
                 kept = [(point.steps, point.n_bytes, point.seconds, point.nats) for point in points]
                 trials = chosen.get("trials", [])
-                return asdict(Outcome(contestant.name, seed, rate, learner.n_parameters, kept, trials))
+                further = {} if contestant.at_end is None else contestant.at_end(learner, sample)
+                return asdict(Outcome(contestant.name, seed, rate, learner.n_parameters, kept, trials, further))
 
             outcome = Outcome(**once(f"runs/{stem}-{seed}", run))
             tell(f"{outcome.name}, seed {seed}: {outcome.nats:.4f} nats/byte, {outcome.bytes_per_second:,.0f} bytes/s")

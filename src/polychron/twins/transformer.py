@@ -36,16 +36,20 @@ class TransformerSize:
         n_layers: blocks.
         n_heads: heads of a block.
         window: T, bytes seen at once.
+        perceptron: whether a block has one behind its attention.
     """
 
     width: int
     n_layers: int
     n_heads: int
     window: int
+    perceptron: bool = True
 
 
 class Block(nn.Module):
-    """x <- x + attention(norm(x));  x <- x + perceptron(norm(x))."""
+    """x <- x + attention(norm(x));  x <- x + perceptron(norm(x)), where there is one."""
+
+    up: nn.Linear | None
 
     def __init__(self, size: TransformerSize, dropout: float):
         super().__init__()
@@ -54,9 +58,11 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(width, bias=False)
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width, bias=False)
-        self.perceptron_norm = nn.LayerNorm(width, bias=False)
-        self.up = nn.Linear(width, FEED_FORWARD * width, bias=False)
-        self.down = nn.Linear(FEED_FORWARD * width, width, bias=False)
+        self.up = None
+        if size.perceptron:
+            self.perceptron_norm = nn.LayerNorm(width, bias=False)
+            self.up = nn.Linear(width, FEED_FORWARD * width, bias=False)
+            self.down = nn.Linear(FEED_FORWARD * width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -66,7 +72,12 @@ class Block(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=seen is None)
-        x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).reshape(B, T, D)))
+        return self.perceptron(x + self.dropout(self.attention_out(mixed.transpose(1, 2).reshape(B, T, D))))
+
+    def perceptron(self, x: Tensor) -> Tensor:
+        """x (..., D) with what the perceptron adds to it; x itself where there is none."""
+        if self.up is None:
+            return x
         return x + self.dropout(self.down(F.gelu(self.up(self.perceptron_norm(x)))))
 
 
@@ -97,9 +108,10 @@ class Transformer(Twin):
         self.register_buffer("cosine", cosine)
         self.register_buffer("sine", sine)
         for block in self.blocks:
-            for matrix in (block.query_key_value, block.up):
+            for matrix in (block.query_key_value, block.up) if size.perceptron else (block.query_key_value,):
                 nn.init.normal_(matrix.weight, std=size.width**-0.5)
-            for matrix in (block.attention_out, block.down):  # the stream's variance must not grow with depth
+            # The stream's variance must not grow with depth.
+            for matrix in (block.attention_out, block.down) if size.perceptron else (block.attention_out,):
                 nn.init.normal_(matrix.weight, std=matrix.in_features**-0.5 / math.sqrt(2 * size.n_layers))
         nn.init.normal_(self.embedding.weight, std=size.width**-0.5)  # logits of an untrained model are about 1
 
@@ -164,6 +176,8 @@ class Transformer(Twin):
             total += cost.layer_norm(width) + cost.linear(width, 3 * width) + cost.rotation(width)
             total += cost.attention(width, self.size.n_heads, context)
             total += cost.linear(width, width) + cost.elementwise(width)
+            if not self.size.perceptron:
+                continue
             total += cost.layer_norm(width) + cost.linear(width, FEED_FORWARD * width)
             total += cost.elementwise(FEED_FORWARD * width)
             total += cost.linear(FEED_FORWARD * width, width) + cost.elementwise(width)

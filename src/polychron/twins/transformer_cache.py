@@ -81,8 +81,7 @@ class CachedTransformer(nn.Module):
             remembered[1].index_copy_(1, place, heads[2])
             near = torch.baddbmm(self.seen, turned[0], remembered[0].transpose(1, 2), alpha=heads.shape[-1] ** -0.5)
             mixed = torch.bmm(torch.softmax(near, dim=-1), remembered[1])
-            x = x + block.attention_out(mixed.view(-1))
-            x = x + block.down(F.gelu(block.up(block.perceptron_norm(x))))
+            x = block.perceptron(x + block.attention_out(mixed.view(-1)))
         self.at.add_(1)
         return twin.readout(twin.norm(x))
 

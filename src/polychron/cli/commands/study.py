@@ -100,6 +100,7 @@ def reproduce(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from 0 on.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for the JSON, Markdown and picture.")] = Path("reproduction"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs that --out holds.")] = False,
     json: Json = False,
 ) -> None:
     """Measure or recompute a table or figure of the paper, beside the published one, and judge it.
@@ -111,7 +112,9 @@ def reproduce(
     from polychron.cli.reproduce import run_reproduce
 
     with quiet_when_nobody_reads():
-        run_reproduce(item.value, text=text, scale=scale.value, out=out, n_seeds=seeds, n_bytes=n_bytes, json=json)
+        run_reproduce(
+            item.value, text=text, scale=scale.value, out=out, n_seeds=seeds, n_bytes=n_bytes, resume=resume, json=json
+        )
 
 
 def info(json: Json = False) -> None:
