@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polychron.analysis.context_usage import PARTS, ContextUsage
+from polychron.analysis.context_usage import ContextUsage
 from polychron.analysis.drawing import Axes
 
 _WIDE = 1040
@@ -19,19 +19,23 @@ class ContextsShown:
     """What the report shows of counted contexts.
 
     Attributes:
-        usage: on the text that was read.
-        shown: on the text whose spikes are drawn.
+        usages: of each kind, on the text that was read.
+        shown: of each kind, on the text whose spikes are drawn.
         labels: of that text's bytes.
     """
 
-    usage: ContextUsage
-    shown: ContextUsage
+    usages: Sequence[ContextUsage]
+    shown: Sequence[ContextUsage]
     labels: tuple[str, ...]
 
 
 def context_section(contexts: ContextsShown) -> str:
-    """A heading, a table by depth, and pictures."""
-    usage = contexts.usage
+    """Of each kind a heading, a table by depth, and pictures."""
+    kinds = zip(contexts.usages, contexts.shown, strict=True)
+    return "".join(_section(usage, shown, contexts.labels) for usage, shown in kinds)
+
+
+def _section(usage: ContextUsage, shown: ContextUsage, labels: Sequence[str]) -> str:
     panels = (
         ("How deep the text's contexts were met", "bytes of the longest one", _ends_picture(usage)),
         ("What the next byte costs there", "nats, the whole model", _nats_picture(usage)),
@@ -49,10 +53,10 @@ def context_section(contexts: ContextsShown) -> str:
     if positions:
         about += f": {usage.depth.mean():.2f} bytes deep in the mean, {usage.n_added.mean():.1f} numbers"
     return (
-        f"<h2>counted contexts</h2><p class='muted'>{html.escape(about)}.</p>{_table(usage)}"
+        f"<h2>counted contexts: {usage.kind}</h2><p class='muted'>{html.escape(about)}.</p>{_table(usage)}"
         f"<div class='panels'>{figures}</div>"
         '<figure class="wide"><figcaption>How deep the contexts before each byte were met</figcaption>'
-        f'<div class="scroll">{_text_picture(contexts.shown.depth, contexts.labels)}</div></figure>'
+        f'<div class="scroll">{_text_picture(shown.depth, labels)}</div></figure>'
     )
 
 
@@ -63,7 +67,7 @@ def _table(usage: ContextUsage) -> str:
     lines = []
     for k, nats in enumerate(usage.nats_by_depth):
         cells = (
-            f"{k}", PARTS[k], f"{usage.n_contexts[k]:,}", f"{usage.n_entries[k]:,}", f"{usage.n_read[k]:,}",
+            f"{k}", usage.parts[k], f"{usage.n_contexts[k]:,}", f"{usage.n_entries[k]:,}", f"{usage.n_read[k]:,}",
             f"{usage.arrivals[k] / n:.1%}", f"{usage.ends[k] / n:.1%}", "" if nats is None else f"{nats:.3f}",
         )  # fmt: skip
         lines.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")

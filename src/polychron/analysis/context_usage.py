@@ -12,22 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polychron.models.language_model import LanguageModel
-from polychron.nn import ContextTables
-from polychron.ops.contexts import MAX_DEPTH, advance_reference, context_of, start_state
+from polychron.nn.context_tables import ContextList
+from polychron.ops.contexts import LISTS, advance_reference, context_of, start_state
 
 # What the byte that a depth adds is of.
-PARTS = ("nothing", "last byte", "second last byte", "third last byte", "word so far", "word so far",
-         "word before", "word before")  # fmt: skip
-_NOT_KNOWN = -1  # a byte of a context that lies before the text's beginning: no symbol, and with all bits set no place
+PARTS = {
+    "text": ("nothing", "last byte", "second last", "third last", "fourth last", "2 before these", "3 before these",
+             "4 before these"),
+    "words": ("nothing", "last byte", "second last", "word so far", "word so far", "word before", "word before",
+              "second before"),
+    "line": ("nothing", "column", "last byte", "byte above"),
+}  # fmt: skip
 _NOWHERE = -2
 _AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
 class ContextUsage:
-    """What was seen of the counted contexts of a model on some text. A position predicts the byte after it.
+    """What was seen of one kind of a model's counted contexts on some text. A position predicts the byte after it.
 
     Attributes:
+        kind: of the contexts, see :data:`polychron.ops.contexts.LISTS`.
         n_contexts: (D + 1,) contexts of so many bytes that are stored.
         n_entries: (D + 1,) numbers in their rows.
         n_read: (D + 1,) those of them that the text read at least once.
@@ -36,12 +41,18 @@ class ContextUsage:
         nats: (N,) what the next byte cost the whole model.
     """
 
+    kind: str
     n_contexts: np.ndarray
     n_entries: np.ndarray
     n_read: np.ndarray
     depth: np.ndarray
     n_added: np.ndarray
     nats: np.ndarray
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the byte that each depth adds is of."""
+        return PARTS[self.kind][: self.deepest + 1]
 
     @property
     def deepest(self) -> int:
@@ -68,13 +79,14 @@ class ContextUsage:
         """The figures, for JSON and for tables."""
         n = max(1, len(self.depth))
         levels = [
-            {"depth": k, "tells": PARTS[k], "contexts": contexts, "numbers": entries, "contexts_read": read,
+            {"depth": k, "tells": self.parts[k], "contexts": contexts, "numbers": entries, "contexts_read": read,
              "arrivals": arrivals / n, "ends": ends / n, "nats_per_byte": nats}
             for k, (contexts, entries, read, arrivals, ends, nats) in enumerate(zip(
                 self.n_contexts.tolist(), self.n_entries.tolist(), self.n_read.tolist(), self.arrivals.tolist(),
                 self.ends.tolist(), self.nats_by_depth, strict=True))
         ]  # fmt: skip
         return {
+            "kind": self.kind,
             "positions": len(self.depth),
             "mean_depth": float(self.depth.mean()) if len(self.depth) else None,
             "mean_added": float(self.n_added.mean()) if len(self.depth) else None,
@@ -83,8 +95,8 @@ class ContextUsage:
 
 
 @torch.no_grad()
-def inspect_contexts(model: LanguageModel, tokens: Tensor) -> ContextUsage | None:
-    """How the counted contexts of a model are used on a text; None: it has none.
+def inspect_contexts(model: LanguageModel, tokens: Tensor) -> list[ContextUsage]:
+    """How each kind of a model's counted contexts is used on a text; nothing where it has none.
 
     Args:
         model: it is not changed.
@@ -92,28 +104,35 @@ def inspect_contexts(model: LanguageModel, tokens: Tensor) -> ContextUsage | Non
 
     Example:
         >>> from polychron.models import DelayConfig, DelayLM
-        >>> from polychron.ops.contexts import letters
+        >>> from polychron.nn import ContextTables
+        >>> from polychron.ops.contexts import bytes_of_symbols
         >>> model = DelayLM(DelayConfig(vocabulary_size=3, n_tables=1, n_comparisons=2, readout_n_comparisons=2))
         >>> text = np.array([0, 1, 0, 1, 0, 1], dtype=np.uint8)
-        >>> model.set_contexts(ContextTables.of_text(text, [(0, 6)], letters(b"ab"), depth=1))
-        >>> usage = inspect_contexts(model, torch.tensor([[0, 1, 2, 2]]))
-        >>> usage.n_contexts.tolist(), usage.depth.tolist()   # 2 was never met: nothing deeper than the empty context
+        >>> model.set_contexts(ContextTables.of_text(text, [(0, 6)], bytes_of_symbols(b"ab"), depth=1))
+        >>> text, words, line = inspect_contexts(model, torch.tensor([[0, 1, 2, 2]]))
+        >>> text.n_contexts.tolist(), text.depth.tolist()   # 2 was never met: nothing deeper than the empty context
         ([1, 2], [1, 1, 0])
     """
-    if model.contexts is None:
-        return None
+    tables = model.contexts
+    if tables is None:
+        return []
     model.eval()
     logits = model(tokens)[0]
     pieces = [
         F.cross_entropy(some, targets, reduction="none")
         for some, targets in zip(logits[:-1].split(_AT_ONCE), tokens[0, 1:].split(_AT_ONCE), strict=True)
     ]
-    return _walked(model.contexts, tokens[0, :-1], torch.cat(pieces).double().numpy())
+    along = _contexts_along(tokens[0, :-1], tables.byte)
+    nats = torch.cat(pieces).double().numpy()
+    return [
+        _walked(kind, of_kind, depth, along[kind], nats)
+        for kind, of_kind, depth in zip(LISTS, tables.lists, tables.depths, strict=True)
+    ]
 
 
-def _walked(tables: ContextTables, tokens: Tensor, nats: np.ndarray) -> ContextUsage:
+def _walked(kind: str, tables: ContextList, depth: int, along: np.ndarray, nats: np.ndarray) -> ContextUsage:
     first_child, first_entry = tables.first_child.numpy().astype(np.int64), tables.first_entry.numpy().astype(np.int64)
-    n_contexts, depth = len(tables.symbol), tables.depth
+    n_contexts = len(tables.symbol)
     level = [0, 1]  # of depth k are the contexts level[k] to level[k + 1] - 1
     for _ in range(depth):
         level.append(int(first_child[level[-1]]))
@@ -122,29 +141,28 @@ def _walked(tables: ContextTables, tokens: Tensor, nats: np.ndarray) -> ContextU
     place = np.append(parent << 8 | tables.symbol.numpy()[1:], _NOWHERE)
     row_length = np.diff(first_entry)
 
-    symbols = _contexts_along(tokens, tables.letter)
-    N = len(symbols)
+    N = len(along)
     at, met = np.zeros(N, dtype=np.int64), np.arange(N)  # `met`: positions whose walk goes on
     reached, n_added = np.zeros(N, dtype=np.int64), np.full(N, row_length[0])
     n_read = [min(1, N)]
     for k in range(depth):
-        wanted = at[met] << 8 | symbols[met, k]
+        wanted = at[met] << 8 | along[met, k]
         found = np.searchsorted(place[:-1], wanted)
         is_there = place[found] == wanted
         met, child = met[is_there], found[is_there] + 1
         at[met], reached[met] = child, k + 1
         n_added[met] += row_length[child]
         n_read.append(len(np.unique(child)))
-    return ContextUsage(np.diff(level), np.diff(first_entry[level]), np.array(n_read), reached, n_added, nats)
+    return ContextUsage(kind, np.diff(level), np.diff(first_entry[level]), np.array(n_read), reached, n_added, nats)
 
 
-def _contexts_along(tokens: Tensor, letter: Tensor) -> np.ndarray:
-    """The context's bytes after each of the tokens (N,) with which a text begins, the nearest first: (N, 7) int64."""
-    adds = letter.tolist()
+def _contexts_along(tokens: Tensor, byte: Tensor) -> dict[str, np.ndarray]:
+    """Each kind's list after each of the tokens (N,) with which a text begins, the nearest byte first: (N, 3 or 7)."""
+    byte_of = byte.tolist()
     [state] = start_state(1).tolist()
-    rows = []
+    rows: dict[str, list[tuple[int, ...]]] = {kind: [] for kind in LISTS}
     for symbol in tokens.tolist():
-        state = advance_reference(state, symbol, adds[symbol])
-        known = context_of(state)
-        rows.append(known if len(known) == MAX_DEPTH else (*known, *[_NOT_KNOWN] * (MAX_DEPTH - len(known))))
-    return np.array(rows, dtype=np.int64).reshape(-1, MAX_DEPTH)
+        state = advance_reference(state, byte_of[symbol])
+        for kind, of_kind in rows.items():
+            of_kind.append(context_of(state, kind))
+    return {kind: np.array(rows[kind], dtype=np.int64).reshape(-1, length) for kind, length in LISTS.items()}

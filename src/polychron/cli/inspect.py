@@ -11,7 +11,7 @@ import torch
 
 from polychron import models, runtime
 from polychron.analysis.context_report import ContextsShown
-from polychron.analysis.context_usage import PARTS, ContextUsage, inspect_contexts
+from polychron.analysis.context_usage import ContextUsage, inspect_contexts
 from polychron.analysis.inspection import as_the_papers_layers, compared_latencies, inspect_model
 from polychron.analysis.report import Raster, write_report
 from polychron.analysis.usage import CONSTANT_SHARE, CORRELATED, NEAR_TIES, TELLING_SHARE, LayerUsage
@@ -54,22 +54,22 @@ def run_inspect(
     model = as_the_papers_layers(model)
     usages = inspect_model(model, inputs)
     has_contexts = isinstance(model, models.LanguageModel) and inputs.shape[1] > 1
-    contexts = inspect_contexts(model, inputs) if has_contexts else None
+    contexts = inspect_contexts(model, inputs) if has_contexts else []
     if page is not None:
         rasters = [
             _raster(f"Spikes that {name} compares", x.flatten(0, 1).numpy(), labels)
             for name, x in compared_latencies(model, shown)
         ]
-        drawn = None if contexts is None else ContextsShown(contexts, inspect_contexts(model, shown), labels)
+        drawn = ContextsShown(contexts, inspect_contexts(model, shown), labels) if contexts else None
         write_report(page, f"{directory.resolve().name}: how its tables are used", facts, usages, rasters, drawn)
     if json:
         found = {"layers": [usage.summary() for usage in usages]}
-        if contexts is not None:
-            found["contexts"] = contexts.summary()
+        if contexts:
+            found["contexts"] = [usage.summary() for usage in contexts]
         print_json({"model": str(directory), "facts": facts, **found})
         return
     console = make_console()
-    further = [] if contexts is None else ["", *context_lines(contexts)]
+    further = [line for usage in contexts for line in ["", *context_lines(usage)]]
     for line in [*facts, "", *usage_lines(usages), *further]:
         say(console, line)
     if page is not None:
@@ -113,14 +113,14 @@ def context_lines(usage: ContextUsage) -> list[str]:
     """What is stored of counted contexts, depth by depth, and how deep the text's were met."""
     n = len(usage.depth)
     lines = [
-        f"counted contexts, at {n:,} positions: {usage.depth.mean():.2f} bytes deep in the mean, "
+        f"counted contexts, {usage.kind}, at {n:,} positions: {usage.depth.mean():.2f} bytes deep in the mean, "
         f"{usage.n_added.mean():.1f} numbers added",
         f"{'bytes':>5}  {'the deepest is of':18}{'contexts':>12}{'numbers':>12}{'read':>12}{'come here':>12}"
         f"{'end here':>10}{'nats there':>12}",
     ]
     for k, nats in enumerate(usage.nats_by_depth):
         lines.append(
-            f"{k:>5}  {PARTS[k]:18}{usage.n_contexts[k]:>12,}{usage.n_entries[k]:>12,}{usage.n_read[k]:>12,}"
+            f"{k:>5}  {usage.parts[k]:18}{usage.n_contexts[k]:>12,}{usage.n_entries[k]:>12,}{usage.n_read[k]:>12,}"
             f"{usage.arrivals[k] / n:>12.1%}{usage.ends[k] / n:>10.1%}{'' if nats is None else f'{nats:.3f}':>12}"
         )
     return [*lines, "come here, end here: of the walks from the empty context to the longest that was ever met"]
