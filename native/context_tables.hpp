@@ -58,7 +58,7 @@ struct ContextState {
     last[0] = byte;
     if (n_last < kHistory) ++n_last;
     if (const uint8_t in_word = letter(byte); in_word != 0) {
-      word = (word << 5 | word >> 27) ^ in_word;  // of small letters' five bits six stand side by side
+      word = word << 5 ^ in_word;  // of small letters' five bits six stand side by side, and older ones are forgotten
     } else if (word != 0) {
       second_before = word_before;
       word_before = word;

@@ -79,6 +79,7 @@ def test_a_list_of_words():
     """Two bytes; two of this word's hash, two of the one before, one of that before."""
     ab = ord("a") << 5 ^ ord("b")
     assert context_of(state_after(b"Q aB  c"), "words") == (ord("c"), 32, ord("c"), 0, ab & 255, ab >> 8, ord("q"))
+    assert context_of(state_after(b"x" * 90 + b"morning"), "words") == context_of(state_after(b"morning"), "words")
     state = state_after(b"a" * 40)
     assert 0 <= state[HISTORY] < 1 << 32
     folded = state[HISTORY] ^ state[HISTORY] >> 16

@@ -71,17 +71,19 @@ class TrainingDefaults:
 def calibration_bytes(n_bytes: float, n_text: int, *, contexts: bool = False) -> int:
     """Bytes to set aside for calibration in a run over ``n_bytes`` bytes of a text of ``n_text``.
 
-    Counted contexts always need some. None can be spared of a text that is very short.
+    Counted contexts always need some, of a short text a tenth. None can be spared of one that is very short.
 
     Example:
         >>> calibration_bytes(24e6, 1_000_000), calibration_bytes(24e6, 3_600_000), calibration_bytes(24e6, 12_000_000)
         (20000, 65536, 0)
-        >>> calibration_bytes(24e6, 12_000_000, contexts=True), calibration_bytes(24e6, 50_000, contexts=True)
-        (65536, 0)
+        >>> [calibration_bytes(24e6, n, contexts=True) for n in (12_000_000, 50_000, 10_000, 5_000)]
+        [65536, 2048, 1000, 0]
     """
     n_aside = min(n_text // 50, 1 << 16)
-    wanted = contexts or n_bytes >= CALIBRATE_FROM_PASSES * n_text
-    return n_aside if wanted and n_aside >= 2048 else 0
+    if contexts:
+        n_aside = max(n_aside, min(n_text // 10, 2048))
+        return n_aside if n_aside >= 1000 else 0
+    return n_aside if n_bytes >= CALIBRATE_FROM_PASSES * n_text and n_aside >= 2048 else 0
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def letter(byte: int) -> int:
     """What a byte adds to the hash of a word, 0 for those that end one.
 
     Words are of letters, digits, apostrophes, underscores and whatever is not ASCII; capitals count as small letters.
+    The hash forgets all but the last seven.
     """
     inside = byte > 127 or chr(byte).isalnum() or byte in b"'_"
     return bytes([byte]).lower()[0] if inside else 0
@@ -97,7 +98,7 @@ def advance_reference(state: list[int], byte: int) -> list[int]:
     if last[0] == ord("\n") and last[1] >= 0 and byte not in _BLANKS and last[1] not in _BLANKS:
         last[0] = ord(" ")
     if letter(byte):
-        word = (word << 5 | word >> 27) & 0xFFFFFFFF ^ letter(byte)
+        word = word << 5 & 0xFFFFFFFF ^ letter(byte)
     elif word:
         word, before, second_before = 0, word, before
     if byte == ord("\n"):
