@@ -81,6 +81,11 @@ class Reached:
     by: Mean | None = None
 
 
+def _took(mean: Mean) -> float:
+    """Seconds of training, with what came after the budget."""
+    return max(mean.budget, mean.of("seconds") or 0.0)
+
+
 def time_to(nats: float, budgets: list[Mean]) -> Reached:
     """When a contestant's final loss is at most ``nats``: between two budgets on a straight line over log seconds.
 
@@ -91,9 +96,9 @@ def time_to(nats: float, budgets: list[Mean]) -> Reached:
     for mean in budgets:
         if mean.nats_per_byte <= nats:
             if before is None:
-                return Reached(mean.budget, at_most=True, by=mean)
+                return Reached(_took(mean), at_most=True, by=mean)
             part = (before.nats_per_byte - nats) / (before.nats_per_byte - mean.nats_per_byte)
-            seconds = before.budget * math.exp(part * math.log(mean.budget / before.budget))
+            seconds = _took(before) * math.exp(part * math.log(_took(mean) / _took(before)))
             return Reached(seconds, by=mean)
         before = mean
     return Reached(None)

@@ -444,8 +444,11 @@ class Run:
     def _save(self) -> CheckpointReport:
         metrics = self.record.metrics
         if self._progress >= 1 and self.set_aside and metrics.readout_scale is None:
+            began, position = time.perf_counter(), self.record.position
             self._note(metrics=metrics.model_copy(update=self._calibrate()))
             self._note(model=self.model.config.to_dict())
+            seconds = position.seconds + time.perf_counter() - began  # it is training, too
+            self._note(position=position.model_copy(update={"seconds": seconds}))
         self.writer.save(self.record, checkpoint_tensors(self.model, self.optimizer))
         return CheckpointReport(self.record.position.step, self.writer.directory)
 
