@@ -82,7 +82,7 @@ def test_every_item_is_written_and_judged(item, text, tmp_path):
     has_picture = (tmp_path / "out" / f"{item}.png").exists()
     assert has_picture == (item not in ("table3", "table4"))
     n_kept = len(list((tmp_path / "out").glob(f"{item}-runs/runs/*.json")))
-    contestants = {"fig13": 3, "bpc": 2, "ablation": 4, "table1": 1, "table2": 1}
+    contestants = {"fig13": 5, "bpc": 2, "ablation": 4, "table1": 1, "table2": 1}
     assert n_kept == 2 * contestants.get(item, 0)
     if item in ("fig13", "bpc", "ablation"):
         assert "seeds 0, 1" in page

@@ -30,6 +30,7 @@ PUBLISHED_TRAFFIC = 10_000
 # Bits per character that the paper claims for its recurrent network and its transformer.
 PUBLISHED_BITS = {"recurrent": 1.39, "transformer": 0.99}
 NOTHING_LOST = 0.01  # nats: what leaving the FFN out may cost and still be nothing
+EQUAL_TIME = ", equal time"
 STEP_BYTES = 1024  # of ours: short runs need steps more than large ones
 DENSE = {**RECIPES, ATTENTION_ONLY.name: ATTENTION_ONLY}
 ABLATION = {"n_neurons": 16, "n_heads": 1, "n_layers": 2, "n_tables": 16, "n_comparisons": 4, "window": 8}
@@ -88,10 +89,12 @@ class Work:
     tell: Callable[[str], None]
     once: Once = lambda name, make: make()
 
-    def contest(self, contestants: Sequence[Contestant]) -> list[Outcome]:
-        """Each of them under every seed, on the size's terms."""
+    def contest(self, contestants: Sequence[Contestant], seconds: float | None = None) -> list[Outcome]:
+        """Each of them under every seed, on the size's terms; or for so many seconds, at the first of its rates."""
         size = self.size
         terms = Terms(n_bytes=size.n_bytes, trial_bytes=size.trial_bytes, sample_bytes=size.sample_bytes, looks=LOOKS)
+        if seconds is not None:
+            terms = replace(terms, n_bytes=None, seconds=seconds, trial_bytes=0)
         return run_contest(contestants, self.split, terms, self.seeds, once=self.once, tell=self.tell)
 
 
@@ -119,18 +122,25 @@ def twin(name: str) -> Contestant:
 
 
 def fig13(work: Work) -> Reproduction:
-    """Loss over steps, bytes and seconds; how much less ours takes to where the best dense twin ends."""
+    """Loss over steps, bytes and seconds; how much less ours takes to where the best dense twin ends.
+
+    Bytes and steps are those of runs over as many bytes as the twin's; seconds those of further runs, as long as it.
+    """
     size = work.size
     ours = [tables("delay", size.delay), tables("transformer", size.transformer)]
     twins = [twin(name) for name in size.twins]
     outcomes = work.contest([*ours, *twins])
     dense = {name: [o for o in outcomes if o.name == name] for name in size.twins}
     best = min(dense, key=lambda name: statistics.mean(o.nats for o in dense[name]))
+    seconds = statistics.mean(outcome.points[-1][2] for outcome in dense[best])
+    outcomes += work.contest([replace(c, name=c.name + EQUAL_TIME) for c in ours], seconds)
     findings, measured = [], {"outcomes": [asdict(outcome) for outcome in outcomes], "best_twin": best}
     for contestant in ours:
-        runs = [o for o in outcomes if o.name == contestant.name]
-        end = f"ends at {spread([o.nats for o in runs])} nats, {best} at {spread([o.nats for o in dense[best]])}"
-        for axis, what in ((1, "bytes"), (2, "seconds"), (0, "steps")):
+        for axis, what in ((1, "bytes"), (0, "steps"), (2, "seconds")):
+            suffix, budget = (EQUAL_TIME, f"{seconds:.3g} s") if axis == 2 else ("", f"{size.n_bytes:,} bytes")
+            runs = [o for o in outcomes if o.name == contestant.name + suffix]
+            end = f"ends at {spread([o.nats for o in runs])} nats after {budget}, {best} at "
+            end += spread([o.nats for o in dense[best]])
             factors = [times_less(o, next(d for d in dense[best] if d.seed == o.seed), axis) for o in runs]
             measured[f"{contestant.name}: times fewer {what}"] = factors
             verdict = NOT_CONFIRMED
@@ -138,7 +148,7 @@ def fig13(work: Work) -> Reproduction:
                 verdict = CONFIRMED if size.is_published and contestant.name == "transformer paper" else OTHER_SCALE
             findings.append(
                 Finding(f"{contestant.name}: learning 50 times faster, in {what}", "50", times(factors), verdict,
-                        end if what == "bytes" else "")
+                        "" if what == "steps" else end)
             )  # fmt: skip
     findings += traffic(work.split, size, best)
     return Reproduction("fig13", "learning speed beside tuned dense twins (figure 13)", tuple(findings), work.setting,
