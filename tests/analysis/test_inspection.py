@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polychron.analysis import inspection
-from polychron.analysis.inspection import compared_latencies, count_equal, inspect_model
+from polychron.analysis.inspection import as_the_papers_layers, compared_latencies, count_equal, inspect_model
 from polychron.errors import InputError
 from polychron.models import DelayConfig, RecurrentConfig, TransformerConfig, build
 from polychron.models.deep import DeepClassifier, DeepConfig
@@ -142,3 +142,14 @@ def test_a_layer_that_does_not_compare_by_order_is_refused():
     model = torch.nn.Sequential(VariantTables(8, 8, 2, 2, hash="zero"))
     with pytest.raises(InputError, match="VariantTables: only comparisons by order"):
         inspect_model(model, torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize("config", [DELAY, TRANSFORMER, RECURRENT], ids=lambda config: config.kind)
+def test_a_model_of_another_gradient_is_inspected_as_the_function_it_is(config):
+    trained = with_random_rows(build(dataclasses.replace(config, gradient="all")))
+    ordinary = as_the_papers_layers(trained)
+    with torch.no_grad():
+        assert torch.equal(ordinary(TEXT[:, :8]), trained(TEXT[:, :8]))
+    assert [usage.n_readings > 0 for usage in inspect_model(ordinary, TEXT[:, :8])]
+    for other in (build(config), build(dataclasses.replace(config, hash="zero"))):
+        assert as_the_papers_layers(other) is other

@@ -112,7 +112,7 @@ def test_the_speed_claim_is_judged_by_the_worst_seed(text, tmp_path, monkeypatch
     monkeypatch.setattr(measured, "run_contest", contest)
     for n_seeds, verdict in ((1, OTHER_SCALE), (2, NOT_CONFIRMED)):
         found = reproduce("fig13", tmp_path, text=text, n_seeds=n_seeds)
-        speed = [f for f in found.findings if "50 times faster" in f.claim]
+        speed = [f for f in found.findings if "50 times faster than gru" in f.claim]
         assert {f.verdict for f in speed} == {verdict}
     assert "51 times (2 to 100)" in speed[0].ours
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,6 +21,31 @@ from polychron.ops.lookup.reference import comparisons
 from polychron.ops.pair_lookup.reference import hash_code
 
 _COMPARISONS_AT_ONCE = 1 << 22
+
+
+def as_the_papers_layers(model: nn.Module) -> nn.Module:
+    """A model trained with another gradient of the hard reading, as one of the paper's layers: the same function.
+
+    Any other model is returned as it is.
+
+    Args:
+        model: with a ``config``.
+
+    Example:
+        >>> from polychron.models import DelayConfig, DelayLM
+        >>> trained = DelayLM(DelayConfig(vocabulary_size=5, n_tables=2, n_comparisons=3, gradient="all"))
+        >>> type(trained.layers[0]).__name__, type(as_the_papers_layers(trained).layers[0]).__name__
+        ('VariantTables', 'LookupTables')
+    """
+    config = model.config
+    if config.is_native or not config.reads_by_order:
+        return model
+    ordinary = type(model)(replace(config, gradient="nearest"))
+    contexts = getattr(model, "contexts", None)
+    if contexts is not None:
+        ordinary.set_contexts(contexts)
+    ordinary.load_state_dict(model.state_dict())
+    return ordinary
 
 
 def inspect_model(model: nn.Module, inputs: Tensor) -> list[LayerUsage]:

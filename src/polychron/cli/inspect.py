@@ -12,7 +12,7 @@ import torch
 from polychron import models, runtime
 from polychron.analysis.context_report import ContextsShown
 from polychron.analysis.context_usage import PARTS, ContextUsage, inspect_contexts
-from polychron.analysis.inspection import compared_latencies, inspect_model
+from polychron.analysis.inspection import as_the_papers_layers, compared_latencies, inspect_model
 from polychron.analysis.report import Raster, write_report
 from polychron.analysis.usage import CONSTANT_SHARE, CORRELATED, NEAR_TIES, TELLING_SHARE, LayerUsage
 from polychron.cli.classify import load_test_set
@@ -51,6 +51,7 @@ def run_inspect(
         raise InputError(f"cannot write {page}: {page.parent} is not a folder")
     inspected = _language_model if task_of(directory) == LANGUAGE_MODEL else _classifier
     model, inputs, facts, shown, labels = inspected(directory, data, n_inputs, spikes)
+    model = as_the_papers_layers(model)
     usages = inspect_model(model, inputs)
     has_contexts = isinstance(model, models.LanguageModel) and inputs.shape[1] > 1
     contexts = inspect_contexts(model, inputs) if has_contexts else None
