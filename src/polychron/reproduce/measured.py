@@ -351,6 +351,6 @@ def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
             axes.grid(color="#E6E6E6", linewidth=0.7)
             axes.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel("held-out nats per byte")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names),
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(names)),
                       frameon=False)  # fmt: skip
         figure.suptitle(f"Learning {text}", x=0.01, ha="left", fontsize=11)
