@@ -1,5 +1,5 @@
-// Contexts by their bytes: one line of the cache says whether a context was met and where its row stands, without a look
-// at the shorter ones. All lengths can therefore be asked for at once, long before the answers are needed.
+// Contexts by their bytes: one line of the cache says whether a context was met and where its row stands, without a
+// look at the shorter ones. All lengths can therefore be asked for at once, long before the answers are needed.
 //
 // An open hash table: a line has four places, what does not fit goes to the next line that has room. Contexts are told
 // apart by all their bytes, never by the hash alone.

@@ -22,8 +22,8 @@ class StageCounts:
         comparisons: of two latencies.
         filler: of a latency with itself: tables are hashed sixteen at a time, and these fill the last sixteen.
         latency_bytes: bytes of the latencies compared, two a comparison, without the filler's.
-        joined: numbers joined, one a table and delay: what the comparisons of a token ago, two ago, ... contribute to each
-            row; where a layer reads the embedding, in place of comparisons: it is listed when the model is loaded.
+        joined: numbers joined, one a table and delay: what the comparisons of a token ago, two ago, ... contribute to
+            each row; where a layer reads the embedding, in place of comparisons: it is listed when the model is loaded.
         keys: remembered indices that attention joined with a query's.
         rows: rows read.
         additions: numbers added: all of each row, with those that fill it up to whole registers.
