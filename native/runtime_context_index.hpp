@@ -48,10 +48,11 @@ class ContextIndex {
 
  private:
   static constexpr int kPlaces = 4;
-  static constexpr int kLongestProbe = 16;
+  static constexpr int kLongestProbe = 128;
 
   ContextPlace* line(uint64_t key) const {
-    const uint64_t mixed = (key ^ key >> 29) * 0x9E3779B97F4A7C15u;  // the golden ratio
+    uint64_t mixed = (key ^ key >> 29) * 0x9E3779B97F4A7C15u;  // the golden ratio
+    mixed = (mixed ^ mixed >> 32) * 0x9E3779B97F4A7C15u;       // once more: contexts that begin alike must part
     return places_ + static_cast<int64_t>((mixed >> 32) * static_cast<uint64_t>(n_lines_) >> 32) * kPlaces;
   }
 

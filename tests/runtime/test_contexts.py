@@ -120,6 +120,9 @@ def test_contexts_of_few_symbols_are_dense_and_of_many_are_not(tmp_path: Path):
     expected = model(tokens(loaded, text)[None])[0].detach().numpy()
     assert np.array_equal(streamed_logits(loaded, text).view(np.int32), expected.view(np.int32))
     assert int(model.contexts.first_child[201]) * 201 * 4 > 1 << 20
+    place_bytes = runtime.count_text(loaded, text)[-1].place_bytes
+    assert place_bytes >= 64 * 3 * len(text)  # all are in the index, whose lines are read whole
+    assert place_bytes % 64 == 0
 
 
 @pytest.mark.parametrize("name", COUNTED)
@@ -144,12 +147,13 @@ def test_contexts_that_are_too_large_for_copies_are_read_in_place(name, precisio
 
 def test_contexts_chosen_to_share_one_line_are_read_in_place(tmp_path: Path):
     """What only a file made for that brings about: they are found byte after byte, to the same bits."""
-    n_contexts, n_tokens = 200, 201
+    n_contexts, n_tokens, golden = 600, 201, 0x9E3779B97F4A7C15
     n_lines = n_contexts * 5 // 12 + 1
 
     def line_of(symbols: list[int]) -> int:
         key = int.from_bytes(bytes(symbols), "little") | 3 << 56
-        return ((key ^ key >> 29) * 0x9E3779B97F4A7C15 % 2**64 >> 32) * n_lines >> 32
+        mixed = (key ^ key >> 29) * golden % 2**64
+        return ((mixed ^ mixed >> 32) * golden % 2**64 >> 32) * n_lines >> 32
 
     generator, chosen = np.random.default_rng(0), set()
     while len(chosen) < n_contexts:
