@@ -1,5 +1,5 @@
-// Contexts by their bytes: one line of the cache says whether a context was met and where its row stands, without a look at
-// the shorter ones. All lengths can therefore be asked for at once, long before the answers are needed.
+// Contexts by their bytes: one line of the cache says whether a context was met and where its row stands, without a
+// look at the shorter ones. All lengths can therefore be asked for at once, long before the answers are needed.
 //
 // An open hash table: a line has four places, what does not fit goes to the next line that has room. Contexts are told
 // apart by all their bytes, never by the hash alone.
@@ -49,12 +49,11 @@ class ContextIndex {
 
  private:
   static constexpr int kPlaces = 4;
-  static constexpr int kLongestProbe = 64;  // lines: longer runs of full ones are as good as impossible by chance
+  static constexpr int kLongestProbe = 128;
 
   ContextPlace* line(uint64_t key) const {
-    // Twice (the finaliser of splitmix64): bytes of a text leave most bits of a key alike.
-    uint64_t mixed = (key ^ key >> 30) * 0xBF58476D1CE4E5B9u;
-    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBu;
+    uint64_t mixed = (key ^ key >> 29) * 0x9E3779B97F4A7C15u;  // the golden ratio
+    mixed = (mixed ^ mixed >> 32) * 0x9E3779B97F4A7C15u;       // once more: contexts that begin alike must part
     return places_ + static_cast<int64_t>((mixed >> 32) * static_cast<uint64_t>(n_lines_) >> 32) * kPlaces;
   }
 

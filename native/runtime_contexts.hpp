@@ -1,10 +1,10 @@
 // Counted contexts of one kind for one token at a time: which of them a text ends with, and the sum of their rows.
 //
-// Rows of the shallowest contexts hold most symbols, and every token reads them: their sums are laid out densely when the
-// model is loaded. They are the first that are added, so that the bits are those of adding row after row. All longer ones
-// are looked up by their bytes in one table, of which the lines are asked for as soon as the token is known; a row's
-// values and symbols stand together, and are asked for when its place has come. What is too large for copies stays in the
-// mapped file and is found there byte after byte.
+// Rows of the shallowest contexts hold most symbols, and every token reads them: their sums are laid out densely when
+// the model is loaded. They are the first that are added, so that the bits are those of adding row after row. All
+// longer ones are looked up by their bytes in one table, of which the lines are asked for as soon as the token is known;
+// a row's values and symbols stand together, and are asked for when its place has come. What is too large for copies
+// stays in the mapped file and is found there byte after byte.
 //
 // Legend: V token, C context, E entry.
 #pragma once

@@ -234,6 +234,6 @@ uint32_t sum_before(const uint32_t* weight, int64_t n, int64_t token) {
 }  // namespace
 
 const Kernels kernels = {
-    POLYCHRON_SET_NAME, hash_f32, hash_i32, join_bits, join_masked, add_rows<Float32Rows>, add_rows<Bfloat16Rows>, add_i8,
-    highest_f32, highest_i32, weigh, weigh_units, sum, sum_before,
+    POLYCHRON_SET_NAME, hash_f32, hash_i32, join_bits, join_masked, add_rows<Float32Rows>, add_rows<Bfloat16Rows>,
+    add_i8, highest_f32, highest_i32, weigh, weigh_units, sum, sum_before,
 };

@@ -48,9 +48,9 @@ struct CodeView {           // of the relative position
   int64_t n_distances, n_code;
 };
 
-// Where both neurons of every pair have one delay, what they compare to d tokens from now is known now: bits are remembered
-// rather than latencies, and a row's are the present one's of the pairs without delay, those of a token ago of the pairs
-// with delay 1, ...
+// Where both neurons of every pair have one delay, what they compare to d tokens from now is known now: bits are
+// remembered rather than latencies, and a row's are the present one's of the pairs without delay, those of a token ago
+// of the pairs with delay 1, ...
 struct Hash {
   std::vector<int32_t> a, b, first;
   int64_t n_groups = 0, n_comparisons = 0;
