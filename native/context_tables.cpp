@@ -26,6 +26,9 @@ void sort_words(std::vector<uint64_t>& words) {
   }
 }
 
+// Gives its memory back, which assigning nothing would not.
+template <class T> void release(std::vector<T>& numbers) { std::vector<T>().swap(numbers); }
+
 uint32_t child_of(const ContextTrie& trie, uint32_t context, uint8_t symbol) {
   const uint8_t* begin = trie.symbol + trie.first_child[context];
   const uint8_t* end = trie.symbol + trie.first_child[context + 1];
@@ -124,30 +127,22 @@ ContextCounts::ContextCounts(const uint8_t* text, const std::vector<std::pair<in
 
 void ContextCounts::fill(std::vector<uint64_t>& words) {
   const int depth = depth_;
-  // Contexts a level: where a word's highest digits differ from those of the word before.
-  std::vector<std::vector<uint64_t>> contexts(static_cast<size_t>(depth) + 1);
-  contexts[0] = {0};
+  // Contexts a level: where a word's highest digits differ from those of the word before. A parent's first child is the
+  // first word of that parent.
+  symbol_ = {0};
+  level_begin_ = {0};
   for (int k = 1; k <= depth; ++k) {
-    auto& level = contexts[static_cast<size_t>(k)];
-    const int shift = 8 * (depth - k + 1);
-    for (const uint64_t word : words) {
-      if (level.empty() || level.back() != word >> shift) level.push_back(word >> shift);
-    }
-  }
-  for (const auto& level : contexts) {
     level_begin_.push_back(static_cast<uint32_t>(symbol_.size()));
-    for (const uint64_t context : level) symbol_.push_back(static_cast<uint8_t>(context & 255));
+    const int shift = 8 * (depth - k + 1);
+    for (size_t t = 0; t < words.size(); ++t) {
+      const uint64_t differs = t == 0 ? ~uint64_t{0} : words[t] ^ words[t - 1];
+      if (t == 0 || (k > 1 && differs >> (shift + 8) != 0)) first_child_.push_back(static_cast<uint32_t>(symbol_.size()));
+      if (differs >> shift != 0) symbol_.push_back(static_cast<uint8_t>(words[t] >> shift & 255));
+    }
   }
   const size_t C = symbol_.size();
   level_begin_.push_back(static_cast<uint32_t>(C));
-  first_child_.assign(C + 1, static_cast<uint32_t>(C));
-  for (size_t k = 0; k < static_cast<size_t>(depth); ++k) {
-    uint32_t child = level_begin_[k + 1];
-    for (size_t c = 0; c < contexts[k].size(); ++c) {
-      first_child_[level_begin_[k] + c] = child;
-      while (child < level_begin_[k + 2] && contexts[k + 1][child - level_begin_[k + 1]] >> 8 == contexts[k][c]) ++child;
-    }
-  }
+  first_child_.resize(C + 1, static_cast<uint32_t>(C));
 
   // The deepest contexts' entries, from the words; the others', from their children's; then all in the trie's order.
   std::vector<std::vector<uint8_t>> symbols(static_cast<size_t>(depth) + 1);
@@ -166,6 +161,7 @@ void ContextCounts::fill(std::vector<uint64_t>& words) {
       }
     }
     b.push_back(static_cast<uint32_t>(s.size()));
+    release(words);
   }
   for (size_t k = static_cast<size_t>(depth); k-- > 0;) {
     std::array<uint32_t, kMaxContextSymbols> met{};
@@ -193,6 +189,9 @@ void ContextCounts::fill(std::vector<uint64_t>& words) {
     for (size_t c = 0; c + 1 < begins[k].size(); ++c) first_entry_.push_back(before + begins[k][c]);
     entry_symbol_.insert(entry_symbol_.end(), symbols[k].begin(), symbols[k].end());
     entry_count_.insert(entry_count_.end(), counts[k].begin(), counts[k].end());
+    release(begins[k]);
+    release(counts[k]);
+    release(symbols[k]);
   }
   first_entry_.push_back(static_cast<uint32_t>(entry_symbol_.size()));
 
@@ -231,8 +230,8 @@ void ContextCounts::leave_out_deeper_than_once() {
   first_child_ = std::move(first_child);
   first_entry_ = std::move(first_entry);
   value_ = std::move(value);
-  entry_count_ = {};
-  met_ = {};
+  release(entry_count_);
+  release(met_);
 }
 
 ContextCounts::Discounts ContextCounts::discounts_of_level(int level) const {
