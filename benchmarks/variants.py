@@ -28,12 +28,13 @@ import torch
 from harness.classifier_learner import of_classifier
 from harness.conditions import machine, versions
 from harness.ending import exit_code
-from harness.results import ResultFolder, read_json
+from harness.results import ResultFolder
 from harness.variant_report import draw, markdown
 from polychron.data.examples import divide, load_labelled
 from polychron.errors import InputError
 from polychron.models import DelayConfig, with_variant
 from polychron.models.deep import DeepConfig
+from polychron.reproduce.kept import read_object
 from polychron.twins.learning import Learner, learn, of_tables, sample_of, search_rate
 from polychron.twins.split import Split
 
@@ -163,15 +164,15 @@ def run(task: Task, variant: dict[str, Any], rate: float, seed: int, budget: str
 
 def report(directory: Path) -> None:
     """Table and picture of the runs in a folder."""
-    results = [read_json(path) for path in sorted(directory.glob("runs/*/*.json"))]
+    results = [read_object(path) for path in sorted(directory.glob("runs/*/*.json"))]
     if not results:
         raise InputError(f"{directory} holds no results: run the benchmark with --out {directory} first")
     paths = {
         (task, variant): directory / f"tuning/{stem_of(task, variant)}.json"
         for task, variant in {(result["task"], result["variant"]) for result in results}
     }
-    trials = {which: read_json(path).get("trials", []) for which, path in paths.items() if path.exists()}
-    text = markdown(read_json(directory / "about.json"), results, tuple(VARIANTS), trials)
+    trials = {which: read_object(path).get("trials", []) for which, path in paths.items() if path.exists()}
+    text = markdown(read_object(directory / "about.json"), results, tuple(VARIANTS), trials)
     (directory / "table.md").write_text(text, encoding="utf-8")
     print("\n" + text)
     print(draw(results, tuple(VARIANTS), directory / "variants.png"))

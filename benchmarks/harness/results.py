@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polychron.errors import InputError
+from polychron.reproduce.kept import read_object
 
 OURS = "polychron"
 TRAINED = "polychron-trained"  # its trained tables alone, without counted contexts
@@ -92,7 +93,7 @@ class ResultFolder:
         """
         path = self.directory / name
         if path.exists():
-            return read_json(path)
+            return read_object(path)
         values = make()
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")
@@ -119,23 +120,8 @@ def read_results(directory: Path) -> tuple[dict[str, Any], list[Result], dict[st
     paths = sorted((directory / "runs").glob("*.json"))
     if not paths:
         raise InputError(f"{directory} holds no results: run the benchmark with --out {directory} first")
-    tunings = {path.stem: read_json(path) for path in sorted((directory / "tuning").glob("*.json"))}
-    return read_json(directory / "about.json"), [_result(read_json(path), path) for path in paths], tunings
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file.
-
-    Raises:
-        InputError: it is not there or holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold a JSON object; it holds a {type(values).__name__}")
-    return values
+    tunings = {path.stem: read_object(path) for path in sorted((directory / "tuning").glob("*.json"))}
+    return read_object(directory / "about.json"), [_result(read_object(path), path) for path in paths], tunings
 
 
 def _result(values: dict[str, Any], path: Path) -> Result:

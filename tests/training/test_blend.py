@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -204,3 +205,24 @@ def test_a_run_whose_time_is_spent_counting_ends_all_the_same(tmp_path):
     assert record.position.step == 1
     assert record.metrics.val_nats_per_byte < 1.6
     open_checkpoint(out).load_model()
+
+
+def test_counting_beyond_the_budget_is_told(tmp_path, monkeypatch):
+    """A run shorter than its counting makes a step, and says how long all of it took."""
+    from polychron.cli import main
+    from polychron.training import loop, open_checkpoint
+
+    count = loop.count_contexts
+
+    def slowly(*arguments):
+        time.sleep(0.5)
+        return count(*arguments)
+
+    monkeypatch.setattr(loop, "count_contexts", slowly)
+    text, out = tmp_path / "text.txt", tmp_path / "run"
+    text.write_bytes(np.frombuffer(b"abcdef", dtype=np.uint8)[text_of(120_000)].tobytes())
+    options = ["--preset", "tiny", "--contexts", "3", "--batch", "1", "--length", "8", "--minutes", "1e-5"]
+    assert main(["train", str(text), *options, "--out", str(out)]) == 0
+    position = open_checkpoint(out).record.position
+    assert position.step == 1
+    assert position.seconds > 0.5

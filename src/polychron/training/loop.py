@@ -246,6 +246,7 @@ class Run:
     checkpoint_seconds: float = 30.0
     validation_seconds: float = 10.0
     _counted: ContextTables | None = field(default=None, init=False, repr=False)
+    _beyond: float = field(default=0.0, init=False, repr=False)
 
     @classmethod
     def begin(
@@ -371,7 +372,8 @@ class Run:
             if start.step == 0:  # a resumed run counts once more; the time was paid for at its first start
                 seconds += time.perf_counter() - began
                 if budget.seconds is not None:  # of which counting may take all: a run makes one step at least
-                    seconds = min(seconds, _MOST_COUNTING * budget.seconds)
+                    limit = _MOST_COUNTING * budget.seconds
+                    self._beyond, seconds = max(0.0, seconds - limit), min(seconds, limit)
         validated = saved = seconds
         save_after = self.checkpoint_seconds
         sample = None
@@ -447,7 +449,8 @@ class Run:
             began, position = time.perf_counter(), self.record.position
             self._note(metrics=metrics.model_copy(update=self._calibrate()))
             self._note(model=self.model.config.to_dict())
-            seconds = position.seconds + time.perf_counter() - began  # it is training, too
+            # That is training, too, and so is what counting took beyond the budget.
+            seconds = position.seconds + self._beyond + time.perf_counter() - began
             self._note(position=position.model_copy(update={"seconds": seconds}))
         self.writer.save(self.record, checkpoint_tensors(self.model, self.optimizer))
         return CheckpointReport(self.record.position.step, self.writer.directory)
