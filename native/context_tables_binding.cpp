@@ -9,6 +9,7 @@
 #include "border.hpp"
 #include "buffer.hpp"
 #include "context_tables.hpp"
+#include "recent_tables.hpp"
 
 namespace nb = nanobind;
 using namespace polychron::border;
@@ -152,6 +153,61 @@ class Reader {
   ContextTrie trie_;
 };
 
+// Of a state with recent tables: what contexts are made of, then the keys of the last ones, then all places.
+constexpr int64_t kRecentStateSize = kStateSize + kRecentTables + kRecentTables * kRecentPlaces;
+constexpr uint8_t kNoCell = kRecentCells;
+
+void find_recent(In<uint8_t, 1> byte, In<int64_t, 2> tokens, Out<int64_t, 2> state, Out<uint8_t, 3> symbols,
+                 Out<uint8_t, 3> cells, int n_threads) {
+  const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
+  const auto K = static_cast<int64_t>(byte.size());
+  require(K >= 1 && K <= kMaxContextSymbols, "byte must be of 1 to 256 symbols; got " + std::to_string(K));
+  require_shape(state, "state", {B, kRecentStateSize});
+  require_shape(symbols, "symbols", {B, T, 2 * kRecentTables});
+  require_shape(cells, "cells", {B, T, 2 * kRecentTables});
+  for (int64_t p = 0; p < B * T; ++p) {
+    const int64_t id = tokens.data()[p];
+    if (id >= 0 && id < K) continue;
+    require(false, "tokens must lie in [0, " + std::to_string(K) + "); got " + std::to_string(id));
+  }
+  const int workers = threads(n_threads);
+  nb::gil_scoped_release release;
+  parallel_for(workers, B, [&](int64_t b, int) {
+    int64_t* of = state.data() + kRecentStateSize * b;
+    int64_t *kept_keys = of + kStateSize, *places = kept_keys + kRecentTables;
+    ContextState now = state_of(of);
+    uint32_t keys[kRecentTables];
+    std::copy_n(kept_keys, kRecentTables, keys);
+    for (int64_t p = b * T; p < (b + 1) * T; ++p) {
+      const int64_t token = tokens.data()[p];
+      for (int i = 0; i < kRecentTables && now.n_last > 0; ++i) {
+        int64_t& word = places[recent_place(i, keys[i])];
+        RecentPlace place = RecentPlace::of(static_cast<uint64_t>(word));
+        place.write(keys[i], static_cast<uint8_t>(token));
+        word = static_cast<int64_t>(place.word());
+      }
+      now.advance(byte.data()[token]);
+      uint8_t lists[kContextLists][kMaxContext];
+      for (int list = 0; list < kContextLists; ++list) now.bytes(static_cast<ContextList>(list), lists[list]);
+      recent_keys(lists, keys);
+      uint8_t *symbol = symbols.data() + p * 2 * kRecentTables, *cell = cells.data() + p * 2 * kRecentTables;
+      for (int i = 0; i < kRecentTables; ++i, symbol += 2, cell += 2) {
+        const RecentPlace place = RecentPlace::of(static_cast<uint64_t>(places[recent_place(i, keys[i])]));
+        const bool met = place.is_of(keys[i]);
+        const auto note = [&](int which, uint8_t what, uint8_t run) {
+          const bool there = met && run > 0 && what < K;  // a state may come from anywhere
+          symbol[which] = there ? what : 0;
+          cell[which] = there ? static_cast<uint8_t>(recent_cell(i, which, run)) : kNoCell;
+        };
+        note(0, place.latest, place.run);
+        note(1, place.before, place.run_before);
+      }
+    }
+    keep(now, of);
+    std::copy_n(keys, kRecentTables, kept_keys);
+  });
+}
+
 }  // namespace
 
 void bind_context_tables(nb::module_& m) {
@@ -170,6 +226,8 @@ void bind_context_tables(nb::module_& m) {
       .def("add", &Reader::add, nb::arg("value").noconvert(), nb::arg("tokens").noconvert(),
            nb::arg("state").noconvert(), nb::arg("first"), nb::arg("last"), nb::arg("y").noconvert(),
            nb::arg("n_threads"));
+  m.def("find_recent", &find_recent, nb::arg("byte").noconvert(), nb::arg("tokens").noconvert(),
+        nb::arg("state").noconvert(), nb::arg("symbols").noconvert(), nb::arg("cells").noconvert(), nb::arg("n_threads"));
 }
 
 }  // namespace polychron

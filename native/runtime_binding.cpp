@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+#include "recent_tables.hpp"
 #include "runtime_sampler.hpp"
 #include "threads.hpp"
 
@@ -99,6 +100,15 @@ class BoundModel {
     model_.add_contexts({symbol.data(), first_child.data(), first_entry.data(), entry_symbol.data(), value.data(),
                          size(symbol, 0), size(value, 0), depth}, most_copied);
     kept_contexts_.emplace_back(symbol, first_child, first_entry, entry_symbol, value);
+  }
+
+  void set_recent(InAny<3> cells) {
+    using enum nb::dlpack::dtype_code;
+    require(size(cells, 0) == kRecentTables && size(cells, 1) == 2 && size(cells, 2) == kRunClasses,
+            "contexts.recent must have shape (5, 2, 8)");
+    require(model_.integer() ? holds(cells, Int, 16) : holds(cells, Float, 32),
+            "contexts.recent must be float32, or int16 of an int8 model");
+    model_.set_recent(cells.data());
   }
 
   const Model& get() const {
@@ -300,7 +310,8 @@ void bind_runtime(nb::module_& m) {
       .def("set_bytes", &BoundModel::set_bytes, nb::arg("byte").noconvert())
       .def("add_contexts", &BoundModel::add_contexts, nb::arg("symbol").noconvert(),
            nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(),
-           nb::arg("value").noconvert(), nb::arg("depth"), nb::arg("most_copied"));
+           nb::arg("value").noconvert(), nb::arg("depth"), nb::arg("most_copied"))
+      .def("set_recent", &BoundModel::set_recent, nb::arg("cells").noconvert());
   nb::class_<BoundStream>(m, "RuntimeStream")
       .def(nb::init<const BoundModel&, bool>(), nb::arg("model"), nb::arg("counting") = false, nb::keep_alive<1, 2>())
       .def("reset", &BoundStream::reset)

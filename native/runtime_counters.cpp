@@ -54,6 +54,8 @@ Counters::Counters(const Model& model) {
   seen_.emplace_back(n_rows(model.readout().tables));
   for (const Contexts& contexts : model.contexts()) seen_.emplace_back(static_cast<size_t>(contexts.n_rows()));
   n_kinds_ = model.contexts().size();
+  if (!model.recent().empty()) seen_.emplace_back(static_cast<size_t>(kRecentCells));
+  n_recent_ = model.recent().empty() ? 0 : 1;
   counts_.resize(seen_.size());
 }
 
@@ -92,7 +94,7 @@ void Counters::add(const RowList& list, int64_t element_size) {
 }
 
 void Counters::read_contexts(size_t kind, const Contexts& contexts, const Path& path) {
-  stage_ = counts_.size() - n_kinds_ + kind;
+  stage_ = counts_.size() - n_recent_ - n_kinds_ + kind;
   Counts& counts = counts_[stage_];
   const int64_t V = contexts.n_symbols();
   counts.rows += contexts.length_of_dense(path.dense) + 1 + path.n;
@@ -108,6 +110,18 @@ void Counters::read_contexts(size_t kind, const Contexts& contexts, const Path& 
     counts.row_lines += contexts.n_lines(row);
     see(row.number);
   }
+}
+
+void Counters::read_places() {
+  stage_ = counts_.size() - 1;
+  counts_[stage_].place_bytes += kRecentTables * static_cast<int64_t>(kLineBytes);
+}
+
+void Counters::add_cell(const int32_t* cells, int64_t cell) {
+  ++counts_[stage_].rows;
+  ++counts_[stage_].additions;
+  read_bytes(cells + cell, sizeof(int32_t));
+  see(cell);
 }
 
 void Counters::read_bytes(const void* begin, int64_t n_bytes) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "recent_tables.hpp"
 #include "runtime_model.hpp"
 
 namespace polychron::runtime {
@@ -30,7 +31,7 @@ class Counters {
   explicit Counters(const Model& model);
 
   void forget();
-  const std::vector<Counts>& stages() const { return counts_; }  // the readout last, or the kinds of contexts beside it
+  const std::vector<Counts>& stages() const { return counts_; }  // the readout, the kinds of contexts beside it, recent tables
 
   // What this thread's counting kernels do from now on is that stage's.
   void enter(size_t stage);
@@ -41,6 +42,9 @@ class Counters {
   void add(const RowList&, int64_t element_size);
   // What finding a path and adding its rows took; a dense row is read in place of its level's and the shorter ones'.
   void read_contexts(size_t kind, const Contexts&, const Path&);
+  // A place of every recent table; then the cells whose numbers are added.
+  void read_places();
+  void add_cell(const int32_t* cells, int64_t cell);
 
  private:
   void read_bytes(const void* begin, int64_t n_bytes);
@@ -49,7 +53,8 @@ class Counters {
   std::vector<Counts> counts_;
   std::vector<std::vector<bool>> seen_;
   size_t stage_ = 0;
-  size_t n_kinds_ = 0;  // of contexts
+  size_t n_kinds_ = 0;   // of contexts
+  size_t n_recent_ = 0;  // 1: there are recent tables
 };
 
 // The usual kernels, each after it is counted.

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "memory.hpp"
+#include "recent_tables.hpp"
 
 namespace polychron::runtime {
 namespace {
@@ -280,7 +281,7 @@ void Model::add_contexts(const ContextsView& view, int64_t most_copied) {
           "there must be 1 to 2^31 - 2 contexts");
   if (integer()) {
     const int64_t rows = readout_->tables.n_tables * (int64_t{128} << readout_->tables.groups.back().shift);
-    require(rows + kContextLists * (kMaxContext + 1) * (int64_t{1} << 15) < int64_t{1} << 31,
+    require(rows + (kContextLists * (kMaxContext + 1) + 2 * kRecentTables) * (int64_t{1} << 15) < int64_t{1} << 31,
             "shifts are too large for a readout beside contexts: sums could leave 32 bits");
   }
   // Numbers below 0 become such as flaw_of refuses.
@@ -289,6 +290,16 @@ void Model::add_contexts(const ContextsView& view, int64_t most_copied) {
                                      reinterpret_cast<const uint32_t*>(view.first_entry), view.entry_symbol},
                          static_cast<ContextList>(list), view.value, view.n_entries, integer(), logits_stride_,
                          most_copied);
+}
+
+void Model::set_recent(const void* cells) {
+  require(contexts_.size() == kContextLists, "recent tables go with contexts of all kinds");
+  recent_.resize(kRecentCells);
+  if (integer()) {
+    std::copy_n(static_cast<const int16_t*>(cells), kRecentCells, recent_.begin());
+  } else {
+    std::memcpy(recent_.data(), cells, kRecentCells * sizeof(float));
+  }
 }
 
 }  // namespace polychron::runtime

@@ -111,6 +111,8 @@ class Model {
   void set_bytes(const uint8_t* byte);
   // Copied where that takes at most so many bytes, else read in place.
   void add_contexts(const ContextsView&, int64_t most_copied);
+  // After the contexts. cells: (kRecentCells) float32, or int16 of an int8 model.
+  void set_recent(const void* cells);
 
   Precision precision() const { return precision_; }
   bool integer() const { return precision_ == Precision::int8; }
@@ -123,6 +125,8 @@ class Model {
   const std::vector<Stage>& stages() const { return stages_; }
   const Lookup& readout() const { return *readout_; }
   const std::vector<Contexts>& contexts() const { return contexts_; }  // of each kind, or none
+  // (kRecentCells) float32 bits or int32, of the tables that a stream writes, or empty.
+  const std::vector<int32_t>& recent() const { return recent_; }
   uint8_t byte(int64_t token) const { return byte_[static_cast<size_t>(token)]; }
   bool ready() const { return readout_.has_value(); }
 
@@ -142,6 +146,7 @@ class Model {
   std::optional<Lookup> readout_;
   std::vector<Contexts> contexts_;
   std::vector<uint8_t> byte_;  // of each token, where there are contexts
+  std::vector<int32_t> recent_;
 };
 
 }  // namespace polychron::runtime

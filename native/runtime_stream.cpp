@@ -1,6 +1,7 @@
 #include "runtime_stream.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <string>
 
 #include "contract.hpp"
@@ -83,6 +84,7 @@ Stream::Stream(const Model& model, Counters* counters)
   scratch_.assign(static_cast<size_t>(model.logits_stride()), 0);
   sums_ = scratch_;
   parts_.resize(static_cast<size_t>(n_parts));
+  if (!model.recent().empty()) recent_places_.resize(static_cast<size_t>(kRecentTables * kRecentPlaces));
   reset();
 }
 
@@ -96,6 +98,7 @@ void Stream::reset() {
   tokens_.clear();
   std::fill(z_.begin(), z_.end(), 0);
   text_ = {};
+  std::fill(recent_places_.begin(), recent_places_.end(), 0);
   for (int64_t d = 0; d < static_cast<int64_t>(parts_.size()); ++d) *tokens_.push() = static_cast<int32_t>(model_.n_tokens());
   started_ = false;
 }
@@ -201,22 +204,61 @@ template <bool integer> void Stream::add_contexts() {
       }
       contexts[k].add_following(paths_[k], logits_.data());
     }
+    add_recent(logits_.data());
   } else {
     contexts[0].sum(paths_[0], scratch_.data());
     for (size_t k = 1; k < contexts.size(); ++k) {
       contexts[k].sum(paths_[k], sums_.data());
       for (size_t v = 0; v < V; ++v) scratch_[v] += sums_[v];
     }
+    add_recent(scratch_.data());
     float* logits = as_float(logits_.data());
     for (size_t v = 0; v < V; ++v) logits[v] += scratch_[v];
   }
   for (size_t k = 0; counters_ && k < contexts.size(); ++k) counters_->read_contexts(k, contexts[k], paths_[k]);
 }
 
+// The token followed the contexts before it; asks for the places of those after it.
+void Stream::remember(int64_t token) {
+  const bool begins = text_.n_last == 0;
+  for (int i = 0; i < kRecentTables && !begins && !recent_places_.empty(); ++i) {
+    const uint32_t key = recent_keys_[static_cast<size_t>(i)];
+    uint64_t& word = recent_places_[static_cast<size_t>(recent_place(i, key))];
+    RecentPlace place = RecentPlace::of(word);
+    place.write(key, static_cast<uint8_t>(token));
+    word = place.word();
+  }
+  text_.advance(model_.byte(token));
+  if (recent_places_.empty()) return;
+  uint8_t lists[kContextLists][kMaxContext];
+  for (int list = 0; list < kContextLists; ++list) text_.bytes(static_cast<ContextList>(list), lists[list]);
+  polychron::recent_keys(lists, recent_keys_.data());
+  for (int i = 0; i < kRecentTables; ++i) {
+    __builtin_prefetch(recent_places_.data() + recent_place(i, recent_keys_[static_cast<size_t>(i)]), 1);
+  }
+}
+
+template <class T> void Stream::add_recent(T* y) const {
+  if (recent_places_.empty()) return;
+  const int32_t* cells = model_.recent().data();
+  if (counters_) counters_->read_places();
+  const auto add = [&](uint8_t symbol, int cell) {
+    y[symbol] += std::bit_cast<T>(cells[cell]);
+    if (counters_) counters_->add_cell(cells, cell);
+  };
+  for (int i = 0; i < kRecentTables; ++i) {
+    const uint32_t key = recent_keys_[static_cast<size_t>(i)];
+    const RecentPlace place = RecentPlace::of(recent_places_[static_cast<size_t>(recent_place(i, key))]);
+    if (!place.is_of(key)) continue;
+    add(place.latest, recent_cell(i, 0, place.run));
+    if (place.run_before > 0) add(place.before, recent_cell(i, 1, place.run_before));
+  }
+}
+
 template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   *tokens_.push() = static_cast<int32_t>(token);
   const auto& contexts = model_.contexts();
-  if (!contexts.empty()) text_.advance(model_.byte(token));
+  if (!contexts.empty()) remember(token);
   // Contexts are found on the way: what they need arrives from memory while rows are added.
   const bool reads_contexts = wants_logits && !contexts.empty();
   for (size_t k = 0; reads_contexts && k < contexts.size(); ++k) paths_[k] = contexts[k].begin(text_);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "recent_tables.hpp"
 #include "runtime_counters.hpp"
 #include "runtime_model.hpp"
 
@@ -59,6 +60,8 @@ class Stream {
   template <bool integer> void attend(const Attention&, StageState&);
   template <bool integer> void keep_in_range();
   template <bool integer> void add_contexts();
+  void remember(int64_t token);
+  template <class T> void add_recent(T* y) const;
   RowList rows(const Tables&, const int32_t* index, int64_t n) const;
 
   const Model& model_;
@@ -71,6 +74,8 @@ class Stream {
   std::vector<float> scratch_, sums_;
   ContextState text_;                 // of contexts
   std::array<Path, kContextLists> paths_;
+  std::array<uint32_t, kRecentTables> recent_keys_{};  // of the contexts that the text ends with
+  std::vector<uint64_t> recent_places_;                // empty where the model has no recent tables
   std::vector<const int32_t*> parts_;
   std::vector<ShiftGroup> groups_;
   bool started_ = false;

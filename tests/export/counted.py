@@ -6,11 +6,13 @@ import random
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from polychron import models
 from polychron.data.vocabulary import Vocabulary
 from polychron.nn import ContextTables
 from polychron.ops.contexts import bytes_of_symbols
+from polychron.ops.recent import CELLS_SHAPE
 
 from ..runtime.conftest import BYTE_VALUES, MODELS, random_model, random_text
 
@@ -21,14 +23,17 @@ LINE_BYTES = bytes(sorted(b"\n\t\r AZaz09'_.,;\x7f\x80\xc3\xff"))
 
 
 def counted_model(
-    name: str, depth: int = 4, text: bytes = TEXT, byte_values: bytes = BYTE_VALUES[:27]
+    name: str, depth: int = 4, text: bytes = TEXT, byte_values: bytes = BYTE_VALUES[:27], *, recent: bool = False
 ) -> models.DelayLM:
     """One of `MODELS` with the contexts of a text, by default one that begins as ``random_text(800)`` does."""
     vocabulary = Vocabulary(byte_values)
     model = random_model(replace(MODELS[name], vocabulary_size=vocabulary.size))
     tokens = np.asarray(vocabulary.encode(text), dtype=np.uint8)
     byte = bytes_of_symbols(byte_values)
-    model.set_contexts(ContextTables.of_text(tokens, [(0, len(tokens))], byte, depth))
+    contexts = ContextTables.of_text(tokens, [(0, len(tokens))], byte, depth)
+    if recent:
+        contexts.set_recent(torch.randn(CELLS_SHAPE, generator=torch.Generator().manual_seed(0)))
+    model.set_contexts(contexts)
     return model
 
 

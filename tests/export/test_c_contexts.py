@@ -33,12 +33,19 @@ def defined_units(folder: Path, ids: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "depth", "in_file"), [("delay", 1, False), ("two delay layers", 4, True), ("readout alone", 7, False)]
+    ("name", "depth", "in_file", "recent"),
+    [
+        ("delay", 1, False, False),
+        ("two delay layers", 4, True, False),
+        ("readout alone", 7, False, False),
+        ("two delay layers", 4, False, True),
+        ("readout alone", 7, True, True),
+    ],
 )
 def test_it_says_what_the_runtime_says_bit_for_bit(
-    name: str, depth: int, in_file: bool, sanitizing_compiler: str, tmp_path: Path
+    name: str, depth: int, in_file: bool, recent: bool, sanitizing_compiler: str, tmp_path: Path
 ):
-    folder = quantized(save_model(counted_model(name, depth), tmp_path / "run"), "int8")
+    folder = quantized(save_model(counted_model(name, depth, recent=recent), tmp_path / "run"), "int8")
     model, text = runtime.load(folder), random_text(800)
     tables = (tmp_path / "model.tables",) if in_file else ()
     done = export_c(read_integer_model(folder), tmp_path / "out" / "model.c", 0.7, *tables)
@@ -62,7 +69,7 @@ def test_lines_and_words_of_any_kind_are_read_as_defined(sanitizing_compiler: st
     assert min(lengths) == 0
     assert any(128 <= length < 255 for length in lengths)
     assert max(lengths) > 256
-    trained = counted_model("readout alone", 7, text, LINE_BYTES)
+    trained = counted_model("readout alone", 7, text, LINE_BYTES, recent=True)
     folder = quantized(save_model(trained, tmp_path / "run", LINE_BYTES), "int8")
     model = read_integer_model(folder)
     done = export_c(model, tmp_path / "out" / "model", 0.7)
@@ -91,7 +98,7 @@ def test_more_contexts_than_16_bits_count(tmp_path: Path):
 def test_no_function_multiplies_divides_or_uses_floating_point(
     compiler: str, optimization: str, in_file: bool, tmp_path: Path
 ):
-    folder = save_model(counted_model("two delay layers"), tmp_path / "run")
+    folder = save_model(counted_model("two delay layers", recent=True), tmp_path / "run")
     done = export_c(read_integer_model(folder), tmp_path / "model", 0.8, *([tmp_path / "t"] if in_file else []))
     subprocess.run([compiler, *WARNINGS, optimization, "-c", done.source, "-o", tmp_path / "o"], check=True)
     shown = subprocess.run(["objdump", "-d", tmp_path / "o"], capture_output=True, text=True, check=True)
@@ -101,11 +108,21 @@ def test_no_function_multiplies_divides_or_uses_floating_point(
 @pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="no compiler for Cortex-M")
 @pytest.mark.parametrize("cpu", ["cortex-m0", "cortex-m4"])
 def test_nor_does_any_on_a_microcontroller(cpu: str, tmp_path: Path):
-    done = export_c(read_integer_model(save_model(counted_model("delay"), tmp_path / "run")), tmp_path / "model")
+    trained = counted_model("delay", recent=True)
+    done = export_c(read_integer_model(save_model(trained, tmp_path / "run")), tmp_path / "model")
     command = ["arm-none-eabi-gcc", *WARNINGS, "-ffreestanding", "-mthumb", f"-mcpu={cpu}", "-Os"]
     subprocess.run([*command, "-c", done.source, "-o", tmp_path / "o"], check=True)
     shown = subprocess.run(["arm-none-eabi-objdump", "-d", tmp_path / "o"], capture_output=True, text=True, check=True)
     check_functions(shown.stdout, ARM)
+
+
+def test_the_sizes_it_gives_count_recent_tables(tmp_path: Path):
+    done, without = (
+        export_c(read_integer_model(save_model(counted_model("delay", recent=recent), tmp_path / name)), tmp_path / name)
+        for recent, name in ((True, "a"), (False, "b"))
+    )
+    assert done.flash_bytes - without.flash_bytes == 256 + 2 * 80  # the bytes' tokens, the cells
+    assert done.ram_bytes - without.ram_bytes == 5 * (4 + 8 * 2**15) + 1  # keys, places, whether a text has begun
 
 
 def test_the_sizes_it_gives_count_the_contexts(tmp_path: Path):

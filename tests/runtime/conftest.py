@@ -14,6 +14,7 @@ from polychron import models
 from polychron.data.vocabulary import Vocabulary
 from polychron.nn import ContextTables
 from polychron.ops.contexts import bytes_of_symbols
+from polychron.ops.recent import CELLS_SHAPE
 from polychron.training import CheckpointWriter
 from polychron.training.checkpoint import CorpusRecord, Record, TrainingRecord, checkpoint_tensors
 
@@ -54,15 +55,18 @@ def random_text(n_bytes: int, seed: int = 0) -> bytes:
     return bytes(letters[i] for i in torch.randint(len(letters), (n_bytes,), generator=generator).tolist())
 
 
-def counted_contexts(depth: int) -> ContextTables:
+def counted_contexts(depth: int, recent: bool) -> ContextTables:
     """Contexts of the beginning of what `random_text` gives: of a longer one some are known, and then none."""
     ids = Vocabulary(BYTE_VALUES[:27]).encode(random_text(200) + random_text(100, seed=1) * 2).astype(np.uint8)
-    return ContextTables.of_text(ids, [(0, len(ids))], bytes_of_symbols(BYTE_VALUES[:27]), depth)
+    contexts = ContextTables.of_text(ids, [(0, len(ids))], bytes_of_symbols(BYTE_VALUES[:27]), depth)
+    if recent:
+        contexts.set_recent(torch.randn(CELLS_SHAPE, generator=torch.Generator().manual_seed(depth)))
+    return contexts
 
 
-def with_contexts(config: models.DelayConfig, depth: int) -> models.DelayConfig:
-    counted = counted_contexts(depth)
-    sizes = {"n_contexts": counted.n_contexts, "n_context_entries": counted.n_entries}
+def with_contexts(config: models.DelayConfig, depth: int, *, recent: bool = False) -> models.DelayConfig:
+    counted = counted_contexts(depth, recent)
+    sizes = {"n_contexts": counted.n_contexts, "n_context_entries": counted.n_entries, "recent": recent}
     return replace(config, context_depth=depth, **sizes)
 
 
@@ -71,6 +75,8 @@ COUNTED = {
     "contexts beside a readout alone": with_contexts(MODELS["readout alone"], 3),
     "contexts of two bytes": with_contexts(MODELS["delay"], 2),
     "contexts of one byte": with_contexts(MODELS["delay"], 1),
+    "recent contexts": with_contexts(MODELS["two delay layers"], 7, recent=True),
+    "recent contexts beside a readout alone": with_contexts(MODELS["readout alone"], 2, recent=True),
 }
 
 
@@ -84,8 +90,9 @@ class NoOptimizer:
 def random_model(config: models.ModelConfig, seed: int = 0) -> models.LanguageModel:
     """Tables of normal numbers, so large that a comparison depends on every layer before it; counted contexts."""
     if depth := getattr(config, "context_depth", 0):
-        model = random_model(replace(config, context_depth=0, n_contexts=(), n_context_entries=()), seed)
-        model.set_contexts(counted_contexts(depth))
+        without = replace(config, context_depth=0, n_contexts=(), n_context_entries=(), recent=False)
+        model = random_model(without, seed)
+        model.set_contexts(counted_contexts(depth, config.recent))
         return model
     model = models.build(config, seed=seed)
     generator = torch.Generator().manual_seed(seed)

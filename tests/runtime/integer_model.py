@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from polychron.ops.contexts import LISTS, advance_reference, context_of, start_state
+from polychron.ops.recent import PLACE_BITS, RECENT_CONTEXTS, key_of, run_class, write_reference
 from polychron.storage import TensorFile
 
 # t position, i table, r comparison, d distance
@@ -45,7 +46,28 @@ class IntegerModel:
                 state = advance_reference(state, byte[token])
                 for kind in LISTS:
                     self.add_contexts(kind, context_of(state, kind), units[t])
+        if "contexts.recent" in self.tensors:
+            self.add_recent(ids, units)
         return units
+
+    def add_recent(self, ids: bytes, units: np.ndarray) -> None:
+        """What followed the contexts of each position when they were met before, as a dictionary knows it."""
+        cells = self.tensors["contexts.recent"]
+        [state], byte = start_state(1).tolist(), self.tensors["contexts.byte"].tolist()
+        places: list[dict[int, tuple]] = [{} for _ in RECENT_CONTEXTS]
+        keys: list[int] = []
+        for t, token in enumerate(ids):
+            for place, key in zip(places, keys, strict=False):
+                at = key >> (32 - PLACE_BITS)
+                place[at] = write_reference(place.get(at, (0, 0, 0, 0, 0)), key, token)
+            state = advance_reference(state, byte[token])
+            keys = [key_of(context_of(state, kind)[:depth]) for kind, depth in RECENT_CONTEXTS]
+            for i, key in enumerate(keys):
+                known, before, run_before, latest, run = places[i].get(key >> (32 - PLACE_BITS), (0, 0, 0, 0, 0))
+                if run and known == key:
+                    units[t, latest] += cells[i, 0, run_class(run)]
+                    if run_before:
+                        units[t, before] += cells[i, 1, run_class(run_before)]
 
     def add_contexts(self, kind: str, known: tuple[int, ...], units: np.ndarray) -> None:
         """Rows of the contexts that the text ends with, from the empty one to the deepest that is there."""

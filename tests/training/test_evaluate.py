@@ -15,16 +15,27 @@ VOCABULARY = Vocabulary(b"abc")
 
 
 class ContextSum(torch.nn.Module):
-    """Costs of a token: the sum of the ids that came before it, as far as the context reaches."""
+    """Costs of a token: the sum of the ids that came before it, as far as the context reaches.
 
-    def __init__(self, context_length: int) -> None:
+    If it ``recalls``, that of all ids before is added, which it must be told.
+    """
+
+    def __init__(self, context_length: int, recalls: bool = False) -> None:
         super().__init__()
         self.context_length = context_length
+        self.recalls = recalls
 
-    def score(self, tokens: torch.Tensor) -> torch.Tensor:
+    def recall(self, tokens: torch.Tensor, state: int | None) -> tuple[torch.Tensor | None, int | None]:
+        if not self.recalls:
+            return None, None
+        sums = (state or 0) + tokens.cumsum(0)
+        return sums[:, None].float(), int(sums[-1])
+
+    def score(self, tokens: torch.Tensor, recalled: torch.Tensor | None = None) -> torch.Tensor:
         assert not self.training
         sums = np.convolve(tokens.numpy(), np.ones(self.context_length))[: tokens.numel() - 1]
-        return torch.from_numpy(sums.astype(np.float32))
+        nats = torch.from_numpy(sums.astype(np.float32))
+        return nats if recalled is None else nats + recalled[:, 0]
 
 
 @pytest.mark.parametrize("n_tokens", [2, 3, 99, 100, 101, 200, 201, 1000])
@@ -36,6 +47,15 @@ def test_pieces_cost_what_the_whole_costs(monkeypatch, n_tokens: int, context_le
     result = score(model, tokens, VOCABULARY)
     assert result.n_bytes == n_tokens - 1
     assert result.nats == model.score(torch.from_numpy(tokens)).sum().item()
+
+
+@pytest.mark.parametrize("n_tokens", [2, 100, 101, 102, 201, 350])
+def test_what_a_model_recalls_is_handed_on_from_piece_to_piece(monkeypatch, n_tokens: int):
+    monkeypatch.setattr(evaluate, "_PIECE", 100)
+    tokens = np.random.default_rng(n_tokens).integers(0, 3, n_tokens, dtype=np.uint8)
+    expected = ContextSum(7).eval().score(torch.from_numpy(tokens)).sum().item()
+    expected += int(tokens.astype(np.int64).cumsum()[:-1].sum())
+    assert score(ContextSum(7, recalls=True), tokens, VOCABULARY).nats == expected
 
 
 def test_progress_ends_with_the_whole(monkeypatch):

@@ -17,6 +17,7 @@ from polychron.models import DelayConfig, ModelConfig, RecurrentConfig, Transfor
 from polychron.models.config import TableConfig
 from polychron.models.deep import DeepConfig
 from polychron.ops.contexts import LISTS
+from polychron.ops.recent import N_CELLS, N_RECENT
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 _INDEX_BYTES = 4  # a row's index in the cache of keys
@@ -139,6 +140,27 @@ class ContextCost(LayerCost):
         return self.additions * _entry_bytes(element_bytes)
 
 
+@dataclass(frozen=True)
+class RecentCost(LayerCost):
+    """What tables that are written while a text is read do for one token, at most: a place of each holds two symbols.
+
+    To each symbol's logit one number is added. A token is also written to a place of each table; that is not counted.
+    """
+
+    @property
+    def synapses(self) -> int:
+        """Numbers that are stored; what a text writes is its state."""
+        return N_CELLS
+
+    def latency_bytes(self, element_bytes: int) -> int:
+        """Bytes read to find the symbols: a line of the cache a table."""
+        return N_RECENT * _LINE_BYTES
+
+    def row_bytes(self, element_bytes: int) -> int:
+        """Bytes of the numbers that are added."""
+        return self.additions * 4
+
+
 def _entry_bytes(element_bytes: int) -> int:
     """Of a number of a context and its symbol: int16 in a model of int8 tables, float32 in all others."""
     return 1 + (2 if element_bytes == 1 else 4)
@@ -204,6 +226,8 @@ def _delay(config: DelayConfig) -> list[LayerCost]:
         for (kind, length), *sizes in zip(LISTS.items(), config.n_contexts, config.n_context_entries, strict=True):
             n_tables = min(config.context_depth, length) + 1
             layers.append(ContextCost(f"contexts: {kind}", n_tables, 0, K, 0, n_contexts=sizes[0], n_entries=sizes[1]))
+    if config.recent:
+        layers.append(RecentCost("contexts: recent", 2 * N_RECENT, 0, 1, 0))
     return layers
 
 

@@ -125,6 +125,7 @@ class TerminalView:
         left_out = f"{facts['drop']:.0%} of the tables left out, " if facts["drop"] else ""
         members = f"a readout of {facts['members']} members, " if facts["members"] > 1 else ""
         contexts = "contexts counted, " if facts["contexts"] else ""
+        contexts += "recent ones remembered, " if facts["recent"] else ""
         rewired = f"rewired every {facts['rewire']} steps, " if facts["rewire"] else ""
         self._say("text", f"{facts['source']}, {facts['held_out_bytes']:,} of them held out")
         variant = (facts["hash"], facts["reading"], facts["gradient"])

@@ -60,6 +60,7 @@ class Settings:
     members: int | None = None
     calibration: int | None = None
     contexts: int | None = None
+    recent: bool | None = None
     optimizer: str | None = None
     update: str | None = None
     schedule: str | None = None
@@ -221,6 +222,7 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
             members=members,
             calibration=calibration,
             contexts=contexts,
+            recent=contexts > 0 and settings.recent is not False,
             counted=min(MOST_COUNTED, max(LEAST_COUNTED, int(COUNTED_PER_TRAINED * n_bytes))) if contexts else 0,
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
@@ -252,6 +254,8 @@ def _contexts_and_calibration(
         raise InputError("--contexts and --from exclude each other: a model that goes on keeps the contexts it has")
     if settings.contexts and vocabulary.size > 256:
         raise InputError("--contexts knows at most 255 different bytes; this text has all 256")
+    if settings.recent and settings.contexts == 0:
+        raise InputError("--recent goes with counted contexts: leave --contexts 0 out")
     can = settings.start is None and vocabulary.size <= 256
     wanted = _or(settings.contexts, defaults.contexts) if can else 0
     usual = 0 if settings.only else models.calibration_bytes(n_bytes, n_text, contexts=wanted > 0)
@@ -263,6 +267,8 @@ def _contexts_and_calibration(
                 "--calibration, or a longer text"
             )
         wanted = 0
+    if settings.recent and not wanted:
+        raise InputError("--recent goes with counted contexts, and this run counts none: give --contexts 7")
     return wanted, calibration
 
 
@@ -316,6 +322,7 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
                 "members",
                 "calibration",
                 "contexts",
+                "recent",
                 "optimizer",
                 "update",
                 "only",
@@ -361,6 +368,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "members": training.members,
         "calibration": training.calibration,
         "contexts": training.contexts,
+        "recent": training.recent,
         "batch": training.batch,
         "length": training.length,
         "from": record.start and record.start.path,

@@ -8,6 +8,7 @@ from polychron.export.c_arrays import fill
 from polychron.export.c_model_text import Member, ModelText
 from polychron.export.contexts import ContextArrays, Contexts
 from polychron.ops.contexts import HISTORY, MAX_COLUMN, NO_BYTE
+from polychron.ops.recent import N_PLACES, N_RECENT, PLACE_BITS, RECENT_CONTEXTS
 
 
 def add_contexts(text: ModelText, contexts: Contexts, token_ids: bytes, n_tokens: int) -> str:
@@ -35,25 +36,51 @@ def add_contexts(text: ModelText, contexts: Contexts, token_ids: bytes, n_tokens
                 DEPTH=arrays.depth,
             )
         )
-    functions.append(fill("contexts_added.c.in", TABLES=tables, ARGUMENT=text.argument, **places))
+    keys = {f"AFTER_{kind.upper()}": "" for kind in contexts.kinds}
+    if contexts.recent is not None:
+        text.add("int16_t", "recent_cell", contexts.recent)
+        ids = np.frombuffer(token_ids, dtype=np.uint8)
+        text.add("uint8_t", "token_of", ids, f"token_of[k] >= {n_tokens}")
+        sizes = {"N_RECENT": N_RECENT, "PLACE_BITS": PLACE_BITS, "KEY_SHIFT": 32 - PLACE_BITS}
+        functions.append(fill("recent.c.in", TABLES=tables, **sizes))
+        for i, (kind, depth) in enumerate(RECENT_CONTEXTS):
+            keys[f"AFTER_{kind.upper()}"] += f"  keys[{i}] = recent_key(bytes, {depth});\n"
+    keys["KEYS"] = "" if contexts.recent is None else ", uint32_t *keys"
+    functions.append(fill("contexts_added.c.in", TABLES=tables, ARGUMENT=text.argument, **places, **keys))
     return "".join(functions)
 
 
-def members() -> list[Member]:
-    """Hashes of three words; column, length of the line before; the last bytes in a ring, and where the latest is."""
-    return [
+def members(contexts: Contexts) -> list[Member]:
+    """Hashes of three words; column, length of the line before; the last bytes in a ring, and where the latest is.
+
+    With recent tables: their places, the keys of the contexts that the text ends with, and whether it has begun.
+    """
+    known = [
         Member("uint32_t", "words", 3),
         Member("uint16_t", "line", 2),
         Member("uint8_t", "last", HISTORY),
         Member("uint8_t", "latest"),
     ]
+    if contexts.recent is None:
+        return known
+    n_places = N_RECENT * N_PLACES
+    written = [Member("uint32_t", "recent_keys", N_RECENT), Member("uint32_t", "place_keys", n_places)]
+    return [*written, *known, Member("uint8_t", "begun"), Member("uint8_t", "places", 4 * n_places)]
 
 
-def steps(argument: str) -> list[str]:
+def steps(contexts: Contexts, argument: str) -> list[str]:
     """Lines that remember the byte that was read and add to the logits."""
+    remember = "remember(seen_as[byte], state->last, &state->latest, state->line, state->words);"
+    add = f"add_contexts({argument}state->last, state->latest, state->line, state->words, state->logit"
+    if contexts.recent is None:
+        return [remember, add + ");"]
+    places = "state->recent_keys, state->place_keys, state->places"
     return [
-        "remember(seen_as[byte], state->last, &state->latest, state->line, state->words);",
-        f"add_contexts({argument}state->last, state->latest, state->line, state->words, state->logit);",
+        f"if (state->begun) write_recent(token_of[byte], {places});",
+        "state->begun = 1;",
+        remember,
+        add + ", state->recent_keys);",
+        f"add_recent({argument}{places}, state->logit);",
     ]
 
 

@@ -92,7 +92,7 @@ class LanguageModelText(ModelText):
             members += [Member("uint32_t", "position"), Member("uint32_t", "n_read")]
         return [
             *members,
-            *(() if self.model.contexts is None else c_contexts.members()),
+            *(() if self.model.contexts is None else c_contexts.members(self.model.contexts)),
             self.rows_member,
             Member("uint32_t", "latency", 4 * n_words(n)),
             Member("uint32_t", "logit", 4 * n_words(self.n_tokens)),
@@ -121,5 +121,5 @@ class LanguageModelText(ModelText):
         if any(layer.code is not None for layer in self.layers):
             lines += ["++state->position;", "if (state->n_read < UINT32_MAX) ++state->n_read;"]
         if self.model.contexts is not None:
-            lines += c_contexts.steps(self.argument)
+            lines += c_contexts.steps(self.model.contexts, self.argument)
         return "\n".join(f"  {line}" for line in lines)

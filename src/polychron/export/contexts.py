@@ -52,15 +52,18 @@ class Contexts:
     Attributes:
         byte: (V,) uint8, which byte contexts know a token as.
         kinds: of each of :data:`polychron.ops.contexts.LISTS`.
+        recent: cells of recent tables, `polychron.ops.recent.CELLS_SHAPE`, of the values' type; None: there are none.
     """
 
     byte: np.ndarray
     kinds: Mapping[str, ContextArrays]
+    recent: np.ndarray | None = None
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all arrays."""
-        return self.byte.nbytes + sum(arrays.n_bytes for arrays in self.kinds.values())
+        recent = 0 if self.recent is None else self.recent.nbytes
+        return self.byte.nbytes + recent + sum(arrays.n_bytes for arrays in self.kinds.values())
 
 
 def reachable(

@@ -208,7 +208,7 @@ def _contexts(arrays: dict[str, np.ndarray], config: Any) -> Contexts | None:
     for kind in LISTS:
         parts = [arrays.pop(f"contexts.{kind}.{name}") for name in ContextRows._fields]
         kinds[kind] = reachable(kind, config.context_depth, *parts)
-    return Contexts(byte, kinds)
+    return Contexts(byte, kinds, arrays.pop("contexts.recent", None))
 
 
 def _arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from polychron.models.language_model import LanguageModel, TokenEmbedding
 from polychron.models.layers import make_readout, make_tables
 from polychron.nn import ContextTables, RowLayer, VariantLayer
 from polychron.ops.contexts import CONTEXT_LENGTH, LISTS, MAX_DEPTH
+from polychron.ops.recent import N_CELLS
 
 # Positions scored in one go, and how many of those runs at once; bounds memory, not context.
 SCORE_STRETCH = 1 << 12
@@ -41,11 +43,12 @@ class DelayConfig(ModelConfig):
         context_depth: bytes of the deepest contexts in the counted tables beside the readout, at most 7; 0: none.
         n_contexts: rows of the counted tables of each kind of contexts; nothing where there are none.
         n_context_entries: numbers in them.
+        recent: whether tables that are written while a text is read go with the counted ones.
     """
 
     kind: ClassVar[str] = "delay"
     later_fields: ClassVar[tuple[str, ...]] = (
-        *ModelConfig.later_fields, "context_depth", "n_contexts", "n_context_entries",
+        *ModelConfig.later_fields, "context_depth", "n_contexts", "n_context_entries", "recent",
     )  # fmt: skip
     n_neurons: int = 32
     n_layers: int = 1
@@ -60,6 +63,7 @@ class DelayConfig(ModelConfig):
     context_depth: int = field(default=0, kw_only=True)
     n_contexts: tuple[int, ...] = field(default=(), kw_only=True)
     n_context_entries: tuple[int, ...] = field(default=(), kw_only=True)
+    recent: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         self.check_counts(
@@ -87,6 +91,8 @@ class DelayConfig(ModelConfig):
                     f"got {given!r}"
                 )
             object.__setattr__(self, name, counts)
+        if not isinstance(self.recent, bool) or (self.recent and not self.context_depth):
+            raise InputError(f"recent must be true or false, and false where context_depth is 0; got {self.recent!r}")
         if self.context_depth and self.vocabulary_size > 256:
             raise InputError(f"counted contexts know at most 256 symbols; vocabulary_size is {self.vocabulary_size}")
 
@@ -96,7 +102,8 @@ class DelayConfig(ModelConfig):
         layers = self.n_layers * (layer + self.n_trained_beside(self.n_tables, self.n_comparisons, self.n_neurons))
         readout = self.readout_n_tables * self.n_rows(self.readout_n_comparisons) * self.vocabulary_size
         readout += self.n_trained_beside(self.readout_n_tables, self.readout_n_comparisons, self.n_neurons)
-        return layers + readout + self.vocabulary_size * self.n_neurons + sum(self.n_context_entries)
+        beside = sum(self.n_context_entries) + (N_CELLS if self.recent else 0)
+        return layers + readout + self.vocabulary_size * self.n_neurons + beside
 
     def n_bytes(self) -> int:
         """Memory that these take, and what finds the counted ones: a byte an entry, a byte and two places a context."""
@@ -145,18 +152,19 @@ class DelayLM(LanguageModel):
         )  # fmt: skip
         if config.context_depth:
             self.contexts = ContextTables(
-                config.context_depth, config.vocabulary_size, config.n_contexts, config.n_context_entries
+                config.context_depth, config.vocabulary_size, config.n_contexts, config.n_context_entries, config.recent
             )
 
     def set_contexts(self, contexts: ContextTables | None) -> None:
         """Read these counted tables beside the readout from now on; None: none. The configuration follows."""
         self.contexts = contexts
-        sizes: dict[str, Any] = {"context_depth": 0, "n_contexts": (), "n_context_entries": ()}
+        sizes: dict[str, Any] = {"context_depth": 0, "n_contexts": (), "n_context_entries": (), "recent": False}
         if contexts is not None:
             sizes = {
                 "context_depth": contexts.depth,
                 "n_contexts": contexts.n_contexts,
                 "n_context_entries": contexts.n_entries,
+                "recent": contexts.recent is not None,
             }
         self.config = replace(self.config, **sizes)
 
@@ -200,21 +208,34 @@ class DelayLM(LanguageModel):
         kept.append(before)
         return logits[:, -1 if last else 0 :], kept
 
-    @torch.no_grad()
-    def score(self, tokens: Tensor) -> Tensor:
-        """Nats of tokens[1:]; stretches of the text begin within each other's context and are scored side by side."""
-        n, context = len(tokens) - 1, self.context_length - 1
-        n_stretches = max(0, n - context) // SCORE_STRETCH
-        at = torch.arange(n_stretches)[:, None] * SCORE_STRETCH + torch.arange(context + SCORE_STRETCH + 1)
-        body = [self._score_windows(tokens[some])[:, context:].flatten() for some in at.split(SCORE_BATCH)]
-        scored = n_stretches * SCORE_STRETCH  # of the positions from `context` on
-        first = self._score_windows(tokens[None, : context + 1])[0] if n_stretches else tokens.new_empty(0)
-        last = self._score_windows(tokens[None, scored:])[0, context if n_stretches else 0 :]
-        return torch.cat([first.float(), *body, last])
+    def recall(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Of models with recent tables what these add, see :meth:`polychron.nn.ContextTables.recall`."""
+        if not self.config.recent:
+            return None, None
+        added, state = self.contexts.recall(tokens[None], state)
+        return added[0], state
 
-    def _score_windows(self, tokens: Tensor) -> Tensor:
-        """Nats (B, T) of windows of T + 1 tokens."""
-        return self.nats(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    @torch.no_grad()
+    def score(self, tokens: Tensor, recalled: Tensor | None = None) -> Tensor:
+        """Nats of tokens[1:]; stretches of the text begin within each other's context and are scored side by side."""
+        if recalled is None:
+            recalled, _ = self.recall(tokens[:-1], None)
+        n, context = len(tokens) - 1, self.context_length - 1
+        starts = range(0, max(0, n - context) // SCORE_STRETCH * SCORE_STRETCH, SCORE_STRETCH)
+        first = [self._score_at(tokens, recalled, [0], context)[0]] if starts else []
+        body = [
+            self._score_at(tokens, recalled, starts[k : k + SCORE_BATCH], context + SCORE_STRETCH)[:, context:].flatten()
+            for k in range(0, len(starts), SCORE_BATCH)
+        ]
+        scored = len(starts) * SCORE_STRETCH  # of the positions from `context` on
+        last = self._score_at(tokens, recalled, [scored], n - scored)[0, context if starts else 0 :]
+        return torch.cat([*first, *body, last])
+
+    def _score_at(self, tokens: Tensor, recalled: Tensor | None, starts: Sequence[int], T: int) -> Tensor:
+        """Nats (B, T) of windows of a text that begin there."""
+        windows = torch.stack([tokens[start : start + T + 1] for start in starts])
+        added = None if recalled is None else torch.stack([recalled[start : start + T] for start in starts])
+        return self.nats(windows[:, :-1].contiguous(), windows[:, 1:].contiguous(), added)
 
 
 def _is_count(value: object, lowest: int, highest: int) -> bool:

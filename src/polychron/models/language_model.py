@@ -96,9 +96,20 @@ class LanguageModel(nn.Module):
         logits, state = self.extend(tokens[None], state, last=True)
         return logits[0, 0], state
 
-    def score(self, tokens: Tensor) -> Tensor:
-        """Nats of tokens[1:], each predicted with as much context as the model can use: (N,) int64 to (N - 1,)."""
+    def score(self, tokens: Tensor, recalled: Tensor | None = None) -> Tensor:
+        """Nats of tokens[1:], each predicted with as much context as the model can use: (N,) int64 to (N - 1,).
+
+        ``recalled`` (N - 1, K): of a text that did not begin here, what :meth:`recall` gave for tokens[:-1].
+        """
         raise NotImplementedError
+
+    def recall(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What a model remembers of a text beyond ``context_length`` adds to its logits.
+
+        Logits (T, K) after each of the tokens (T,), which follow those that made ``state``, None: none; new state. None
+        and None of a model that remembers no more.
+        """
+        return None, None
 
     @property
     def device(self) -> torch.device:
@@ -114,43 +125,51 @@ class LanguageModel(nn.Module):
         """Sum over all positions of the nats of ``targets`` (B, T) after ``tokens`` (B, T): a 0-dim tensor."""
         return self._nats(tokens, targets).sum()
 
-    def train_step(self, tokens: Tensor, targets: Tensor) -> float:
+    def train_step(self, tokens: Tensor, targets: Tensor, recalled: Tensor | None = None) -> float:
         """``loss(tokens, targets).backward()`` of a model with an optimizer attached; returns the loss.
+
+        ``recalled`` (B, T, K): see :meth:`nats`.
 
         Where native kernels run it is one call to them (:class:`polychron.nn.Chain`), on a GPU one CUDA graph
         (:class:`polychron.nn.GraphStep`), with the same result. Tokens may lie on another device than the model.
         """
         chain = self._chain(trains=True)
         if chain is not None:
-            return chain.train(tokens, targets, self._base(tokens))
+            return chain.train(tokens, targets, self._base(tokens, recalled))
         self._check_range(tokens, targets)
         graph = self._graph_step(tokens.shape)
         if graph is not None:
             return graph.train(tokens, targets)
-        loss = self.loss(tokens.to(self.device), targets.to(self.device))
+        loss = self._nats(tokens.to(self.device), targets.to(self.device), recalled).sum()
         loss.backward()
         return loss.item()
 
     @torch.no_grad()
-    def nats(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def nats(self, tokens: Tensor, targets: Tensor, recalled: Tensor | None = None) -> Tensor:
         """Nats of ``targets`` (B, T) after ``tokens`` (B, T), position by position; nothing is differentiated.
 
-        On the device of ``tokens``, wherever the model is.
+        On the device of ``tokens``, wherever the model is. ``recalled`` (B, T, K): what :meth:`recall` added of texts
+        that did not begin here; None: they did.
         """
         chain = self._chain(trains=False)
         if chain is not None:
-            return chain.score(tokens, targets, self._base(tokens))
+            return chain.score(tokens, targets, self._base(tokens, recalled))
         self._check_range(tokens, targets)
-        return self._nats(tokens.to(self.device), targets.to(self.device)).to(tokens.device)
+        return self._nats(tokens.to(self.device), targets.to(self.device), recalled).to(tokens.device)
 
-    def _nats(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def _nats(self, tokens: Tensor, targets: Tensor, recalled: Tensor | None = None) -> Tensor:
         if self.contexts is None:
             return self.readout.loss(self.latencies(tokens), targets)
-        return nn.functional.cross_entropy(self(tokens).transpose(1, 2), targets, reduction="none")
+        logits = self.readout(self.latencies(tokens)) + self._base(tokens, recalled)
+        return nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
 
-    def _base(self, tokens: Tensor) -> Tensor | None:
+    def _base(self, tokens: Tensor, recalled: Tensor | None) -> Tensor | None:
         """What is added to the readout's logits."""
-        return None if self.contexts is None else self.contexts(tokens)
+        if self.contexts is None:
+            return None
+        if recalled is None:
+            return self.contexts(tokens)
+        return self.contexts.counted(tokens) + recalled.to(tokens.device)
 
     def _check_range(self, tokens: Tensor, targets: Tensor) -> None:
         """Of a model on a GPU, which would read whatever lies there. Cheap while tokens are still on the CPU."""

@@ -140,7 +140,7 @@ class RecurrentLM(LanguageModel):
         return self.readout(h[:, -1 if last else 0 :].contiguous()), h[:, -1].clone()
 
     @torch.no_grad()
-    def score(self, tokens: Tensor) -> Tensor:
+    def score(self, tokens: Tensor, recalled: Tensor | None = None) -> Tensor:
         """Nats of tokens[1:]; stretches of the text are scored side by side, each after ``context`` positions."""
         n, context = len(tokens) - 1, self.config.context
         if n < 1:

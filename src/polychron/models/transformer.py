@@ -189,7 +189,7 @@ class TransformerLM(LanguageModel):
         return self.readout(z[:, -1 if last else 0 :].contiguous()), kept
 
     @torch.no_grad()
-    def score(self, tokens: Tensor) -> Tensor:
+    def score(self, tokens: Tensor, recalled: Tensor | None = None) -> Tensor:
         """Nats of tokens[1:]; windows of ``context`` overlap by half, of which the second half is scored."""
         context, n = self.config.context, len(tokens) - 1
         if n <= context:

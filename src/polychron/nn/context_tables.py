@@ -11,8 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polychron.ops.contexts import LISTS, ContextReader, ContextRows, count_contexts, empty_rows, start_state
+from polychron.ops.contexts import (
+    LISTS,
+    STATE_SIZE,
+    ContextReader,
+    ContextRows,
+    count_contexts,
+    empty_rows,
+    start_state,
+)
 from polychron.ops.dispatch import run_uncompiled
+from polychron.ops.recent import CELLS_SHAPE, add_recent, find_recent, start_recent_state
 
 
 class ContextList(nn.Module):
@@ -47,18 +56,25 @@ class ContextList(nn.Module):
 class ContextTables(nn.Module):
     r"""A table for each kind of contexts and each depth, 0 to ``depth`` bytes, whose rows were counted.
 
-    .. math:: y_t = \sum_i \sum_{k=0}^{D} R^i_k[\mathrm{context}^i_k(x_{\le t})]
+    .. math:: y_t = \sum_i \sum_{k=0}^{D} R^i_k[\mathrm{context}^i_k(x_{\le t})] + \mathrm{recent}(x_{\le t})
 
     The kinds i: the last bytes, the last words, and a place in a line, see :mod:`polychron.ops.contexts`. Enough
     comparisons of delayed spikes tell bytes exactly, and neurons that hold their spikes until a word or line has ended
     do so for these; a table of so many comparisons has far more rows than a text has contexts, and only those that were
     met are stored. A row holds no number for what never followed. Counted, not trained: nothing is differentiated.
 
+    With ``recent``, tables that are written while a text is read add to what followed a context when it was last met
+    there (:mod:`polychron.ops.recent`). They are the state of a text, so that what stands far back in it still counts.
+
     Args:
         depth: D, bytes of the deepest contexts, 1 to 7; a place in a line has three at most.
         n_symbols: K.
         n_contexts: rows of all tables of each kind.
         n_entries: numbers in them.
+        recent: whether there are recent tables.
+
+    Attributes:
+        recent: what their cells add, `polychron.ops.recent.CELLS_SHAPE` float32, or None.
 
     Example:
         >>> from polychron.ops.contexts import bytes_of_symbols
@@ -68,9 +84,14 @@ class ContextTables(nn.Module):
         [[1, 2]]
     """
 
-    def __init__(self, depth: int, n_symbols: int, n_contexts: Sequence[int], n_entries: Sequence[int]):
+    recent: Tensor | None
+
+    def __init__(
+        self, depth: int, n_symbols: int, n_contexts: Sequence[int], n_entries: Sequence[int], recent: bool = False
+    ):
         super().__init__()
         self.depth = depth
+        self.register_buffer("recent", torch.zeros(CELLS_SHAPE) if recent else None)
         self._readers: list[ContextReader] = []
         self._read: list[object] = []
         self.register_buffer("byte", torch.zeros(n_symbols, dtype=torch.uint8))
@@ -123,12 +144,40 @@ class ContextTables(nn.Module):
         return run_uncompiled(self._extend, tokens, state)
 
     def _extend(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        before = start_state(len(tokens)) if state is None else state.cpu()
         ids = tokens.to("cpu", torch.int64)
+        start = start_state if self.recent is None else start_recent_state
+        before = start(len(tokens)) if state is None else state.cpu()
+        logits, after = self._counted(ids, before[:, :STATE_SIZE].contiguous())
+        if self.recent is not None:
+            symbols, found, after = find_recent(self.byte.cpu(), ids, before)
+            add_recent(logits, self.recent.cpu(), symbols, found)
+        return logits.to(tokens.device), after.to(tokens.device)
+
+    def counted(self, tokens: Tensor) -> Tensor:
+        """What of :meth:`forward` was counted, (B, T, K): it knows the last bytes of a text only."""
+        ids = tokens.to("cpu", torch.int64)
+        return self._counted(ids, start_state(len(tokens)))[0].to(tokens.device)
+
+    def recall(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The rest, what recent tables add: logits (B, T, K) after tokens (B, T) that follow ``state``; new state.
+
+        Raises:
+            ValueError: there are none, or a token is out of range.
+        """
+        if self.recent is None:
+            raise ValueError("these tables of contexts have no recent tables")
+        ids = tokens.to("cpu", torch.int64)
+        symbols, found, after = find_recent(
+            self.byte.cpu(), ids, start_recent_state(len(tokens)) if state is None else state.cpu()
+        )
+        logits = torch.zeros(*tokens.shape, len(self.byte))
+        return add_recent(logits, self.recent.cpu(), symbols, found).to(tokens.device), after
+
+    def _counted(self, ids: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         (first, after), *others = (reader.read(ids, before) for reader in self._checked())
         for logits, _ in others:
             first += logits
-        return first.to(tokens.device), after.to(tokens.device)
+        return first, after
 
     @property
     def depths(self) -> list[int]:
@@ -144,9 +193,13 @@ class ContextTables(nn.Module):
         ]
 
     def scale(self, factors: Sequence[Sequence[float]]) -> None:
-        """Multiply the rows of each depth of each kind by its factor."""
+        """Multiply the counted rows of each depth of each kind by its factor."""
         for of_kind, of_depths in zip(self.lists, factors, strict=True):
             of_kind.scale(of_depths)
+
+    def set_recent(self, cells: Tensor | None) -> None:
+        """Recent tables with these cells, `polychron.ops.recent.CELLS_SHAPE`, from now on; None: none."""
+        self.register_buffer("recent", cells)
 
     def check(self) -> None:
         """Raises ValueError when the rows, as loaded from a file, cannot be read."""
@@ -171,4 +224,5 @@ class ContextTables(nn.Module):
 
     def extra_repr(self) -> str:
         """Its sizes."""
-        return f"depth={self.depth}, n_contexts={self.n_contexts}, n_entries={self.n_entries}"
+        recent = ", recent=True" if self.recent is not None else ""
+        return f"depth={self.depth}, n_contexts={self.n_contexts}, n_entries={self.n_entries}{recent}"

@@ -97,15 +97,16 @@ def current_kernel() -> str:
 
 def runs_native(tensor: torch.Tensor) -> bool:
     """Whether operations on ``tensor`` go to the native kernels: float32, on the CPU, extension present."""
-    return tensor.dtype == torch.float32 and _native_on(tensor.device)
+    return tensor.dtype == torch.float32 and native_on(tensor.device)
 
 
 def reads_native(tables: torch.Tensor) -> bool:
     """Whether the native kernels can read these tables: float32 or bfloat16, on the CPU, extension present."""
-    return tables.dtype in (torch.float32, torch.bfloat16) and _native_on(tables.device)
+    return tables.dtype in (torch.float32, torch.bfloat16) and native_on(tables.device)
 
 
-def _native_on(device: torch.device) -> bool:
+def native_on(device: torch.device) -> bool:
+    """Whether operations on whole numbers of this device go to the native kernels."""
     global _warned
     if _forced is not None or device.type != "cpu":
         return False

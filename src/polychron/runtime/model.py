@@ -42,6 +42,7 @@ class Settings:
     Attributes:
         kind: ``"delay"``, ``"transformer"`` or ``"recurrent"``.
         context_depth: bytes of the deepest counted contexts; 0: there are none.
+        recent: whether tables that are written while a text is read go with them.
         context: of a transformer, the positions of a window when a text is scored; None: a text is one stream.
         vocabulary: byte values and their ids.
         precision: of the tables.
@@ -53,6 +54,7 @@ class Settings:
 
     kind: str
     context_depth: int
+    recent: bool
     context: int | None
     vocabulary: Vocabulary
     precision: str
@@ -154,6 +156,8 @@ class Model:
         for kind in CONTEXT_LISTS:
             arrays = [self._take(f"contexts.{kind}.{name}", dtype, 1) for name, dtype in dtypes.items()]
             self.native.add_contexts(*arrays, self.settings.context_depth, most_copied)
+        if self.settings.recent:
+            self.native.set_recent(self._take("contexts.recent", value_dtype, 3))
 
     def _lookup(self, prefix: str) -> tuple[memoryview, memoryview, memoryview | None, memoryview | None]:
         rows, shifts = self._rows(prefix)
@@ -253,6 +257,9 @@ def read_settings(folder: Path) -> Settings:
     context_depth = get(model, "context_depth", int, "model.context_depth") if "context_depth" in model else 0
     if not 0 <= context_depth <= (_MAXIMUM_CONTEXT_DEPTH if kind == "delay" else 0):
         raise InputError(f"{path} is damaged: model.context_depth must lie in [0, {_MAXIMUM_CONTEXT_DEPTH}]")
+    recent = get(model, "recent", bool, "model.recent") if "recent" in model else False
+    if recent and not context_depth:
+        raise InputError(f"{path} is damaged: model.recent goes with counted contexts")
     values = get(fields, "vocabulary", list, "vocabulary")
     if len(values) > 256 or not all(type(value) is int and 0 <= value <= 255 for value in values):
         raise InputError(f"{path} is damaged: vocabulary must be at most 256 byte values")
@@ -276,6 +283,7 @@ def read_settings(folder: Path) -> Settings:
     return Settings(
         kind=kind,
         context_depth=context_depth,
+        recent=recent,
         context=context,
         vocabulary=Vocabulary(bytes(values)),
         precision=precision,

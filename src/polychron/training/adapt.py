@@ -76,14 +76,20 @@ def score_while_learning(
     context = model.context_length - 1
     n = tokens.size - 1
     nats = seconds = 0.0
+    recalled, memory = None, None  # of the context and the piece
     for k, start in enumerate(range(0, n, PIECE)):
         began = time.perf_counter()
         end, first = min(start + PIECE, n), max(0, start - context)
         read, follow = ids[None, first:end].contiguous(), ids[None, first + 1 : end + 1].contiguous()
-        nats += model.nats(read, follow)[0, start - first :].sum(dtype=torch.float64).item()
+        added, memory = model.recall(ids[start:end], memory)
+        if added is not None:
+            before = added[:0] if recalled is None else recalled[recalled.shape[0] - (start - first) :]
+            recalled = torch.cat([before, added])
+        base = None if recalled is None else recalled[None]
+        nats += model.nats(read, follow, base)[0, start - first :].sum(dtype=torch.float64).item()
         n_unseen = np.count_nonzero(tokens[start + 1 : end + 1] == vocabulary.unseen_id)
         nats += n_unseen * vocabulary.unseen_nats
-        model.train_step(read, follow)
+        model.train_step(read, follow, base)
         seconds += time.perf_counter() - began
         if end == n or k % _REPORTS_EVERY == 0:
             yield Score(nats, end, seconds)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +13,8 @@ import torch
 
 from polychron.models import DelayLM
 from polychron.nn import ContextTables
+from polychron.training.fit_recent import fit_recent
+from polychron.training.newton import Cost, least, one_thread
 
 # Counting a byte takes a tenth of the time of training on one, and is worth more at first: so many times as many bytes
 # of a text are counted as are trained on, within these bounds; of a longer one, stretches spread over it.
@@ -24,14 +25,15 @@ COUNTED_STRETCHES = 64
 
 _READ_PIECE = 1 << 12
 _FIT_PIECE = 128  # of so many bytes all logits and what is made of them lie in a cache
-_STEPS = 20
 _MOST_NUMBERS = 1 << 25  # of all logits that are looked at
 # How far factors of single depths leave their kind's: as a Gaussian's 1 / sigma^2, in nats of all bytes together.
 _TOGETHER = 20.0
 
 
 @torch.no_grad()
-def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]) -> tuple[float, list[list[float]]]:
+def blend(
+    model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray], *, recent: bool = True
+) -> tuple[float, list[list[float]]]:
     r"""Gives a trained model counted tables, and multiplies the rows of either by what suits ``pieces`` best.
 
     .. math:: U \leftarrow c\,U,\quad R^i_k \leftarrow \lambda^i_k R^i_k,\quad (c, \lambda) = \arg\min \sum_t
@@ -40,12 +42,14 @@ def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray])
 
     That is a geometric mean of models, or rather factors that are folded into rows: a reading still adds rows and
     multiplies nothing. First c and one lambda for each kind are found, none of them negative; then those of all depths
-    k. The cost is convex in the factors; Newton's method finds its least.
+    k. The cost is convex in the factors; Newton's method finds its least. Recent tables are fitted last, with one
+    factor for all that was found before (:func:`polychron.training.fit_recent.fit_recent`).
 
     Args:
         model: trained without counted tables; changed in place.
         contexts: counted in the text that the model was trained on; changed in place.
         pieces: stretches of token ids (N,) that neither has seen, each with at least two.
+        recent: whether the model gets recent tables as well.
 
     Returns:
         c, and lambda of each kind and depth.
@@ -62,27 +66,40 @@ def blend(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray])
         ([3, 3, 3], 2)
     """
     model.eval()
-    known, targets = _logits(model, contexts, pieces)
+    read = _read_of(model, contexts, pieces)
+    known = _logits(model, contexts, read)
+    targets = torch.cat([piece[1:] for piece in read])
     sizes = [1, *(depth + 1 for depth in contexts.depths)]
     n = len(sizes)
-    with _one_thread():
+    with one_thread():
         of_kinds = [torch.stack([of_depths.sum(0) for of_depths in part.split(sizes)]) for part in known]
-        together = _least(torch.full((n,), 1 / n, dtype=torch.float64), of_kinds, targets, towards=0.0)
-        apart = _least(together.repeat_interleave(torch.tensor(sizes)), known, targets, towards=_TOGETHER)
+        begin = torch.full((n,), 1 / n, dtype=torch.float64)
+        together = least(begin, _cost_of(of_kinds, targets), begin, torch.zeros(n, dtype=torch.float64), lowest=0.0)
+        begin = together.repeat_interleave(torch.tensor(sizes))
+        apart = least(begin, _cost_of(known, targets), begin, torch.full_like(begin, _TOGETHER / len(targets)))
+        cells = None
+        if recent:
+            factors = apart.float()
+            logits = torch.cat([(factors @ part.flatten(1)).view_as(part[0]) for part in known])
+            factor, cells = fit_recent(logits, contexts.byte, read)
+            apart = factor * apart
     (c,), *believed = (part.tolist() for part in apart.split(sizes))
     tables = model.readout.synaptic_vectors
     tables.copy_(tables.float() * c)
     contexts.scale(believed)
+    contexts.set_recent(cells)
     model.set_contexts(contexts)
     return c, believed
 
 
 @contextmanager
-def blended(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]) -> Iterator[None]:
+def blended(
+    model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray], *, recent: bool = True
+) -> Iterator[None]:
     """Within the block the model is what :func:`blend` would make of it; afterwards it is as before, to the bit."""
     tables, before = model.readout.synaptic_vectors, model.contexts
     trained = tables.detach().clone()
-    blend(model, copy.deepcopy(contexts), pieces)
+    blend(model, copy.deepcopy(contexts), pieces, recent=recent)
     try:
         yield
     finally:
@@ -91,84 +108,50 @@ def blended(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray
             tables.copy_(trained)
 
 
-def _logits(
-    model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]
-) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Of all pieces together: logits (n, N, K) of the trained tables and of each depth of counted ones; targets (N,).
-
-    The logits are in parts of some positions. Of long pieces the beginnings alone.
-    """
+def _read_of(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    """What is looked at, (T,) int64 each: of long pieces the beginnings alone."""
     numbers = model.config.vocabulary_size * (1 + sum(depth + 1 for depth in contexts.depths))
     part_read = min(1.0, _MOST_NUMBERS / (numbers * sum(piece.size for piece in pieces)))
+    return [torch.from_numpy(piece[: max(2, int(piece.size * part_read))].astype(np.int64)) for piece in pieces]
+
+
+def _logits(model: DelayLM, contexts: ContextTables, pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Of all pieces together, logits (n, N, K) of the trained tables and of each depth of counted ones.
+
+    In parts of some positions.
+    """
     known: list[torch.Tensor] = []
-    targets = []
     for piece in pieces:
-        tokens = torch.from_numpy(piece[: max(2, int(piece.size * part_read))].astype(np.int64))[None]
+        tokens = piece[None, :-1]
         state = model.start()
         trained = []
-        for part in tokens[:, :-1].split(_READ_PIECE, dim=1):
+        for part in tokens.split(_READ_PIECE, dim=1):
             logits, state = model.extend(part.to(model.device), state)
             trained.append(logits[0].cpu())
-        counted = [logits[0] for of_kind in contexts.each(tokens[:, :-1]) for logits in of_kind]
+        counted = [logits[0] for of_kind in contexts.each(tokens) for logits in of_kind]
         known.append(torch.stack([torch.cat(trained), *counted]))
-        targets.append(tokens[0, 1:])
-    return [part.contiguous() for part in torch.cat(known, dim=1).split(_FIT_PIECE, dim=1)], torch.cat(targets)
+    return [part.contiguous() for part in torch.cat(known, dim=1).split(_FIT_PIECE, dim=1)]
 
 
-def _least(start: torch.Tensor, known: Sequence[torch.Tensor], targets: torch.Tensor, towards: float) -> torch.Tensor:
-    """The factors (n,) that cost least, with a prior of so much ``towards`` the start; without one none is negative."""
-    lowest = 0.0 if towards == 0.0 else -math.inf
-    prior = towards / len(targets)
-    ridge = (prior + 1e-9) * torch.eye(len(start), dtype=torch.float64)
+def _cost_of(known: Sequence[torch.Tensor], targets: torch.Tensor) -> Cost:
+    """Mean nats of factors (n,), their slope (n,) and curvature (n, n).
 
-    def cost(factors: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
-        nats, slope, curvature = _cost(factors.float(), known, targets)
-        away = factors - start
-        return nats + prior / 2 * float(away @ away), slope + prior * away, curvature + ridge
-
-    factors = start
-    least, slope, curvature = cost(factors)
-    for _ in range(_STEPS):
-        step = torch.linalg.solve(curvature, slope)
-        while True:  # Newton's step may lead too far
-            tried = (factors - step).clamp(min=lowest)
-            found = cost(tried)
-            if found[0] <= least or step.abs().max() < 1e-4:
-                break
-            step = step / 2
-        moved = (tried - factors).abs().max()
-        if found[0] > least:
-            break
-        factors, (least, slope, curvature) = tried, found
-        if moved < 1e-3:
-            break
-    return factors
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """What is summed here has the same bits for any number of threads."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-def _cost(
-    factors: torch.Tensor, known: Sequence[torch.Tensor], targets: torch.Tensor
-) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Mean nats, their slope (n,) and curvature (n, n): means and covariances of all logits under the prediction."""
+    These are means and covariances of all logits under the prediction.
+    """
     n = len(known[0])
-    nats, slope, curvature = 0.0, torch.zeros(n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
-    for of_all, target in zip(known, targets.split(_FIT_PIECE), strict=True):
-        log_p = (factors @ of_all.flatten(1)).view_as(of_all[0]).log_softmax(1)
-        p = log_p.exp()
-        mean = (of_all * p).sum(2)
-        at_target = of_all.gather(2, target.expand(n, -1)[..., None])[..., 0]
-        nats -= log_p.gather(1, target[:, None]).sum(dtype=torch.float64).item()
-        slope += (mean - at_target).sum(1, dtype=torch.float64)
-        weighted = (of_all * p.sqrt()).flatten(1)
-        curvature += (weighted @ weighted.T - mean @ mean.T).double()
-    return nats / len(targets), slope / len(targets), curvature / len(targets)
+
+    def cost(at: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+        factors = at.float()
+        nats, slope, curvature = 0.0, torch.zeros(n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+        for of_all, target in zip(known, targets.split(_FIT_PIECE), strict=True):
+            log_p = (factors @ of_all.flatten(1)).view_as(of_all[0]).log_softmax(1)
+            p = log_p.exp()
+            mean = (of_all * p).sum(2)
+            at_target = of_all.gather(2, target.expand(n, -1)[..., None])[..., 0]
+            nats -= log_p.gather(1, target[:, None]).sum(dtype=torch.float64).item()
+            slope += (mean - at_target).sum(1, dtype=torch.float64)
+            weighted = (of_all * p.sqrt()).flatten(1)
+            curvature += (weighted @ weighted.T - mean @ mean.T).double()
+        return nats / len(targets), slope / len(targets), curvature / len(targets)
+
+    return cost

@@ -121,7 +121,7 @@ class TrainingRecord(BudgetedSection):
     ``only`` names what is trained: the tables that a run added to what it began from, or the readout; None: all.
     ``calibration``: bytes of the training part that are not trained on but fit the factor of the logits at the end.
     ``contexts``: bytes of the deepest contexts that are counted beside the training, 0: none are; at most ``counted``
-    bytes of the text are.
+    bytes of the text are. ``recent``: whether tables that are written while a text is read go with them.
     ``rate_schedule``: of ``rate``, or the reference program's own, whose highest rate ``rate`` is then.
     ``rewire``: after so many steps each the least telling comparisons are replaced; None: never.
     """
@@ -138,6 +138,7 @@ class TrainingRecord(BudgetedSection):
     calibration: _Count = 0
     contexts: Annotated[int, Field(ge=0, le=7)] = 0
     counted: Annotated[int, Field(ge=0, lt=MAX_TEXT)] = 0
+    recent: bool = False
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]
     only: Literal["added", "readout"] | None = None

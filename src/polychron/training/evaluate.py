@@ -59,12 +59,12 @@ def score(model: torch.nn.Module, tokens: np.ndarray, vocabulary: Vocabulary) ->
     """Score every byte of a text after the first exactly once, with all the context the model can use.
 
     The text is scored piece by piece, each preceded by ``model.context_length`` tokens that are not scored
-    again, so memory stays bounded. A byte that the vocabulary does not have costs -log p(unseen) + log(number
+    again, so memory stays bounded; what a model recalls from further back is handed on. A byte that the vocabulary does not have costs -log p(unseen) + log(number
     of such byte values): with that the figure is the length of a code for bytes, comparable between
     vocabularies.
 
     Args:
-        model: has ``score(tokens (N,) int64) -> (N - 1,) nats`` and ``context_length``.
+        model: a `polychron.models.LanguageModel`.
         tokens: (N,) token ids as `Vocabulary.encode` gives them, N >= 2.
         vocabulary: of the model.
 
@@ -81,13 +81,18 @@ def score_progressively(model: torch.nn.Module, tokens: np.ndarray, vocabulary: 
         raise InputError(f"a text to score needs at least 2 bytes, for the first has no context; got {tokens.size}")
     model.eval()
     nats = seconds = 0.0
+    memory = None
     for start in range(0, tokens.size, _PIECE):
         began = time.perf_counter()
         end = min(start + _PIECE, tokens.size)
         context = max(0, start - model.context_length)
         ids = torch.from_numpy(tokens[context:end].astype(np.int64))
+        known = max(0, start - 1 - context)  # predictions of the piece before
         with torch.no_grad():
-            piece = model.score(ids)[max(0, start - 1 - context) :].numpy()
+            recalled, memory = model.recall(ids[known:-1], memory)
+            if recalled is not None:
+                recalled = torch.cat([recalled.new_zeros(known, recalled.shape[1]), recalled])
+            piece = model.score(ids, recalled)[known:].numpy()
         n_unseen = np.count_nonzero(tokens[max(1, start) : end] == vocabulary.unseen_id)
         nats += float(piece.sum(dtype=np.float64)) + n_unseen * vocabulary.unseen_nats
         seconds += time.perf_counter() - began

@@ -430,14 +430,15 @@ class Run:
         contexts = self._contexts()
         if contexts is None or not self.set_aside:
             return score(self.model, sample, self.vocabulary)
-        with blended(self.model, contexts, [piece[:_BLEND_PIECE] for piece in self.set_aside]):
+        pieces = [piece[:_BLEND_PIECE] for piece in self.set_aside]
+        with blended(self.model, contexts, pieces, recent=self.record.training.recent):
             return score(self.model, sample, self.vocabulary)
 
     def _calibrate(self) -> dict[str, float]:
         contexts = self._contexts()
         if contexts is None:
             return {"readout_scale": calibrate(self.model, self.set_aside)}
-        c, believed = blend(self.model, contexts, self.set_aside)
+        c, believed = blend(self.model, contexts, self.set_aside, recent=self.record.training.recent)
         return {"readout_scale": c, "context_scales": believed}
 
     def _note(self, **fields: Any) -> None:

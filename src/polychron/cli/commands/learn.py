@@ -86,6 +86,14 @@ def train(
             "of the last words, of the place in a line; 0: none. [default: the preset's]",
         ),
     ] = None,
+    recent: Annotated[
+        bool | None,
+        typer.Option(
+            "--recent/--no-recent",
+            help="Beside counted contexts, tables that are written while a text is read: what followed a context when "
+            "it was last met there. [default: with contexts]",
+        ),
+    ] = None,
     calibration: Annotated[
         int | None,
         typer.Option(
@@ -186,6 +194,7 @@ def train(
         drop=drop,
         members=members,
         contexts=contexts,
+        recent=recent,
         calibration=calibration,
         optimizer=value_of(optimizer),
         update=value_of(update),
