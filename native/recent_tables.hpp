@@ -70,20 +70,19 @@ constexpr int run_class(int run) {
 // Of a table, the latest symbol's (0) or that before (1), after a run so long.
 constexpr int recent_cell(int table, int which, int run) { return (2 * table + which) * kRunClasses + run_class(run); }
 
-// Keys of the contexts that a text ends with, from the lists of all kinds. Shifts, additions and exclusive ors only
-// (Jenkins' one-at-a-time hash): exports know no multiplication.
+// Keys of the contexts that a text ends with, from the lists of all kinds. Each byte is added and mixed in by Marsaglia's
+// xorshift: exports know no multiplication, and h + (h << k) would become one.
 inline void recent_keys(const uint8_t (*lists)[kMaxContext], uint32_t* keys) {
   for (size_t i = 0; i < kRecentTables; ++i) {
     const uint8_t* bytes = lists[static_cast<int>(kRecentContexts[i].list)];
     uint32_t h = 0;
     for (int k = 0; k < kRecentContexts[i].depth; ++k) {
       h += bytes[k];
-      h += h << 10;
-      h ^= h >> 6;
+      h ^= h << 13;
+      h ^= h >> 17;
+      h ^= h << 5;
     }
-    h += h << 3;
-    h ^= h >> 11;
-    keys[i] = h + (h << 15);
+    keys[i] = h;
   }
 }
 

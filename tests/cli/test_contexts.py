@@ -10,6 +10,7 @@ import pytest
 
 from polychron.cli import main
 from polychron.ops.contexts import LISTS
+from polychron.ops.recent import N_CELLS
 from polychron.training import open_checkpoint
 
 from .conftest import SMALL_RUN, Command
@@ -60,12 +61,13 @@ def test_what_contexts_cost_is_predicted_and_counted(polychron: Command, counted
     config = open_checkpoint(counted).config
     (result,) = polychron("cost", counted, "--measure", text, "--bytes", "300", "--json").objects
     kinds = [f"contexts: {kind}" for kind in LISTS]
-    assert [layer["layer"] for layer in result["layers"]] == ["layer 0", "readout", *kinds]
-    assert [layer["synapses"] for layer in result["layers"][-3:]] == list(config.n_context_entries)
+    assert [layer["layer"] for layer in result["layers"]] == ["layer 0", "readout", *kinds, "contexts: recent"]
+    assert [layer["synapses"] for layer in result["layers"][-4:]] == [*config.n_context_entries, N_CELLS]
     assert result["synapses"] == sum(layer["synapses"] for layer in result["layers"])
-    measured = result["measured"]["layers"][-3:]
-    assert [layer["n_rows"] for layer in measured] == list(config.n_contexts)
-    for layer, n_rows in zip(measured, (5, 5, 4), strict=True):  # of depth 0 to 4; a place in a line has 3 bytes
+    measured = result["measured"]["layers"][-4:]
+    assert [layer["n_rows"] for layer in measured] == [*config.n_contexts, N_CELLS]
+    # Of depth 0 to 4; a place in a line has 3 bytes; two symbols in each of five recent tables.
+    for layer, n_rows in zip(measured, (5, 5, 4, 10), strict=True):
         predicted, read = layer["predicted"], layer["counted"]
         assert predicted["rows"] == n_rows
         for name in ("rows", "additions", "row_bytes", "other_bytes"):

@@ -40,11 +40,12 @@ def tokens_of(n: int, n_sequences: int = 1, n_symbols: int = 7, seed: int = 0) -
     return torch.from_numpy(text)
 
 
-def test_a_key_is_jenkins_hash():
-    """The published example of one-at-a-time."""
-    assert key_of(tuple(b"a")) == 0xCA2E9442
-    assert key_of(tuple(b"The quick brown fox jumps over the lazy dog")) == 0x519E91F5
+def test_a_key_is_made_by_xorshift():
+    """Marsaglia's generator from 1 on: a byte is added before each of its steps."""
+    assert [key_of((1, *[0] * n)) for n in range(3)] == [270369, 67634689, 2647435461]
     assert key_of(()) == 0
+    keys = {key_of((a, b, 0)) for a in range(256) for b in range(256)}
+    assert len(keys) == 1 << 16
 
 
 def test_classes_of_runs():

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from polychron import analysis, models, runtime
-from polychron.analysis.cost import ContextCost
+from polychron.analysis.cost import ContextCost, RecentCost
 from polychron.errors import InputError
 from polychron.nn import ContextTables
 from polychron.ops.contexts import LISTS, advance_reference, bytes_of_symbols, context_of, start_state
+from polychron.ops.recent import N_CELLS, find_recent, start_recent_state
 from polychron.quantization import dequantize, quantize
 from polychron.runtime import SamplingOptions
 from polychron.storage import TensorFile
@@ -54,8 +56,9 @@ def test_contexts_change_the_logits_from_the_first_byte_on(name: str, saved: Sav
     assert (logits != without).any(axis=1).all()
 
 
-def test_streams_side_by_side_each_have_their_own_context(saved: Saved):
-    _, folder = saved("contexts")
+@pytest.mark.parametrize("name", ["contexts", "recent contexts"])
+def test_streams_side_by_side_each_have_their_own_context(name: str, saved: Saved):
+    _, folder = saved(name)
     for path in (folder, quantized(folder, "int8")):
         model = runtime.load(path)
         texts = [random_text(40), random_text(60, seed=1), random_text(33, seed=2)]
@@ -75,6 +78,18 @@ def test_streams_side_by_side_each_have_their_own_context(saved: Saved):
             assert stream.generate(200, some) == written
 
 
+def check_recent(trained: torch.nn.Module, ids: list[int], counts: runtime.StageCounts, predicted: RecentCost) -> None:
+    """A line of each table is read, and a cell for each symbol that is found."""
+    _, cells, _ = find_recent(trained.contexts.byte, torch.tensor([ids]), start_recent_state(1))
+    n_found = int((cells < N_CELLS).sum())
+    assert counts.rows == counts.additions == n_found > 20
+    assert (counts.row_bytes, counts.place_bytes) == (4 * n_found, 5 * 64 * len(ids))
+    assert counts.distinct_rows == len(set(cells[cells < N_CELLS].tolist()))
+    assert n_found <= len(ids) * predicted.rows
+    assert counts.place_bytes == len(ids) * predicted.latency_bytes(4)
+    assert predicted.n_rows == N_CELLS
+
+
 @pytest.mark.parametrize("name", COUNTED)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_what_is_counted_are_the_rows_that_the_text_has(name: str, precision: str, saved: Saved):
@@ -85,9 +100,10 @@ def test_what_is_counted_are_the_rows_that_the_text_has(name: str, precision: st
     text = random_text(350)
     ids = model.vocabulary.encode(text).tolist()
     n_symbols = trained.config.vocabulary_size
-    of_kinds = zip(
-        LISTS, runtime.count_text(model, text)[-3:], analysis.count_cost(trained.config).layers[-3:], strict=True
-    )
+    counted, predictions = runtime.count_text(model, text), list(analysis.count_cost(trained.config).layers)
+    if trained.config.recent:
+        check_recent(trained, ids, counted.pop(), predictions.pop())
+    of_kinds = zip(LISTS, counted[-3:], predictions[-3:], strict=True)
     for kind, counts, predicted in of_kinds:
         paths = paths_of(trained, ids, kind)
         first = trained.contexts.get_submodule(kind).first_entry.tolist()
@@ -138,11 +154,12 @@ def test_contexts_that_are_too_large_for_copies_are_read_in_place(name, precisio
     text = random_text(350)
     copied = runtime.load(folder)
     expected = streamed_logits(copied, text)
-    counts = runtime.count_text(copied, text)[-1]
+    last = -2 if copied.settings.recent else -1
+    counts = runtime.count_text(copied, text)[last]
     monkeypatch.setattr("polychron.runtime.model._MOST_COPIED_CONTEXTS", 1)
     in_place = runtime.load(folder)
     assert np.array_equal(streamed_logits(in_place, text).view(np.int32), expected.view(np.int32))
-    found = runtime.count_text(in_place, text)[-1]
+    found = runtime.count_text(in_place, text)[last]
     same = ("rows", "additions", "row_bytes", "distinct_rows")
     assert all(getattr(found, field) == getattr(counts, field) for field in same)
     if trained_depth(folder) > 2:  # lines of an index are 64 bytes, halving reads few
@@ -234,4 +251,35 @@ def test_tensors_without_contexts_where_config_has_some_are_refused(saved: Saved
     fields["model"] |= {"context_depth": 3, "n_contexts": [9] * 3, "n_context_entries": [9] * 3}
     (folder / "config.json").write_text(json.dumps(fields))
     with pytest.raises(InputError, match=r"model\.contexts\.byte must be U8 with 1 axes and is absent"):
+        runtime.load(folder)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_recent_tables_of_another_shape_or_type_are_refused(precision: str, tmp_path: Path):
+    folder = save_model(random_model(COUNTED["recent contexts"]), tmp_path / "run")
+    if precision == "int8":
+        folder = quantized(folder, precision)
+    right = torch.int16 if precision == "int8" else torch.float32
+    for cells, message in (
+        (torch.zeros(4, 2, 8, dtype=right), r"must have shape \(5, 2, 8\)"),
+        (torch.zeros(5, 2, 8, dtype=torch.float64), r"contexts\.recent must be"),
+        (torch.zeros(5, 16, dtype=right), r"contexts\.recent must be"),
+    ):
+        weights = next(folder.glob("weights*"))
+        tensors = safetensors.torch.load_file(weights)
+        tensors["model.contexts.recent"] = cells
+        safetensors.torch.save_file(tensors, weights)
+        fields = json.loads((folder / "config.json").read_text())
+        fields["weights"]["bytes"] = weights.stat().st_size
+        (folder / "config.json").write_text(json.dumps(fields))
+        with pytest.raises(InputError, match=message):
+            runtime.load(folder)
+
+
+def test_a_config_that_names_recent_tables_without_contexts_is_refused(saved: Saved):
+    _, folder = saved("delay")
+    fields = json.loads((folder / "config.json").read_text())
+    fields["model"]["recent"] = True
+    (folder / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"model\.recent goes with counted contexts"):
         runtime.load(folder)

@@ -152,6 +152,11 @@ class RecentCost(LayerCost):
         """Numbers that are stored; what a text writes is its state."""
         return N_CELLS
 
+    @property
+    def n_rows(self) -> int:
+        """The same: a row is one number."""
+        return N_CELLS
+
     def latency_bytes(self, element_bytes: int) -> int:
         """Bytes read to find the symbols: a line of the cache a table."""
         return N_RECENT * _LINE_BYTES
