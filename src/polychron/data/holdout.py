@@ -87,7 +87,7 @@ def hold_out(n_bytes: int, kind: str = "blocks", fraction: float = 0.1) -> Holdo
 
 
 def set_aside(
-    segments: Sequence[tuple[int, int]], n_bytes: int, n_pieces: int = 8
+    segments: Sequence[tuple[int, int]], n_bytes: int, n_pieces: int = 4
 ) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
     """Takes pieces out of segments, evenly spread, about ``n_bytes`` in all: (what is left, the pieces), ascending.
 
