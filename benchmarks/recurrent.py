@@ -5,7 +5,8 @@
 
 Backpropagation through time is truncated for all after 32 bytes; ours begins every window with no state, a GRU carries
 its state on, which favours it. Each rate is the best of some on the end of the training part, in trials as long as the
-run: a short one recommends a higher rate than a whole run wants. One thread; seconds are processor time. Every run is a file: --resume goes on. Prints and writes table.md.
+run: a short one recommends a higher rate than a whole run wants. One thread; seconds
+are processor time. Every run is a file: --resume goes on. Prints and writes table.md.
 """
 
 from __future__ import annotations

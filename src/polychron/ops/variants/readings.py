@@ -108,10 +108,10 @@ def steadied(gradient: Tensor, visits: Tensor, squares: Tensor) -> Tensor:
 
     .. math:: G_j / \max(\sum_p w_{pj}^2 / n_j, \; \sum_{jp} w_{pj}^2 / \sum_j n_j)
 
-    with n_j readings of row j, weights w, and the second mean that of the whole layer. A row's gradient is w v, and what
-    it then adds is weighed by w again: plain descent would change the output by w^2 times the rate, and confidence,
-    which is proportional to distances between latencies, has no bound. Divided so, the output changes as much as under
-    the hard reading.
+    with n_j readings of row j, weights w, and the second mean that of the whole layer. A row's gradient is w v, and
+    what it then adds is weighed by w again: plain descent would change the output by w^2 times the rate, and
+    confidence, which is proportional to distances between latencies, has no bound. Divided so, the output changes as
+    much as under the hard reading.
 
     Args:
         gradient: G.
