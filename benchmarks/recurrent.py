@@ -4,8 +4,9 @@
     python benchmarks/recurrent.py book.txt --out results --preset paper --seconds 600      # the published 5 M setting
 
 Backpropagation through time is truncated for all after 32 bytes; ours begins every window with no state, a GRU carries
-its state on, which favours it. Each rate is the best of some on the end of the training part. One thread;
-seconds are processor time. Every run is a file: --resume goes on. Prints and writes table.md.
+its state on, which favours it. Each rate is the best of some on the end of the training part, in trials as long as the
+run: a short one recommends a higher rate than a whole run wants. One thread; seconds
+are processor time. Every run is a file: --resume goes on. Prints and writes table.md.
 """
 
 from __future__ import annotations
@@ -101,15 +102,16 @@ def run_all(given: argparse.Namespace) -> None:
     """Measure, then report."""
     torch.set_num_threads(1)
     split = Split.of(given.text)
+    trial_seconds = given.seconds if given.trial_seconds is None else given.trial_seconds
     about = {
         "text": split.name, "sha256": split.sha256, "machine": machine(), "preset": given.preset,
-        "seconds": given.seconds, "trial_bytes": given.trial_bytes, "scored_bytes": given.scored_bytes,
+        "seconds": given.seconds, "trial_seconds": trial_seconds, "scored_bytes": given.scored_bytes,
         "batch": given.batch,
     }  # fmt: skip
     found = contestants(split, given.preset, given.batch)
     folder = ResultFolder(given.out, about, resume=given.resume)
     folder.once("versions.json", versions)
-    terms = Terms(seconds=given.seconds, trial_bytes=given.trial_bytes, sample_bytes=given.scored_bytes)
+    terms = Terms(seconds=given.seconds, trial_seconds=trial_seconds, sample_bytes=given.scored_bytes)
     outcomes = run_contest(
         found, split, terms, given.seeds,
         once=lambda name, make: folder.once(f"{name}.json", make), tell=lambda line: print(line, flush=True),
@@ -126,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="result folder")
     parser.add_argument("--preset", default="small", help="small, or paper: the published setting of 5 M")
     parser.add_argument("--seconds", type=float, default=60.0, help="of processor time for every run")
-    parser.add_argument("--trial-bytes", type=int, default=1 << 18, help="for each rate that is tried")
+    parser.add_argument("--trial-seconds", type=float, help="for each rate that is tried (default: as long as a run)")
     parser.add_argument("--scored-bytes", type=int, default=1 << 16, help="of the held-out part")
     parser.add_argument("--batch", type=int, help="windows in a step of ours (default: the preset's)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -76,11 +76,21 @@ def markdown(
             rate = rate_of(every[0]["rate"], trials.get((task, variant), []))
             lines.append(
                 f"| {variant} | {rate} | {every[0]['parameters']:,} | {figure_of(kinds['amount'])} | "
-                f"{speed / 1000:.3g} | {figure_of(kinds['seconds'])} | "
-                f"{statistics.mean(seen) / 1000 if seen else 0:.3g} |"
+                f"{thousands(speed)} | {figure_of(kinds['seconds'])} | "
+                f"{thousands(statistics.mean(seen) if seen else 0)} |"
             )
         lines.append("")
     return "\n".join(lines)
+
+
+def thousands(amount: float) -> str:
+    """In thousands, to three figures.
+
+    Example:
+        >>> thousands(23_456), thousands(2_345_678)
+        ('23.5', '2,346')
+    """
+    return f"{amount / 1000:.3g}" if amount < 1e6 else f"{amount / 1000:,.0f}"
 
 
 def highest_drawn(losses: list[float]) -> float:
@@ -103,6 +113,7 @@ def draw(results: list[dict[str, Any]], variants: tuple[str, ...], path: Path) -
         for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
             found = groups(results, task, variants)
             runs = [run for kinds in found.values() for of_kind in kinds.values() for run in of_kind]
+            amount = {"text": "bytes", "images": "examples"}[task]
             highest = highest_drawn([run["loss"] for run in runs])
             lowest = min(run["loss"] for run in runs)
             edge = highest + 0.06 * (highest - lowest)
@@ -110,7 +121,7 @@ def draw(results: list[dict[str, Any]], variants: tuple[str, ...], path: Path) -
                 for kind, colour, move in (("amount", TWIN_COLOURS[0], 0.14), ("seconds", OUR_COLOUR, -0.14)):
                     inside = [run["loss"] for run in kinds[kind] if run["loss"] <= highest]
                     outside = [run["loss"] for run in kinds[kind] if run["loss"] > highest]
-                    equal = {"text": "bytes", "images": "examples"}[task] if kind == "amount" else "time"
+                    equal = amount if kind == "amount" else "time"
                     label = f"at equal {equal}" if at == 0 else None
                     axes.plot(
                         inside, [at + move] * len(inside), "o", color=colour, markersize=4.5, alpha=0.8, label=label
@@ -121,12 +132,13 @@ def draw(results: list[dict[str, Any]], variants: tuple[str, ...], path: Path) -
                         axes.annotate(said, (edge, at + move), (6, 0), textcoords="offset points", ha="left",
                                       va="center", fontsize=7, color=colour)  # fmt: skip
             best = min(run["loss"] for kinds in found.values() for run in kinds["amount"])
-            axes.axvline(best, color=FAINT, linewidth=0.8, linestyle=(0, (4, 4)), zorder=0)
+            axes.axvline(best, color=FAINT, linewidth=0.8, linestyle=(0, (4, 4)), zorder=0,
+                         label=f"best at equal {amount}")  # fmt: skip
             axes.set_yticks(range(len(found)), reversed(list(found)))
             axes.set_xlabel(TASKS[task][0])
             title = {"text": "Text, delay network", "images": "Images, deep network"}[task]
             axes.set_title(title, pad=24)
-            axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
+            axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
         unfinished = path.with_suffix(".part.png")
         figure.savefig(unfinished)
         unfinished.replace(path)

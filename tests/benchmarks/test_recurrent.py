@@ -15,7 +15,7 @@ def test_a_gru_of_equal_size_has_as_many_parameters():
 def test_a_small_contest(text_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(recurrent, "width_of_size", lambda n_parameters, vocabulary_size: 20)
     monkeypatch.setattr(recurrent, "USUAL_WIDTH", 24)
-    arguments = [str(text_path), "--out", str(tmp_path / "out"), "--seconds", "0.05", "--trial-bytes", "512",
+    arguments = [str(text_path), "--out", str(tmp_path / "out"), "--seconds", "0.05", "--trial-seconds", "0.02",
                  "--scored-bytes", "300", "--batch", "4", "--seeds", "0", "1"]  # fmt: skip
     assert recurrent.main(arguments) == 0
     table = (tmp_path / "out" / "table.md").read_text()

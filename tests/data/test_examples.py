@@ -103,6 +103,9 @@ def test_a_csv_file_is_divided(tmp_path):
         (["1,2,3"] * 9 + ["3,2,0.5"], "a whole number"),
         (["1,2,3"] * 9 + ["nan,2,1"], "from 0 to 255"),
         (["1,2,3"] * 9 + ["word,2,1"], "lines of numbers"),
+        (["1,2,3"] * 9 + ["2,1"], "changed from 3 to 2 at row 10$"),
+        ([], "holds no numbers"),
+        (["# a remark"], "holds no numbers"),
     ],
 )
 def test_what_is_no_set_is_refused(tmp_path, lines, message):

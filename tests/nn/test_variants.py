@@ -1,5 +1,7 @@
 """The layers of variants beside the native ones: with two bins the hash is the order, so that all must agree."""
 
+import math
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from polychron.nn import (
 )
 from polychron.nn.variant_tables import with_delays
 from polychron.ops import RowUpdate
+from polychron.optim import attach
 
 TWO_BINS = {"hash": "bins", "n_bins": 2}
 
@@ -123,6 +126,68 @@ def test_a_row_that_many_positions_mix_is_capped_by_all_of_them():
     x = torch.tensor([[[1.0, 0.0]] * 4])
     layer(x).backward(torch.ones(1, 4, 3))
     torch.testing.assert_close(layer.synaptic_vectors.abs().sum(dim=1)[0], torch.full((3,), 2.0))  # 4 halved, two rows
+
+
+@pytest.mark.parametrize("cap", [None, 3])
+def test_a_confident_row_moves_by_its_gradient_over_the_mean_square_of_its_weights(cap):
+    """Beside a transcription: each row by the larger of its own mean and the layer's; beta and gamma by 1 / tables."""
+    x = 3 * torch.randn(10, 6, generator=torch.manual_seed(2))
+    v = torch.randn(10, 3, generator=torch.manual_seed(3))
+    layers = [VariantTables(6, 3, 5, 2, reading="confidence", seed=1) for _ in range(2)]
+    fill(*layers)
+    dense, fused = layers
+    fused.use_gradient("fused", RowUpdate("sgd", rate=0.5, visit_cap=cap))
+    for layer in layers:
+        layer(x).backward(v)
+    share = (1 if cap is None else cap / 10) / 5
+    torch.testing.assert_close(fused.beta.grad, dense.beta.grad * share)
+    torch.testing.assert_close(fused.gamma.grad, dense.gamma.grad * share)
+    weights = [[[] for _ in range(4)] for _ in range(5)]
+    for latencies in x.tolist():
+        for i, pairs in enumerate(dense.anchors.tolist()):
+            u = [latencies[a] - latencies[b] for a, b in pairs]
+            row = sum((u[r] > 0) << r for r in range(2))
+            s = sum(map(abs, u)) * math.prod(1 / (1 + math.exp(-2 * abs(one))) for one in u)
+            r = min(range(2), key=lambda r, u=u: abs(u[r]))
+            mixed = 1 / (1 + math.exp(2 * abs(u[r])))
+            weights[i][row].append(s * (1 - mixed))
+            weights[i][row ^ 1 << r].append(s * mixed)
+    of_layer = [w * w for table in weights for row in table for w in row]
+    of_layer = sum(of_layer) / len(of_layer)
+    expected = dense.synaptic_vectors.detach().clone()
+    larger = 0
+    for i, table in enumerate(weights):
+        for j, row in enumerate(table):
+            mean = sum(w * w for w in row) / max(1, len(row))
+            larger += mean > of_layer
+            capped = 1 if cap is None else min(1, cap / max(1, len(row)))
+            expected[i, j] -= 0.5 * capped / max(mean, of_layer) * dense.synaptic_vectors.grad[i, j]
+    assert 0 < larger < 20
+    torch.testing.assert_close(fused.synaptic_vectors.detach(), expected)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_confidence_learns_at_one_rate_whatever_the_unit_of_time(scale):
+    """Plain descent moves the output by the square of the distances: nothing at 0.1, out of all bounds at 30."""
+    generator = torch.Generator().manual_seed(4)
+    x, target = scale * torch.randn(16, 8, generator=generator), torch.randn(16, 2, generator=generator)
+    layer = VariantTables(8, 2, 12, 4, reading="confidence", seed=1)
+    optimizer = attach(layer, "sgd", rate=0.02)
+    for _ in range(100):
+        loss = (layer(x) - target).square().sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss < 0.2 * target.square().sum()
+
+
+def test_silence_moves_no_row():
+    layer = VariantTables(6, 3, 5, 2, reading="confidence")
+    fill(layer)
+    before = layer.synaptic_vectors.detach().clone()
+    layer.use_gradient("fused", RowUpdate("sgd", rate=0.5))
+    layer(torch.zeros(4, 6)).sum().backward()  # no distance, no confidence: nothing is read, nothing learnt
+    assert torch.equal(layer.synaptic_vectors.detach(), before)
 
 
 def test_directions_learn_as_a_row_that_every_position_reads():

@@ -53,6 +53,25 @@ def test_without_trials_the_first_rate_is_taken(split):
     assert made == []
 
 
+def test_trials_by_time_end_by_time(split, monkeypatch):
+    clock = iter(range(10_000))
+    monkeypatch.setattr("time.process_time", lambda: next(clock))
+    steps = []
+
+    def make(split, rate, seed):
+        made = steps.append([rate, 0]) or steps[-1]
+
+        def step(k, progress):
+            made[1] += 1
+            return 1.0
+
+        return Learner(step, lambda held_out: abs(rate - 0.2), 10, n_parameters=7)
+
+    terms = Terms(seconds=3, trial_seconds=5)  # a step takes a second of this clock
+    assert choose(Contestant("one", make, (0.1, 0.2, 0.4)), split, terms)["rate"] == 0.2
+    assert steps == [[0.1, 5], [0.2, 5], [0.4, 5]]
+
+
 @pytest.mark.parametrize(("figures", "text"), [([1.0], "1.0000 (one seed)"), ([1.0, 2.0, 1.5], "1.5000 ± 0.5000")])
 def test_a_figure_carries_its_spread(figures, text):
     assert spread(figures) == text

@@ -101,7 +101,9 @@ def name_layers(model: nn.Module) -> dict[RowLayer, str]:
         if not isinstance(layer, (RowLayer, VariantTables)):
             continue
         if type(layer) not in (LookupTables, Readout, RecurrentTables, PairAttention):
-            raise InputError(f"{path} is a {type(layer).__name__}: only comparisons by order can be inspected")
+            raise InputError(
+                f"only hash order and reading hard can be inspected; {path} has {layer.hash} and {layer.reading}"
+            )
         if isinstance(layer, (Readout, RecurrentTables)):
             names[layer] = "readout" if isinstance(layer, Readout) else "recurrent"
             continue

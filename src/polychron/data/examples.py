@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from polychron.data.lines import read_lines
 from polychron.errors import InputError
 from polychron.limits import require_memory
 
@@ -204,11 +205,13 @@ def _csv_set(path: Path, name: str) -> LabelledSet:
         if len(text) > _LONGEST_CSV:
             raise InputError(f"{path} is too long: more than {_LONGEST_CSV:,} bytes of lines")
         require_memory(6 * len(text), f"the numbers of {path}", "take a smaller set")
-        table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32, ndmin=2)
+        table = read_lines(io.BytesIO(text), ",", np.float32)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"cannot read {path} as lines of numbers with the label last: {error}") from None
+    if table.size == 0:
+        raise InputError(f"{path} holds no numbers: give lines of numbers from 0 to 255, the label last")
     if table.shape[0] < 2 * _TEST_SHARE or table.shape[1] < 3:
         raise InputError(f"{path} must have 10 lines and 3 columns at least; got {table.shape[0]} and {table.shape[1]}")
     pixels, labels = table[:, :-1], table[:, -1]

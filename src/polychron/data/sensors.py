@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from polychron.data.lines import read_lines
 from polychron.errors import InputError
 from polychron.limits import require_memory
 
@@ -117,7 +118,8 @@ def scale_by(reference: np.ndarray, inputs: np.ndarray) -> np.ndarray:
 def _numbers(path: Path, n_columns: int) -> np.ndarray:
     try:
         require_memory(4 * path.stat().st_size, f"the numbers of {path}", "close other programs")
-        table = np.loadtxt(path, ndmin=2)
+        with path.open(encoding="utf-8") as file:
+            table = read_lines(file)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} as lines of {n_columns} numbers: {error}") from None
     if table.shape[1] != n_columns or not np.isfinite(table).all():

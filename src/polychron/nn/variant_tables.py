@@ -21,6 +21,7 @@ from polychron.ops.variants import (
     hyperplane_hash,
     order_hash,
     read,
+    steadied,
     zero_hash,
 )
 
@@ -30,7 +31,9 @@ class VariantLayer(nn.Module):
 
     ``synaptic_vectors`` S (n_tables, n_rows, n_outputs) start at 0. Their gradient is ``"dense"``, for any torch
     optimizer, or ``"fused"``: when it is complete, ``update`` changes the rows as it does in
-    :class:`polychron.nn.RowLayer`, and nothing is left in ``.grad``.
+    :class:`polychron.nn.RowLayer`, and nothing is left in ``.grad``. Under the confidence reading the gradient is
+    :func:`polychron.ops.variants.steadied` before, and beta and gamma, which all tables share, learn at the rate's
+    n_tables-th part: without either, rows, distances and factors drive each other up.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class VariantLayer(nn.Module):
         if reading == "confidence":
             self.beta, self.gamma = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(1.0))
         self._visits: Tensor | None = None
+        self._squares: Tensor | None = None
         self._hook = None
         self.use_gradient(table_gradient, update)
 
@@ -81,25 +85,35 @@ class VariantLayer(nn.Module):
             raise ValueError("update must not be online_sgd: it is defined for the paper's layer alone")
         if self._hook is not None:
             self._hook.remove()
-        self.update, self._hook, self._visits = update, None, None
+        self.update, self._hook, self._visits, self._squares = update, None, None, None
         if update is not None:
             self._visits = torch.zeros(self.synaptic_vectors.shape[:2], dtype=torch.int64)
+            if self.reading == "confidence":
+                self._squares = torch.zeros(self._visits.shape, dtype=torch.float64)
             self._hook = self.synaptic_vectors.register_post_accumulate_grad_hook(self._change_rows)
 
     @torch.no_grad()
     def _change_rows(self, tables: Tensor) -> None:
         """The update of a whole backward pass, once: all readings of a row are merged."""
         self.update.prepare(tables)
-        apply_merged(tables, tables.grad, self._visits, self.update)
+        gradient = tables.grad
+        if self._squares is not None:
+            gradient = steadied(gradient, self._visits, self._squares)
+            self._squares.zero_()
+        apply_merged(tables, gradient, self._visits, self.update)
         tables.grad = None
         self._visits.zero_()
 
-    def _trained(self, parameter: Tensor, n_positions: int) -> Tensor:
-        """A parameter that every position reads; under a cap on visits it learns as a row so often read would."""
-        cap = None if self.update is None else self.update.visit_cap
-        if cap is None or n_positions <= cap or not torch.is_grad_enabled():
+    def _trained(self, parameter: Tensor, n_positions: int, n_tables: int = 1) -> Tensor:
+        """A parameter that every position reads in so many tables; under a cap it learns as a row so often read would.
+
+        A dense gradient, for other optimizers, is left as it is.
+        """
+        if self.update is None or not torch.is_grad_enabled():
             return parameter
-        return _ScaleGradient.apply(parameter, cap / n_positions)
+        cap = self.update.visit_cap
+        share = (1.0 if cap is None else min(1.0, cap / n_positions)) / n_tables
+        return parameter if share == 1 else _ScaleGradient.apply(parameter, share)
 
     def _hashed(self, x: Tensor, anchors: Tensor, directions: Tensor | None, delays: Tensor | None) -> Address:
         """x (P, n), or with delays (P, (D + 1) n), as the layer's hash addresses it."""
@@ -117,10 +131,11 @@ class VariantLayer(nn.Module):
     def _read(self, address: Address, n_positions: int, which: Tensor | None = None) -> Tensor:
         trained = {}
         if self.reading == "confidence":
-            trained = {"beta": self._trained(self.beta, n_positions), "gamma": self._trained(self.gamma, n_positions)}
+            factors = {"beta": self.beta, "gamma": self.gamma}
+            trained = {name: self._trained(value, n_positions, self.n_tables) for name, value in factors.items()}
         return read(
             address, self.synaptic_vectors, self.reading, self.gradient, temperature=self.temperature, which=which,
-            visits=self._visits, **trained,
+            visits=self._visits, squares=self._squares, **trained,
         )  # fmt: skip
 
     @property

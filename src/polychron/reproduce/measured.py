@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -258,8 +258,9 @@ def bits(work: Work, kinds: Sequence[str] = ("recurrent", "transformer"), item: 
     measured["outcomes"] = [asdict(outcome) for outcome in outcomes]
     title = {"table1": "bits per character of the recurrent network", "table2": "bits per character of the transformer",
              "bpc": "bits per character"}[item]  # fmt: skip
+    claims = {f"published, {kind}: {PUBLISHED_BITS[kind]} bits": PUBLISHED_BITS[kind] * math.log(2) for kind in kinds}
     return Reproduction(item, title, tuple(findings), work.setting, measured,
-                        lambda path: draw_curves(path, outcomes, work.split.name))  # fmt: skip
+                        lambda path: draw_curves(path, outcomes, work.split.name, claims))  # fmt: skip
 
 
 def last_positions(learner: Learner, held_out: np.ndarray) -> dict[str, float]:
@@ -324,8 +325,11 @@ def ablation(work: Work) -> Reproduction:
                         lambda path: draw_curves(path, outcomes, work.split.name))  # fmt: skip
 
 
-def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
-    """Loss over steps, bytes and seconds: a line for each contestant, mean of the seeds, a band from best to worst."""
+def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str, claims: Mapping[str, float] | None = None) -> None:
+    """Loss over steps, bytes and seconds: a line for each contestant, mean of the seeds, a band from best to worst.
+
+    ``claims`` are published losses in nats, by their labels: level lines.
+    """
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     colours = ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#6A4C93")
@@ -343,6 +347,8 @@ def draw_curves(path: Path, outcomes: Sequence[Outcome], text: str) -> None:
                 axes.plot(spent, mean, "o-", color=colour, label=name, markersize=3, linewidth=width)
                 axes.fill_between(spent, [min(some) for some in nats], [max(some) for some in nats], color=colour,
                                   alpha=0.18, linewidth=0)  # fmt: skip
+            for (label, nats), style in zip((claims or {}).items(), ("--", ":", "-.") * 9, strict=False):
+                axes.axhline(nats, color="#555555", linestyle=style, linewidth=1.0, label=label)
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1,) if axis == 2 else (1, 3)))  # "300 ms" is long
             axes.xaxis.set_major_formatter(EngFormatter("s" if axis == 2 else "", sep=""))

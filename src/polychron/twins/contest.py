@@ -39,7 +39,8 @@ class Terms:
     Attributes:
         n_bytes: or
         seconds: of processor time.
-        trial_bytes: for each rate, on the end of the training part; 0: the first rate is taken.
+        trial_bytes: for each rate, on the end of the training part, or
+        trial_seconds: of processor time for each; neither: the first rate is taken.
         sample_bytes: of the held-out part that are scored.
         looks: parts of the budget after which to score on the way.
     """
@@ -47,6 +48,7 @@ class Terms:
     n_bytes: int | None = None
     seconds: float | None = None
     trial_bytes: int = 0
+    trial_seconds: float | None = None
     sample_bytes: int = 1 << 15
     looks: tuple[float, ...] = ()
 
@@ -125,13 +127,15 @@ def run_contest(
 
 def choose(contestant: Contestant, split: Split, terms: Terms) -> dict[str, Any]:
     """The best of the contestant's rates on the end of the training part, which is not scored in the end."""
-    if not terms.trial_bytes or len(contestant.rates) == 1:
+    by_bytes = terms.trial_seconds is None
+    if (by_bytes and not terms.trial_bytes) or len(contestant.rates) == 1:
         return {"rate": contestant.rates[0], "trials": []}
     inner = split.for_tuning()
     scored = sample_of(inner.held_out, terms.sample_bytes)
     return search_rate(
-        lambda rate: contestant.make(inner, rate, TUNING_SEED), contestant.rates, scored, terms.trial_bytes
-    ).to_dict()
+        lambda rate: contestant.make(inner, rate, TUNING_SEED), contestant.rates, scored,
+        n_bytes=terms.trial_bytes if by_bytes else None, seconds=terms.trial_seconds,
+    ).to_dict()  # fmt: skip
 
 
 def spread(figures: Sequence[float]) -> str:

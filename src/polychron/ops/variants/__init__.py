@@ -14,7 +14,7 @@ from polychron.ops.variants.hashes import (
     order_hash,
     zero_hash,
 )
-from polychron.ops.variants.readings import GRADIENTS, READINGS, latency_gradient, read
+from polychron.ops.variants.readings import GRADIENTS, READINGS, latency_gradient, read, steadied
 
 __all__ = [
     "GRADIENTS",
@@ -28,5 +28,6 @@ __all__ = [
     "latency_gradient",
     "order_hash",
     "read",
+    "steadied",
     "zero_hash",
 ]

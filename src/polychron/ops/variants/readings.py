@@ -19,7 +19,8 @@ softmax        sum_i sum_b pi_b S_b, pi = softmax over rows b of sum_r (+-1 as b
 scalar         -U(u) S_j of the one table with the smallest |u| of the layer   (VIII-K: S_r* ignored)
 =============  =====================================================================================
 
-The gradient in the tables is exact for every reading; of the hard one only the rows read have any.
+The gradient in the tables is exact for every reading; of the hard one only the rows read have any. How far a row moves
+by it under confidence is another matter: see :func:`steadied`.
 """
 
 # P position, I table, R comparison, J row, K output
@@ -34,6 +35,7 @@ from polychron.ops.variants.hashes import Address
 READINGS = ("hard", "soft", "confidence")
 GRADIENTS = ("nearest", "all", "softmax", "scalar")
 NUMBERS_AT_ONCE = 1 << 20  # rows looked at together in the backward pass
+LEAST_SQUARE = 1e-4  # a mean square of weights below this is taken for it: next to nothing is read, and little learnt
 
 
 def read(
@@ -47,6 +49,7 @@ def read(
     temperature: float = 1.0,
     which: Tensor | None = None,
     visits: Tensor | None = None,
+    squares: Tensor | None = None,
 ) -> Tensor:
     """The layer's output (P, K) of what a hash found; see the module for the equations.
 
@@ -60,6 +63,8 @@ def read(
         temperature: tau and T of the softmax.
         which: (m,) int64, the tables that the address is of; None: all, m = I.
         visits: (I, J) int64, to which the backward pass adds how often each row was read.
+        squares: (I, J) float64, to which it adds the squares of the weights that each row was read with; goes with
+            ``visits``. A hard reading's weights are 1: nothing is added.
 
     Raises:
         ValueError: an unknown name, tables that do not fit, or a softmax over rows that are no bits.
@@ -86,7 +91,7 @@ def read(
         mix = surrogate(u) if reading == "soft" else torch.sigmoid(-2 * u.abs())
         scale = 1.0 if reading == "soft" else confidence(address.u, beta, gamma)
         rows = torch.cat([address.row + first, neighbour + first], dim=1)
-        return _add_rows(tables, rows, torch.cat([scale * (1 - mix), scale * mix], dim=1), visits)
+        return _add_rows(tables, rows, torch.cat([scale * (1 - mix), scale * mix], dim=1), visits, squares)
     y = _add_rows(tables, address.row + first, None, visits)
     if not (torch.is_grad_enabled() and address.u.requires_grad):
         return y
@@ -98,26 +103,57 @@ def latency_gradient(address: Address, tables: Tensor, gradient: str, temperatur
     return _LatencyGradient.apply(address.u, address, tables.detach(), gradient, temperature)
 
 
-def _add_rows(tables: Tensor, rows: Tensor, weights: Tensor | None, visits: Tensor | None) -> Tensor:
+def steadied(gradient: Tensor, visits: Tensor, squares: Tensor) -> Tensor:
+    r"""The tables' gradient (I, J, K), divided by the mean square of the weights that rows were read with.
+
+    .. math:: G_j / \max(\sum_p w_{pj}^2 / n_j, \; \sum_{jp} w_{pj}^2 / \sum_j n_j)
+
+    with n_j readings of row j, weights w, and the second mean that of the whole layer. A row's gradient is w v, and
+    what it then adds is weighed by w again: plain descent would change the output by w^2 times the rate, and
+    confidence, which is proportional to distances between latencies, has no bound. Divided so, the output changes as
+    much as under the hard reading.
+
+    Args:
+        gradient: G.
+        visits: n_j, (I, J).
+        squares: the sums of squares, (I, J).
+
+    Example:
+        >>> one = torch.ones(1, 2, 1)   # read once with weight 4, twice with weight 1: the layer's mean is 6
+        >>> steadied(one, torch.tensor([[1, 2]]), torch.tensor([[16.0, 2.0]])).flatten()
+        tensor([0.0625, 0.1667])
+    """
+    of_layer = squares.sum() / visits.sum().clamp(min=1)
+    mean = torch.maximum(squares / visits.clamp(min=1), of_layer).clamp(min=LEAST_SQUARE)
+    return gradient / mean.to(gradient.dtype)[..., None]
+
+
+def _add_rows(
+    tables: Tensor, rows: Tensor, weights: Tensor | None, visits: Tensor | None, squares: Tensor | None = None
+) -> Tensor:
     """Weighted sums (P, K) of rows (P, M), counted through all tables; exact gradients in tables and weights."""
     y = torch.nn.functional.embedding_bag(rows, tables.flatten(0, 1), mode="sum", per_sample_weights=weights)
-    return y if visits is None else _CountVisits.apply(y, rows, visits)
+    return y if visits is None else _CountVisits.apply(y, rows, visits, weights, squares)
 
 
 class _CountVisits(torch.autograd.Function):
-    """The identity, whose backward pass adds to ``visits`` (I, J) how often each row was read."""
+    """The identity, whose backward pass adds to ``visits`` and ``squares`` (I, J) how each row was read."""
 
     @staticmethod
-    def forward(ctx, y, rows, visits):
+    def forward(ctx, y, rows, visits, weights, squares):
         """The output, y."""
-        ctx.rows, ctx.visits = rows, visits
+        ctx.rows, ctx.visits, ctx.weights, ctx.squares = rows, visits, weights, squares
         return y.view_as(y)
 
     @staticmethod
     def backward(ctx, v):
         """v; the visits are counted."""
-        ctx.visits += torch.bincount(ctx.rows.flatten(), minlength=ctx.visits.numel()).view_as(ctx.visits)
-        return v, None, None
+        rows, size = ctx.rows.flatten(), ctx.visits.numel()
+        ctx.visits += torch.bincount(rows, minlength=size).view_as(ctx.visits)
+        if ctx.squares is not None and ctx.weights is not None:
+            squares = ctx.weights.detach().flatten().double().square()
+            ctx.squares += torch.bincount(rows, squares, minlength=size).view_as(ctx.squares)
+        return v, None, None, None, None
 
 
 class _LatencyGradient(torch.autograd.Function):
