@@ -12,7 +12,9 @@ import torch
 from polychron.models import DelayConfig, DelayLM
 from polychron.nn import ContextTables
 from polychron.ops.contexts import bytes_of_symbols
+from polychron.ops.recent import CELLS_SHAPE
 from polychron.training.blend import blend, blended
+from polychron.training.fit_recent import USUAL_CELLS
 
 K = 6
 BYTE = bytes_of_symbols(b"abcde")
@@ -62,7 +64,7 @@ def test_no_other_factors_cost_less(table_type: str):
     tables = model.readout.synaptic_vectors
     trained, counted = tables.detach().clone(), values_of(contexts)
     pieces = [text_of(400, seed=2), text_of(50, seed=3)]
-    c, believed = blend(model, contexts, pieces)
+    c, believed = blend(model, contexts, pieces, recent=False)
     assert torch.equal(tables, (trained.float() * c).to(tables.dtype))
     assert [len(of_depths) for of_depths in believed] == [4, 4, 4]
     now = values_of(contexts)
@@ -81,6 +83,36 @@ def test_no_other_factors_cost_less(table_type: str):
     for change in (-0.05, 0.05):
         tables.data.copy_(trained.float() * (c + change))
         assert cost(model, pieces) >= least - 1e-3 * abs(least) * (table_type == "bfloat16") - 1e-2
+
+
+def test_no_other_cells_of_recent_tables_cost_less_than_the_prior_takes():
+    """Nor does another factor of all the rest. Texts that go on as they began, in their own way each."""
+    model, contexts = model_and_contexts()
+    pieces = [np.tile(np.random.default_rng(seed).integers(5, size=40).astype(np.uint8), 8) for seed in (2, 3)]
+    blend(model, contexts, pieces)
+    assert model.config.recent
+    least, fitted = cost(model, pieces), contexts.recent.clone()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        contexts.recent.copy_(fitted + 0.1 * torch.randn(fitted.shape, generator=generator))
+        assert cost(model, pieces) >= least - 5.0
+    contexts.recent.copy_(fitted)
+    tables, counted = model.readout.synaptic_vectors, values_of(contexts)
+    trained = tables.detach().clone()
+    for factor in (0.9, 1.1):
+        tables.data.copy_(trained * factor)
+        scale(contexts, counted, [[factor] * 4] * 3)
+        assert cost(model, pieces) >= least - 5.0
+    alone = model_and_contexts()
+    blend(*alone, pieces, recent=False)
+    assert not alone[0].config.recent
+    assert cost(alone[0], pieces) > 2 * least
+
+
+def test_cells_that_nothing_was_seen_of_are_the_usual_ones():
+    model, contexts = model_and_contexts()
+    blend(model, contexts, [text_of(2, seed=2)])
+    assert torch.equal(contexts.recent, torch.tensor(USUAL_CELLS).reshape(CELLS_SHAPE))
 
 
 def test_what_says_little_is_believed_less():
@@ -120,6 +152,8 @@ def test_a_run_counts_blends_and_says_so(tmp_path, monkeypatch, capsys):
     assert main(["train", "text.txt", *counting, "--out", "run"]) == 0
     assert main(["train", "text.txt", *counting, "--threads", "1", "--out", "again"]) == 0
     assert main(["train", "text.txt", *options, "--out", "alone"]) == 0
+    assert main(["train", "text.txt", *counting, "--no-recent", "--out", "forgets"]) == 0
+    assert [open_checkpoint(name).config.recent for name in ("run", "alone", "forgets")] == [True, False, False]
     record = open_checkpoint("run").record
     assert (record.training.contexts, record.model["context_depth"]) == (3, 3)
     assert sum(map(sum, record.metrics.context_scales)) > 1
@@ -133,7 +167,10 @@ def test_a_run_counts_blends_and_says_so(tmp_path, monkeypatch, capsys):
     assert f'"nats_per_byte": {record.metrics.val_nats_per_byte}' in capsys.readouterr().out
     assert main(["train", "text.txt", "--from", "run", *options[2:], "--out", "on"]) == 0  # keeps what was counted
     assert open_checkpoint("on").record.model["context_depth"] == 3
-    for wrong in (["--contexts", "3", "--calibration", "0"], ["--contexts", "3", "--model", "recurrent"]):
+    for wrong in (
+        ["--contexts", "3", "--calibration", "0"], ["--contexts", "3", "--model", "recurrent"],
+        ["--recent", "--contexts", "0"], ["--recent", "--preset", "tiny"],
+    ):  # fmt: skip
         assert main(["train", "text.txt", *options[2:], *wrong, "--out", "no"]) == 2
 
 
