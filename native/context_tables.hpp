@@ -28,6 +28,7 @@ namespace polychron {
 inline constexpr int kMaxContext = 7;  // bytes of a context: with what follows they fill 64 bits
 inline constexpr int kMaxContextSymbols = 256;
 inline constexpr int kHistory = 128;      // bytes that are remembered, for the line above
+inline constexpr int kRing = 256;         // places for them: numbers of 8 bits go round
 inline constexpr int kMaxColumn = 255;    // further ones count as this
 inline constexpr uint8_t kNoByte = 255;   // before a text's beginning, or above a line's end
 
@@ -38,11 +39,19 @@ inline constexpr int kListLength[kContextLists] = {7, 7, 3};
 
 // What contexts are made of, of the text so far; hashes are 0 where there is no word.
 struct ContextState {
-  uint8_t last[kHistory] = {};  // the latest first; line breaks between two words are spaces
-  int n_last = 0;
+  // The latest byte stands at `latest`, the one before it behind it, and so on in a ring; line breaks between two words
+  // are spaces.
+  uint8_t ring[kRing];
+  uint8_t latest = 0;
+  int n_last = 0;       // bytes that are there, kHistory at most
   uint32_t word = 0, word_before = 0, second_before = 0;
   int column = 0;       // of the next byte
   int line_before = 0;  // bytes of it, with its break; 0: none
+
+  ContextState() { std::memset(ring, kNoByte, sizeof ring); }
+
+  uint8_t& last(int k) { return ring[static_cast<uint8_t>(latest + k)]; }
+  uint8_t last(int k) const { return ring[static_cast<uint8_t>(latest + k)]; }  // kNoByte where there is none
 
   static constexpr bool is_blank(uint8_t byte) { return byte == ' ' || (byte >= '\t' && byte <= '\r'); }
   // What a byte adds to the hash of a word, 0 for those that end one. Capitals count as small letters.
@@ -53,9 +62,9 @@ struct ContextState {
   }
 
   void advance(uint8_t byte) {
-    if (n_last > 1 && last[0] == '\n' && !is_blank(byte) && !is_blank(last[1])) last[0] = ' ';
-    std::memmove(last + 1, last, kHistory - 1);
-    last[0] = byte;
+    if (n_last > 1 && last(0) == '\n' && !is_blank(byte) && !is_blank(last(1))) last(0) = ' ';
+    --latest;
+    last(0) = byte;
     if (n_last < kHistory) ++n_last;
     if (const uint8_t in_word = letter(byte); in_word != 0) {
       word = word << 5 ^ in_word;  // of small letters' five bits six stand side by side, and older ones are forgotten
@@ -77,14 +86,14 @@ struct ContextState {
     const auto folded = [](uint32_t hash) { return hash ^ hash >> 16; };
     switch (list) {
       case ContextList::kText:
-        for (int k = 0; k < 4; ++k) out[k] = at(k);
+        for (int k = 0; k < 4; ++k) out[k] = last(k);
         out[4] = hash(4, 6);
         out[5] = hash(6, 9);
         out[6] = hash(9, 13);
         return;
       case ContextList::kWords:
-        out[0] = at(0);
-        out[1] = at(1);
+        out[0] = last(0);
+        out[1] = last(1);
         out[2] = static_cast<uint8_t>(folded(word));
         out[3] = static_cast<uint8_t>(folded(word) >> 8);
         out[4] = static_cast<uint8_t>(folded(word_before));
@@ -93,17 +102,16 @@ struct ContextState {
         return;
       case ContextList::kLine:
         out[0] = static_cast<uint8_t>(column);
-        out[1] = at(0);
-        out[2] = column < line_before && line_before <= kHistory ? at(line_before - 1) : kNoByte;
+        out[1] = last(0);
+        out[2] = column < line_before && line_before <= kHistory ? last(line_before - 1) : kNoByte;
         return;
     }
   }
 
  private:
-  uint8_t at(int k) const { return k < n_last ? last[k] : kNoByte; }
   uint8_t hash(int begin, int end) const {
     unsigned h = 0;
-    for (int k = begin; k < end; ++k) h = ((h << 3 | h >> 5) + at(k)) & 255;
+    for (int k = begin; k < end; ++k) h = ((h << 3 | h >> 5) + last(k)) & 255;
     return static_cast<uint8_t>(h);
   }
 };

@@ -23,7 +23,7 @@ constexpr int64_t kStateSize = kHistory + 5;
 ContextState state_of(const int64_t* of) {
   ContextState state;
   while (state.n_last < kHistory && of[state.n_last] >= 0) {
-    state.last[state.n_last] = static_cast<uint8_t>(of[state.n_last]);
+    state.last(state.n_last) = static_cast<uint8_t>(of[state.n_last]);
     ++state.n_last;
   }
   of += kHistory;
@@ -37,7 +37,7 @@ ContextState state_of(const int64_t* of) {
 
 void keep(const ContextState& state, int64_t* of) {
   std::fill_n(of, kHistory, -1);
-  std::copy_n(state.last, state.n_last, of);
+  for (int k = 0; k < state.n_last; ++k) of[k] = state.last(k);
   of += kHistory;
   of[0] = state.word;
   of[1] = state.word_before;

@@ -3,14 +3,17 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
 namespace polychron::runtime {
 namespace {
 
-constexpr int64_t kDenseBytes = int64_t{1} << 20;
-constexpr size_t kDenseLengths = 3;  // contexts of 0, 1 and 2 bytes
+constexpr int64_t kShortBytes = int64_t{1} << 20;
+constexpr size_t kShortLengths = 3;         // contexts of 0, 1 and 2 bytes
+constexpr int64_t kDenseBytes = int64_t{8} << 20;
+constexpr int64_t kLeastDense = 7;          // entries of a longer context that has a dense row
 constexpr size_t kInsertedTogether = 1024;
 constexpr size_t kBytes = 256;
 
@@ -27,50 +30,38 @@ int64_t n_lines_of(const void* begin, int64_t n_bytes) {
 
 }  // namespace
 
+// What is laid out while the contexts are walked through.
+template <class Dense> struct Contexts::Layout {
+  std::vector<Dense> rows;
+  std::vector<char> elsewhere;
+  std::vector<ContextRecord> waiting;  // for the index, until there are enough to ask for their lines ahead
+  int64_t least_dense = std::numeric_limits<int64_t>::max();
+};
+
 Contexts::Contexts(const ContextTrie& trie, ContextList list, const void* value, int64_t n_entries, bool integer,
                    int64_t row_width, int64_t most_copied)
-    : trie_(trie), value_(value), list_(list), integer_(integer), row_width_(row_width) {
+    : trie_(trie), value_(static_cast<const char*>(value)), list_(list), integer_(integer), row_width_(row_width) {
   if (const char* flaw = flaw_of(trie, n_entries)) throw std::invalid_argument(std::string("contexts: ") + flaw);
-  // The lengths' ends: what is the child of one length's contexts is of the next.
-  dense_end_ = {1};
-  while (dense_end_.size() < std::min(kDenseLengths, static_cast<size_t>(trie.depth) + 1)) {
-    const uint32_t end = trie.first_child[dense_end_.back()];
-    if (static_cast<int64_t>(end) * row_width * 4 > kDenseBytes) break;
-    dense_end_.push_back(end);
-  }
-  lay_out_dense(value);
-  const int64_t n_bytes = ContextIndex::n_bytes(trie.n_contexts - n_dense()) + n_entries * entry_bytes();
-  if (n_bytes > most_copied || !copy(value, n_entries)) {
-    index_ = nullptr;
-    entries_ = nullptr;
+  plan_short_rows();
+  if (!integer) {
+    lay_out<float, float, float>(most_copied);
+  } else if (!lay_out<int32_t, int16_t, int16_t>(most_copied)) {
+    lay_out<int32_t, int32_t, int16_t>(most_copied);
   }
 }
 
-template <class T, class Value> void Contexts::add_dense(const void* value) {
-  const auto W = static_cast<size_t>(row_width_);
-  std::vector<T> rows(static_cast<size_t>(n_dense()) * W, T{0});
-  const auto add = [&](uint32_t context) {
-    for (uint32_t e = trie_.first_entry[context]; e < trie_.first_entry[context + 1]; ++e) {
-      rows[context * W + trie_.entry_symbol[e]] += static_cast<T>(static_cast<const Value*>(value)[e]);
-    }
-  };
-  add(0);
-  for (uint32_t parent = 0; dense_end_.size() > 1 && parent < dense_end_[dense_end_.size() - 2]; ++parent) {
-    for (uint32_t child = trie_.first_child[parent]; child < trie_.first_child[parent + 1]; ++child) {
-      std::copy_n(rows.data() + parent * W, W, rows.data() + child * W);
-      add(child);
-    }
+// The lengths' ends: what is the child of one length's contexts is of the next.
+void Contexts::plan_short_rows() {
+  short_end_ = {1};
+  while (short_end_.size() < std::min(kShortLengths, static_cast<size_t>(trie_.depth) + 1)) {
+    const uint32_t end = trie_.first_child[short_end_.back()];
+    if (static_cast<int64_t>(end) * row_width_ * 4 > kShortBytes) break;
+    short_end_.push_back(end);
   }
-  dense_.resize(rows.size());
-  std::transform(rows.begin(), rows.end(), dense_.begin(), [](T x) { return std::bit_cast<int32_t>(x); });
-}
-
-void Contexts::lay_out_dense(const void* value) {
-  integer_ ? add_dense<int32_t, int16_t>(value) : add_dense<float, float>(value);
-  if (dense_end_.size() < 2) return;
+  if (short_end_.size() < 2) return;
   of_nearest_.resize(kBytes);
   for (size_t nearest = 0; nearest < kBytes; ++nearest) of_nearest_[nearest] = child_of(0, static_cast<uint8_t>(nearest));
-  if (dense_end_.size() < 3) return;
+  if (short_end_.size() < 3) return;
   of_two_.resize(kBytes * kBytes);
   for (size_t nearest = 0; nearest < kBytes; ++nearest) {
     const uint32_t shorter = of_nearest_[nearest];
@@ -81,48 +72,129 @@ void Contexts::lay_out_dense(const void* value) {
   }
 }
 
-// False when contexts share places as only a file made for that has them.
-bool Contexts::copy(const void* value, int64_t n_entries) {
-  index_ = std::make_unique<ContextIndex>(trie_.n_contexts - n_dense());
-  entries_ = std::make_unique<TableMemory>(static_cast<size_t>(n_entries * entry_bytes()));
-  const size_t value_bytes = static_cast<size_t>(entry_bytes()) - 1;
-  std::vector<ContextPlace> places;
-  places.reserve(kInsertedTogether);
-  char* out = entries_->get();
-  uint32_t n_copied = 0;
-  // A context's rows, then those of the longer ones that begin with it: they are read together.
-  const auto visit = [&](const auto& self, uint32_t context, uint64_t symbols, int length) -> bool {
-    if (static_cast<size_t>(length) >= dense_end_.size()) {
-      const uint32_t first = trie_.first_entry[context], n = trie_.first_entry[context + 1] - first;
-      ContextPlace place{ContextIndex::key(symbols, length), n_copied, static_cast<uint16_t>(n), 0};
-      if (n == 1) {
-        place.symbol = trie_.entry_symbol[first];
-        place.first_entry = 0;
-        std::memcpy(&place.first_entry, static_cast<const char*>(value) + first * value_bytes, value_bytes);
-        places.push_back(place);
-      } else {
-        places.push_back(place);
-        std::memcpy(out, static_cast<const char*>(value) + first * value_bytes, n * value_bytes);
-        std::memcpy(out + n * value_bytes, trie_.entry_symbol + first, n);
-        out += n * (value_bytes + 1);
-        n_copied += n;
-      }
-      if (places.size() == kInsertedTogether) {
-        if (!index_->insert(places)) return false;
-        places.clear();
-      }
+// A dense row for a context: its parent's, none for the empty one's, and its own entries. False where a sum leaves Dense.
+template <class T, class Dense, class Value>
+bool Contexts::add_dense(uint32_t context, int64_t parent_row, int length, Layout<Dense>& layout) {
+  const auto W = static_cast<size_t>(row_width_);
+  const size_t begin = layout.rows.size();
+  layout.rows.resize(begin + W, Dense{0});
+  if (parent_row >= 0) std::copy_n(layout.rows.begin() + parent_row * row_width_, W, layout.rows.begin() + static_cast<int64_t>(begin));
+  for (uint32_t e = trie_.first_entry[context]; e < trie_.first_entry[context + 1]; ++e) {
+    Value value;
+    std::memcpy(&value, value_ + e * sizeof value, sizeof value);
+    Dense& sum = layout.rows[begin + trie_.entry_symbol[e]];
+    const T exact = static_cast<T>(sum) + static_cast<T>(value);
+    sum = static_cast<Dense>(exact);
+    if constexpr (std::numeric_limits<T>::is_integer) {
+      if (static_cast<T>(sum) == exact) continue;
+      layout.rows.resize(begin);
+      return false;
     }
-    if (length == trie_.depth) return true;
-    for (uint32_t child = trie_.first_child[context]; child < trie_.first_child[context + 1]; ++child) {
-      if (!self(self, child, symbols | static_cast<uint64_t>(trie_.symbol[child]) << 8 * length, length + 1)) return false;
-    }
-    return true;
-  };
-  return visit(visit, 0, 0, 0) && index_->insert(places);
+  }
+  dense_length_.push_back(static_cast<uint8_t>(length));
+  return true;
 }
 
-int Contexts::length_of_dense(uint32_t context) const {
-  return static_cast<int>(std::upper_bound(dense_end_.begin(), dense_end_.end(), context) - dense_end_.begin());
+// False where a sum of short contexts' rows leaves Dense.
+template <class T, class Dense, class Value> bool Contexts::lay_out(int64_t most_copied) {
+  Layout<Dense> layout;
+  dense_length_.clear();
+  if (!add_dense<T, Dense, Value>(0, -1, 0, layout)) return false;
+  for (size_t length = 1; length < short_end_.size(); ++length) {
+    for (uint32_t parent = length < 2 ? 0 : short_end_[length - 2]; parent < short_end_[length - 1]; ++parent) {
+      for (uint32_t child = trie_.first_child[parent]; child < trie_.first_child[parent + 1]; ++child) {
+        if (!add_dense<T, Dense, Value>(child, parent, static_cast<int>(length), layout)) return false;
+      }
+    }
+  }
+  const size_t n_short = dense_length_.size();
+  if (!copy<T, Dense, Value>(most_copied, layout)) {
+    index_ = nullptr;
+    layout.elsewhere.clear();
+    layout.rows.resize(n_short * static_cast<size_t>(row_width_));
+    dense_length_.resize(n_short);
+  }
+  dense_bytes_ = sizeof(Dense);
+  dense_ = std::make_unique<TableMemory>(layout.rows.size() * sizeof(Dense));
+  std::memcpy(dense_->get(), layout.rows.data(), layout.rows.size() * sizeof(Dense));
+  elsewhere_ = std::make_unique<TableMemory>(layout.elsewhere.size());
+  std::copy(layout.elsewhere.begin(), layout.elsewhere.end(), elsewhere_->get());
+  return true;
+}
+
+// False when copies would be larger, or when contexts share lines as only a file made for that has them.
+template <class T, class Dense, class Value> bool Contexts::copy(int64_t most_copied, Layout<Dense>& layout) {
+  std::array<int64_t, kMaxContextSymbols + 1> n_with{};  // contexts, by their entries
+  for (auto context = static_cast<uint32_t>(n_dense()); context < trie_.n_contexts; ++context) {
+    ++n_with[static_cast<size_t>(n_entries(context))];
+  }
+  int64_t n_rows = 0;
+  layout.least_dense = kLeastDense;
+  for (int64_t n = kMaxContextSymbols; n >= kLeastDense; --n) {
+    n_rows += n_with[static_cast<size_t>(n)];
+    if (n_rows * row_width_ * static_cast<int64_t>(sizeof(Dense)) <= kDenseBytes) continue;
+    layout.least_dense = n + 1;
+    break;
+  }
+  int64_t taken = 0, n_elsewhere = 0;
+  for (size_t n = 0; n < n_with.size(); ++n) {
+    const auto entries = static_cast<int64_t>(n);
+    const int held = entries >= layout.least_dense ? kHoldsDenseRow : fits(entries) ? static_cast<int>(n) : kHoldsPlace;
+    taken += n_with[n] * ContextIndex::taken_by(held, entry_bytes());
+    if (!fits(entries)) n_elsewhere += n_with[n] * entries;
+  }
+  if (ContextIndex::n_bytes(taken) + n_elsewhere * entry_bytes() + kDenseBytes > most_copied) return false;
+  index_ = std::make_unique<ContextIndex>(taken, entry_bytes());
+  return visit<T, Dense, Value>(0, 0, 0, 0, layout) && index_->insert(layout.waiting);
+}
+
+// Lays out a context and the longer ones that begin with it; parent_row is below 0 where its parent has no dense row.
+template <class T, class Dense, class Value>
+bool Contexts::visit(uint32_t context, uint64_t symbols, int length, int64_t parent_row, Layout<Dense>& layout) {
+  int64_t row = -1;
+  if (static_cast<size_t>(length) < short_end_.size()) {
+    row = context;
+  } else {
+    const int64_t n = n_entries(context);
+    if (parent_row >= 0 && n >= layout.least_dense && add_dense<T, Dense, Value>(context, parent_row, length, layout)) {
+      row = n_dense() - 1;
+    }
+    ContextRecord record{ContextIndex::key(symbols, length), kHoldsDenseRow, {}};
+    if (row >= 0) {
+      const auto number = static_cast<uint32_t>(row);
+      std::memcpy(record.content.data(), &number, sizeof number);
+    } else if (fits(n)) {
+      record.holds = static_cast<int>(n);
+      copy_entries(context, reinterpret_cast<char*>(record.content.data()));
+    } else {
+      const PlaceOfEntries place{static_cast<uint32_t>(static_cast<int64_t>(layout.elsewhere.size()) / entry_bytes()),
+                                 static_cast<uint16_t>(n)};
+      record.holds = kHoldsPlace;
+      std::memcpy(record.content.data(), &place.first, sizeof place.first);
+      std::memcpy(record.content.data() + sizeof place.first, &place.n, sizeof place.n);
+      layout.elsewhere.resize(layout.elsewhere.size() + static_cast<size_t>(n * entry_bytes()));
+      copy_entries(context, layout.elsewhere.data() + place.first * entry_bytes());
+    }
+    layout.waiting.push_back(record);
+    if (layout.waiting.size() == kInsertedTogether) {
+      if (!index_->insert(layout.waiting)) return false;
+      layout.waiting.clear();
+    }
+  }
+  if (length == trie_.depth) return true;
+  for (uint32_t child = trie_.first_child[context]; child < trie_.first_child[context + 1]; ++child) {
+    const uint64_t longer = symbols | static_cast<uint64_t>(trie_.symbol[child]) << 8 * length;
+    if (!visit<T, Dense, Value>(child, longer, length + 1, row, layout)) return false;
+  }
+  return true;
+}
+
+// Values, then symbols.
+void Contexts::copy_entries(uint32_t context, char* out) const {
+  const uint32_t first = trie_.first_entry[context];
+  const auto n = static_cast<size_t>(n_entries(context)), n_bytes = n * static_cast<size_t>(value_bytes());
+  std::memcpy(out, value_ + first * value_bytes(), n_bytes);
+  std::memcpy(out + n_bytes, trie_.entry_symbol + first, n);
 }
 
 uint32_t Contexts::child_of(uint32_t context, uint8_t symbol) const {
@@ -132,85 +204,81 @@ uint32_t Contexts::child_of(uint32_t context, uint8_t symbol) const {
   return found < end && *found == symbol ? static_cast<uint32_t>(found - trie_.symbol) : 0;
 }
 
-Path Contexts::begin(const ContextState& state) const {
-  Path path;
-  std::array<uint8_t, kMaxContext> bytes{};
+void Contexts::begin(const ContextState& state, Path& path) const {
+  std::array<uint8_t, kMaxContext + 1> bytes{};
   state.bytes(list_, bytes.data());
-  for (int k = kMaxContext; k-- > 0;) path.bytes = path.bytes << 8 | bytes[static_cast<size_t>(k)];
-  path.length = trie_.depth;
-  if (!of_two_.empty()) {
-    path.dense = of_two_[bytes[0] * kBytes + bytes[1]];
-  } else if (!of_nearest_.empty()) {
-    path.dense = of_nearest_[bytes[0]];
+  std::memcpy(&path.bytes, bytes.data(), sizeof path.bytes);
+  if constexpr (std::endian::native == std::endian::big) path.bytes = __builtin_bswap64(path.bytes);
+  path.dense = !of_two_.empty() ? of_two_[bytes[0] * kBytes + bytes[1]] : !of_nearest_.empty() ? of_nearest_[bytes[0]] : 0;
+  path.n = 0;
+  path.n_bytes = 0;
+  if (!index_) return;
+  for (int length = length_of_dense(path.dense) + 1; length <= trie_.depth; ++length) {
+    const ContextLine* line = index_->line(ContextIndex::key(path.bytes, length));
+    path.line[static_cast<size_t>(length - 1)] = line;
+    __builtin_prefetch(line);
   }
-  ask_for(dense_row(path.dense), trie_.n_symbols * 4);
-  const auto n_lengths = static_cast<int>(dense_end_.size());
-  if (path.length >= n_lengths && n_lengths > 1 && path.dense < dense_end_[dense_end_.size() - 2]) path.length = 0;
-  if (!index_) return path;
-  for (int length = n_lengths; length <= path.length; ++length) index_->ask_for(ContextIndex::key(path.bytes, length));
-  return path;
 }
 
 void Contexts::find(Path& path) const {
-  uint32_t context = path.dense;
-  for (int length = static_cast<int>(dense_end_.size()); length <= path.length; ++length) {
-    ContextRow& row = path.rows[static_cast<size_t>(path.n)];
-    if (index_) {
-      const ContextPlace* place = index_->find(ContextIndex::key(path.bytes, length), path.n_bytes);
-      if (!place) return;
-      row = {place->first_entry, place->n_entries, place->symbol, place->n_entries == 1, n_dense() + index_->number_of(place)};
-    } else {
-      // Where its children begin and end, and of their symbols as many as halving takes.
-      path.n_bytes += 8 + std::bit_width(trie_.first_child[context + 1] - trie_.first_child[context]);
-      context = child_of(context, static_cast<uint8_t>(path.bytes >> 8 * (length - 1)));
-      if (!context) return;
-      const uint32_t first_entry = trie_.first_entry[context];
-      row = {first_entry, static_cast<uint16_t>(trie_.first_entry[context + 1] - first_entry), 0, false, n_dense() + context};
+  index_ ? find_in_index(path) : find_in_place(path);
+  ask_for(dense_row(path.dense), trie_.n_symbols * dense_bytes_);
+}
+
+void Contexts::find_in_index(Path& path) const {
+  for (int length = length_of_dense(path.dense) + 1; length <= trie_.depth; ++length) {
+    FoundContext found;
+    const ContextLine* line = path.line[static_cast<size_t>(length - 1)];
+    if (!index_->find(ContextIndex::key(path.bytes, length), line, found, path.n_bytes)) return;
+    if (found.holds == kHoldsDenseRow) {
+      std::memcpy(&path.dense, found.content, sizeof path.dense);
+      continue;
     }
-    ++path.n;
-    if (index_ && !row.inside) ask_for(values_of(row), row.n_entries * entry_bytes());
+    ContextRow& row = path.rows[static_cast<size_t>(path.n++)];
+    row = {reinterpret_cast<const char*>(found.content), nullptr, static_cast<uint32_t>(found.holds), true,
+           n_dense() + found.number};
+    if (found.holds == kHoldsPlace) {
+      PlaceOfEntries place;
+      std::memcpy(&place.first, found.content, sizeof place.first);
+      std::memcpy(&place.n, found.content + sizeof place.first, sizeof place.n);
+      row = {elsewhere_->get() + place.first * entry_bytes(), nullptr, place.n, false, row.number};
+      ask_for(row.values, row.n_entries * entry_bytes());
+    }
+    row.symbols = reinterpret_cast<const uint8_t*>(row.values) + row.n_entries * value_bytes();
   }
 }
 
-const char* Contexts::values_of(const ContextRow& row) const {
-  return entries_ ? entries_->get() + row.first_entry * entry_bytes()
-                  : static_cast<const char*>(value_) + row.first_entry * (entry_bytes() - 1);
-}
-
-const uint8_t* Contexts::symbols_of(const ContextRow& row) const {
-  return entries_ ? reinterpret_cast<const uint8_t*>(values_of(row)) + row.n_entries * (entry_bytes() - 1)
-                  : trie_.entry_symbol + row.first_entry;
+void Contexts::find_in_place(Path& path) const {
+  uint32_t context = path.dense;
+  for (int length = length_of_dense(path.dense) + 1; length <= trie_.depth; ++length) {
+    // Where its children begin and end, and of their symbols as many as halving takes.
+    path.n_bytes += 8 + std::bit_width(trie_.first_child[context + 1] - trie_.first_child[context]);
+    context = child_of(context, static_cast<uint8_t>(path.bytes >> 8 * (length - 1)));
+    if (!context) return;
+    const uint32_t first = trie_.first_entry[context];
+    path.rows[static_cast<size_t>(path.n++)] = {value_ + first * value_bytes(), trie_.entry_symbol + first,
+                                                static_cast<uint32_t>(n_entries(context)), false, n_dense() + context};
+  }
 }
 
 int64_t Contexts::n_lines(const ContextRow& row) const {
   if (row.inside) return 0;
-  if (entries_) return n_lines_of(values_of(row), row.n_entries * entry_bytes());
-  return n_lines_of(values_of(row), row.n_entries * (entry_bytes() - 1)) + n_lines_of(symbols_of(row), row.n_entries);
+  if (index_) return n_lines_of(row.values, row.n_entries * entry_bytes());
+  return n_lines_of(row.values, row.n_entries * value_bytes()) + n_lines_of(row.symbols, row.n_entries);
 }
 
-template <class T, class Value> void Contexts::add_row(const ContextRow& row, T* y) const {
-  if (row.inside) {
-    Value value;
-    std::memcpy(&value, &row.first_entry, sizeof value);
-    y[row.symbol] += static_cast<T>(value);
-    return;
-  }
-  const char* values = values_of(row);
-  const uint8_t* symbols = symbols_of(row);
-  for (uint32_t e = 0; e < row.n_entries; ++e) {
-    Value value;  // of a row that begins anywhere
-    std::memcpy(&value, values + e * sizeof value, sizeof value);
-    y[symbols[e]] += static_cast<T>(value);
+template <class T, class Value> void Contexts::add_rows(const Path& path, T* y) const {
+  for (int m = 0; m < path.n; ++m) {
+    const ContextRow& row = path.rows[static_cast<size_t>(m)];
+    for (uint32_t e = 0; e < row.n_entries; ++e) {
+      Value value;  // of a row that begins anywhere
+      std::memcpy(&value, row.values + e * sizeof value, sizeof value);
+      y[row.symbols[e]] += static_cast<T>(value);
+    }
   }
 }
 
-void Contexts::sum(const Path& path, float* sums) const {
-  std::memcpy(sums, dense_row(path.dense), static_cast<size_t>(trie_.n_symbols) * sizeof *sums);
-  for (int m = 0; m < path.n; ++m) add_row<float, float>(path.rows[static_cast<size_t>(m)], sums);
-}
-
-void Contexts::add_following(const Path& path, int32_t* logits) const {
-  for (int m = 0; m < path.n; ++m) add_row<int32_t, int16_t>(path.rows[static_cast<size_t>(m)], logits);
-}
+void Contexts::add_following(const Path& path, float* y) const { add_rows<float, float>(path, y); }
+void Contexts::add_following(const Path& path, int32_t* y) const { add_rows<int32_t, int16_t>(path, y); }
 
 }  // namespace polychron::runtime

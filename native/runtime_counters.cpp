@@ -100,7 +100,7 @@ void Counters::read_contexts(size_t kind, const Contexts& contexts, const Path& 
   counts.rows += contexts.length_of_dense(path.dense) + 1 + path.n;
   counts.additions += V;  // of all rows' sum to the logits: the first is no addition where it begins the sum
   counts.place_bytes += path.n_bytes;
-  read_bytes(contexts.dense_row(path.dense), V * static_cast<int64_t>(sizeof(int32_t)));
+  read_bytes(contexts.dense_row(path.dense), V * contexts.dense_bytes());
   see(path.dense);
   for (int m = 0; m < path.n; ++m) {
     const ContextRow& row = path.rows[static_cast<size_t>(m)];

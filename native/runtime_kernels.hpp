@@ -56,6 +56,9 @@ struct Kernels {
   void (*add_bf16)(const RowList&, const float* start, float* y);
   // The same in integers, 32 bits wide, row q of a group shifted left; the groups cover the list.
   void (*add_i8)(const RowList&, const ShiftGroup*, int64_t n_groups, const int32_t* start, int32_t* y);
+  // y[k] += rows[0][k] + rows[1][k] + ..., in this order; n a multiple of 32.
+  void (*add_narrow)(const int16_t* const* rows, int64_t n_rows, int64_t n, int32_t* y);
+  void (*add_sums)(const float* const* rows, int64_t n_rows, int64_t n, float* y);
   // The largest of n numbers, n >= 1; of floats NaN, if there is one.
   float (*highest_f32)(const float* logits, int64_t n);
   int32_t (*highest_i32)(const int32_t* units, int64_t n);

@@ -129,6 +129,21 @@ void add_i8(const RowList& list, const ShiftGroup* groups, int64_t n_groups, con
   for_columns(list.width, kHalfLanes, AddInt8Body{list, groups, n_groups, y});
 }
 
+void add_narrow(const int16_t* const* rows, int64_t n_rows, int64_t n, int32_t* __restrict y) {
+  for (int64_t r = 0; r < n_rows; ++r) {
+    const int16_t* __restrict row = rows[r];
+    for (int64_t k = 0; k < n; ++k) y[k] += row[k];
+  }
+}
+
+void add_sums(const float* const* rows, int64_t n_rows, int64_t n, float* y) {
+  for (int64_t k = 0; k < n; k += kLanes) {
+    F32 sum = load<F32>(rows[0] + k);
+    for (int64_t r = 1; r < n_rows; ++r) sum += load<F32>(rows[r] + k);
+    store(y + k, load<F32>(y + k) + sum);
+  }
+}
+
 void join_bits(const int32_t* const* parts, int64_t n_parts, int64_t n, int32_t* index) {
   for (int64_t i = 0; i < n; i += 16) {
     U32 bits[64 / kVectorBytes];
@@ -235,5 +250,5 @@ uint32_t sum_before(const uint32_t* weight, int64_t n, int64_t token) {
 
 const Kernels kernels = {
     POLYCHRON_SET_NAME, hash_f32, hash_i32, join_bits, join_masked, add_rows<Float32Rows>, add_rows<Bfloat16Rows>,
-    add_i8, highest_f32, highest_i32, weigh, weigh_units, sum, sum_before,
+    add_i8, add_narrow, add_sums, highest_f32, highest_i32, weigh, weigh_units, sum, sum_before,
 };

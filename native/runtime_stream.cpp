@@ -82,7 +82,7 @@ Stream::Stream(const Model& model, Counters* counters)
   logits_.assign(static_cast<size_t>(model.logits_stride()), 0);
   index_.assign(static_cast<size_t>(most_rows), 0);
   scratch_.assign(static_cast<size_t>(model.logits_stride()), 0);
-  sums_ = scratch_;
+  if (!model.contexts().empty() && !model.integer()) sums_.assign(static_cast<size_t>(kContextLists * model.logits_stride()), 0);
   parts_.resize(static_cast<size_t>(n_parts));
   if (!model.recent().empty()) recent_places_.resize(static_cast<size_t>(kRecentTables * kRecentPlaces));
   reset();
@@ -192,28 +192,43 @@ template <bool integer> void Stream::keep_in_range() {
   }
 }
 
-// logits_ <- logits_ + (the sums of all kinds' rows, kind after kind); of integers the first kind's dense row is in it.
+// logits_ <- logits_ + (the sums of all kinds' rows, kind after kind).
 template <bool integer> void Stream::add_contexts() {
   const auto& contexts = model_.contexts();
-  const auto V = static_cast<size_t>(model_.n_tokens());
+  const int64_t width = model_.logits_stride();
   if constexpr (integer) {
+    std::array<const int16_t*, kContextLists> narrow{};
+    int64_t n_narrow = 0;
     for (size_t k = 0; k < contexts.size(); ++k) {
-      if (k > 0) {
-        const int32_t* dense = contexts[k].dense_row(paths_[k].dense);
-        for (size_t v = 0; v < V; ++v) logits_[v] += dense[v];
+      const void* dense = contexts[k].dense_row(paths_[k].dense);
+      if (contexts[k].narrow()) {
+        narrow[static_cast<size_t>(n_narrow++)] = static_cast<const int16_t*>(dense);
+      } else {
+        for (int64_t v = 0; v < width; ++v) logits_[static_cast<size_t>(v)] += static_cast<const int32_t*>(dense)[v];
       }
-      contexts[k].add_following(paths_[k], logits_.data());
     }
+    set_.add_narrow(narrow.data(), n_narrow, width, logits_.data());
+    for (size_t k = 0; k < contexts.size(); ++k) contexts[k].add_following(paths_[k], logits_.data());
     add_recent(logits_.data());
   } else {
-    contexts[0].sum(paths_[0], scratch_.data());
-    for (size_t k = 1; k < contexts.size(); ++k) {
-      contexts[k].sum(paths_[k], sums_.data());
-      for (size_t v = 0; v < V; ++v) scratch_[v] += sums_[v];
+    std::array<const float*, kContextLists> sums{};
+    for (size_t k = 0; k < contexts.size(); ++k) {
+      sums[k] = static_cast<const float*>(contexts[k].dense_row(paths_[k].dense));
+      if (paths_[k].n == 0) continue;
+      float* sum = sums_.data() + static_cast<int64_t>(k) * width;
+      std::copy_n(sums[k], width, sum);
+      contexts[k].add_following(paths_[k], sum);
+      sums[k] = sum;
     }
-    add_recent(scratch_.data());
-    float* logits = as_float(logits_.data());
-    for (size_t v = 0; v < V; ++v) logits[v] += scratch_[v];
+    auto n = static_cast<int64_t>(contexts.size());
+    if (!recent_places_.empty()) {  // added to the sum of all kinds, not to the logits: the order of training's additions
+      std::fill(scratch_.begin(), scratch_.end(), 0.0f);
+      set_.add_sums(sums.data(), n, width, scratch_.data());
+      add_recent(scratch_.data());
+      sums[0] = scratch_.data();
+      n = 1;
+    }
+    set_.add_sums(sums.data(), n, width, as_float(logits_.data()));
   }
   for (size_t k = 0; counters_ && k < contexts.size(); ++k) counters_->read_contexts(k, contexts[k], paths_[k]);
 }
@@ -261,7 +276,7 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   if (!contexts.empty()) remember(token);
   // Contexts are found on the way: what they need arrives from memory while rows are added.
   const bool reads_contexts = wants_logits && !contexts.empty();
-  for (size_t k = 0; reads_contexts && k < contexts.size(); ++k) paths_[k] = contexts[k].begin(text_);
+  for (size_t k = 0; reads_contexts && k < contexts.size(); ++k) contexts[k].begin(text_, paths_[k]);
   const auto add_tables = [&](const Tables& tables, const int32_t* start, int32_t* y) {
     add<integer>(rows(tables, index_.data(), tables.n_tables), tables.groups.data(),
                  static_cast<int64_t>(tables.groups.size()), start, y);
@@ -287,11 +302,10 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   const Lookup& readout = model_.readout();
   if (!wants_logits && longest_delay(readout) == 0) return;
   if (counters_) counters_->enter(states_.size());
-  for (size_t k = 0; reads_contexts && k < contexts.size(); ++k) contexts[k].find(paths_[k]);
   address<integer>(readout, readout_trail_, states_.empty());
   if (!wants_logits) return;
-  const bool begins_dense = integer && reads_contexts;
-  add_tables(readout.tables, begins_dense ? contexts[0].dense_row(paths_[0].dense) : nullptr, logits_.data());
+  for (size_t k = 0; reads_contexts && k < contexts.size(); ++k) contexts[k].find(paths_[k]);
+  add_tables(readout.tables, nullptr, logits_.data());
   if (reads_contexts) add_contexts<integer>();
   started_ = true;
 }

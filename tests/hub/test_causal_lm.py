@@ -15,7 +15,7 @@ from polychron import models
 from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
 from polychron.export.huggingface import export_hf
-from polychron.hub.causal_lm import PolychronConfig, PolychronForCausalLM
+from polychron.hub.causal_lm import CACHE, PolychronConfig, PolychronForCausalLM
 from polychron.hub.state_cache import StateCache
 from polychron.hub.tokenizer import byte_tokenizer
 from polychron.runtime.sampling import Sampler, generate
@@ -82,12 +82,12 @@ def test_the_cache_gives_the_logits_of_the_whole_text_bit_for_bit(name: str):
     tokens = torch.stack([ids(random_text(length, seed)) for seed in range(3)])
     with torch.no_grad():
         whole = model(tokens, use_cache=False)
-        assert whole.past_key_values is None
+        assert CACHE not in whole
         cache, at = None, 0
         for piece in (3, 1, 1, length - 5):
-            step = model(tokens[:, at : at + piece], past_key_values=cache, use_cache=True)
+            step = model(tokens[:, at : at + piece], **{CACHE: cache}, use_cache=True)
             assert torch.equal(step.logits, whole.logits[:, at : at + piece])
-            cache, at = step.past_key_values, at + piece
+            cache, at = step[CACHE], at + piece
         assert cache.get_seq_length() == length
         assert torch.equal(model(tokens, logits_to_keep=1).logits, whole.logits[:, -1:])
 
@@ -105,8 +105,8 @@ def test_generation_reads_each_token_once_and_the_cache_does_not_grow(name: str,
     monkeypatch.setattr(model.model, "extend", watched)
     step = model(ids(b"a text to begin with")[None], use_cache=True)
     for _ in range(60):
-        sizes.append(step.past_key_values.n_bytes())
-        step = model(step.logits[:, -1:].argmax(dim=-1), past_key_values=step.past_key_values)
+        sizes.append(step[CACHE].n_bytes())
+        step = model(step.logits[:, -1:].argmax(dim=-1), **{CACHE: step[CACHE]})
     assert read == [20] + [1] * 60
     assert len(set(sizes)) == 1
     read.clear()
@@ -146,12 +146,12 @@ def test_beams_and_samples_use_the_cache(name: str):
 @pytest.mark.parametrize("name", ["transformer", "contexts"])
 def test_a_cache_is_repeated_and_selected_row_by_row(name: str):
     model = wrapped(name)
-    cache = model(torch.stack([ids(b"aaa"), ids(b"bcd")]), use_cache=True).past_key_values
+    cache = model(torch.stack([ids(b"aaa"), ids(b"bcd")]), use_cache=True)[CACHE]
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([3, 0]))
     token = ids(b"xx")[:, None]
     expected = torch.cat([model.model(ids(text)[None])[:, -1] for text in (b"bcdx", b"aaax")])
-    assert torch.equal(model(token, past_key_values=cache).logits[:, 0], expected)
+    assert torch.equal(model(token, **{CACHE: cache}).logits[:, 0], expected)
 
 
 def test_generation_goes_on_from_a_cache():
@@ -159,9 +159,9 @@ def test_generation_goes_on_from_a_cache():
     prompt = ids(b"one text")[None]
     whole = model.generate(prompt, max_new_tokens=30, do_sample=False)
     first = model.generate(prompt, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
-    assert isinstance(first.past_key_values, StateCache)
+    assert isinstance(first[CACHE], StateCache)
     rest = model.generate(
-        first.sequences, past_key_values=first.past_key_values, max_new_tokens=20, do_sample=False
+        first.sequences, **{CACHE: first[CACHE]}, max_new_tokens=20, do_sample=False
     )  # fmt: skip
     assert torch.equal(rest, whole)
 
@@ -237,3 +237,12 @@ def test_what_cannot_be_is_refused():
         model(tokens, attention_mask=torch.tensor([[1, 1, 1], [1, 0, 1]]))
     with pytest.raises(ValueError, match="float32"):
         model.to(torch.float16)(tokens)
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_cache_is_taken_by_both_names_that_transformers_has_for_it(name: str):
+    model, tokens = wrapped("contexts"), ids(b"a text to read")[None]
+    cache = model(tokens[:, :9], use_cache=True)[CACHE]
+    assert torch.equal(model.forward(tokens[:, 9:], **{name: cache}).logits, model.model(tokens)[:, 9:])
+    with pytest.raises(ValueError, match="give one of them"):
+        model.forward(tokens, cache=cache, past_key_values=cache)

@@ -45,6 +45,14 @@ def paths_of(trained: torch.nn.Module, ids: list[int], kind: str) -> list[list[i
     return paths
 
 
+def n_dense(path: list[int], first_entry: list[int], least: int = 7) -> int:
+    """Contexts of a path whose rows are read as one."""
+    n = min(len(path), 3)
+    while n >= 3 and n < len(path) and first_entry[path[n] + 1] - first_entry[path[n]] >= least:
+        n += 1
+    return n
+
+
 @pytest.mark.parametrize("name", COUNTED)
 def test_contexts_change_the_logits_from_the_first_byte_on(name: str, saved: Saved):
     trained, folder = saved(name)
@@ -108,12 +116,15 @@ def test_what_is_counted_are_the_rows_that_the_text_has(name: str, precision: st
         paths = paths_of(trained, ids, kind)
         first = trained.contexts.get_submodule(kind).first_entry.tolist()
         assert counts.rows == sum(map(len, paths))
-        # The rows up to two bytes are read as one, their sum.
-        n_entries = sum(first[c + 1] - first[c] for path in paths for c in path[3:])
+        # The rows up to two bytes are read as one, their sum, and longer ones of many entries with them.
+        dense = [n_dense(path, first) for path in paths]
+        n_entries = sum(first[c + 1] - first[c] for path, n in zip(paths, dense, strict=True) for c in path[n:])
         assert counts.additions == len(text) * n_symbols + n_entries
         entry_bytes = 3 if precision == "int8" else 5
-        assert counts.row_bytes == 4 * len(text) * n_symbols + entry_bytes * n_entries
-        assert counts.distinct_rows == len({c for path in paths for c in path[3:]} | {path[:3][-1] for path in paths})
+        dense_bytes = 2 if precision == "int8" else 4
+        assert counts.row_bytes == dense_bytes * len(text) * n_symbols + entry_bytes * n_entries
+        following = {c for path, n in zip(paths, dense, strict=True) for c in path[n:]}
+        assert counts.distinct_rows == len(following | {path[n - 1] for path, n in zip(paths, dense, strict=True)})
         assert (counts.comparisons, counts.joined, counts.keys, counts.latency_bytes) == (0, 0, 0, 0)
         assert isinstance(predicted, ContextCost)
         assert counts.rows <= len(text) * predicted.rows

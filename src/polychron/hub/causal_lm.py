@@ -8,6 +8,7 @@ model = AutoModelForCausalLM.from_pretrained(folder)   # that `polychron export 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
 from polychron.hub.state_cache import StateCache
 from polychron.limits import require_memory
+
+# What transformers calls the cache: since 5.24 as the first.
+CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
 
 
 class PolychronConfig(PretrainedConfig):
@@ -38,7 +42,7 @@ class PolychronConfig(PretrainedConfig):
     """
 
     model_type = "polychron"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - as the base class has it
+    keys_to_ignore_at_inference = [CACHE]  # noqa: RUF012 - as the base class has it
 
     def __init__(
         self,
@@ -126,6 +130,7 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
+        cache: StateCache | None = None,
         **options: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the next token.
@@ -133,23 +138,24 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, T) int64; with a cache, those that follow.
             attention_mask: (B, past and new positions): 0 at padding, which may stand before or after a text.
-            past_key_values: from an earlier call.
+            past_key_values: from an earlier call, as transformers before 5.24 names it.
             use_cache: give a cache back; nothing is differentiated then. Default: only where one was given, or
                 where there are no ``labels`` and no gradient is wanted.
             labels: (B, T) int64, -100 where nothing is to be predicted: the loss is the mean of nats of the next token.
             logits_to_keep: positions at the end of which logits are wanted; 0: all.
             return_dict: False: a tuple.
+            cache: from an earlier call.
             options: left alone; ``num_items_in_batch`` as in transformers' losses.
 
         Raises:
-            ValueError: padding inside a text, or a text of padding alone.
+            ValueError: padding inside a text, a text of padding alone, or a cache under both names.
         """
+        if cache is not None and past_key_values is not None:
+            raise ValueError("cache and past_key_values are one thing by two names: give one of them")
+        cache = past_key_values if cache is None else cache
         n_left = None if attention_mask is None else _left_padding(attention_mask)
         if use_cache is None:
-            use_cache = past_key_values is not None or (
-                self.config.use_cache and labels is None and not torch.is_grad_enabled()
-            )
-        cache = past_key_values
+            use_cache = cache is not None or (self.config.use_cache and labels is None and not torch.is_grad_enabled())
         if use_cache or cache is not None:
             cache = cache if cache is not None else StateCache(self.model)
             logits = cache.read(input_ids, n_left, last=logits_to_keep == 1)
@@ -159,7 +165,7 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
         return output.to_tuple() if return_dict is False else output
 
     def _logits(self, tokens: Tensor, n_left: Tensor | None) -> Tensor:

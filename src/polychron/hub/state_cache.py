@@ -32,6 +32,9 @@ class StateCache:
     """
 
     is_compileable = False
+    is_linear = (
+        False,
+    )  # transformers 5.24: whoever goes on from a cache gives the whole text, of which new tokens are read
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
