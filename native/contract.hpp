@@ -88,7 +88,6 @@ struct RowGroups {
   int64_t n_groups;
 };
 
-constexpr int64_t kFirstLevelBytes = 32 * 1024;
 constexpr int64_t kSecondLevelBytes = 1024 * 1024;
 
 // bfloat16 rows are rounded stochastically when they change: up or down by chance, right on average. The chance of each

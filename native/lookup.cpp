@@ -12,6 +12,7 @@ namespace polychron {
 namespace {
 
 constexpr int64_t kLanes = 16;
+constexpr int64_t kFloatsWorthWaking = 1 << 14;  // a sleeping thread wakes in the time that so many readings' floats take
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -197,37 +198,11 @@ void scatter(const Anchors& anchors, const uint8_t* pair, const float* slope, in
   });
 }
 
-namespace {
-
-constexpr int64_t kFloatsWorthWaking = 1 << 14;  // a sleeping thread wakes in the time that so many readings' floats take
-constexpr int64_t kFewBytes = 16 * 1024;
-
-// Asks for the rows of a table that is next: of few readings the kernels' own asking ahead, within a table, is too short.
-void ask_for_rows(const Tables& tables, int64_t i, const int32_t* row, const uint8_t* pair, int64_t n_readings) {
-  const int64_t row_bytes = tables.row_stride * row_number_bytes(tables.type);
-  const char* table = static_cast<const char*>(tables.table(i));
-  for (int64_t p = 0; p < n_readings; ++p) {
-    if (row[p] < 0 || row[p] >= tables.n_rows) return;  // refused when it is this table's turn
-    const char* here = table + row[p] * row_bytes;
-    const int64_t flipped = row[p] ^ (int32_t{1} << (pair ? pair[p] & 31 : 0));
-    const bool gains = pair && flipped >= 0 && flipped < tables.n_rows;
-    const char* there = gains ? table + flipped * row_bytes : here;
-    for (int64_t byte = 0; byte < row_bytes; byte += 64) {
-      __builtin_prefetch(here + byte, 1);
-      __builtin_prefetch(there + byte);
-    }
-  }
-}
-
-}  // namespace
-
 void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAddresses& addresses, const float* v,
                      int64_t v_stride, int64_t n_sequences, int64_t n_positions, int64_t n_inputs, const float* through,
                      int64_t through_stride, float* dx, const TableUpdate& update, int n_threads) {
   const int64_t n_flat = n_sequences * n_positions, floats = n_flat * std::max(tables.n_outputs, kLanes);
   if (floats * anchors.n_tables < kFloatsWorthWaking) n_threads = 1;
-  const bool few = floats * int64_t{sizeof(float)} <= kFewBytes &&
-                   anchors.n_tables * tables.table_bytes() > kFirstLevelBytes;
   Buffer<float> slope(dx ? anchors.n_tables * n_flat : 0);
 
   struct Worker {
@@ -241,9 +216,6 @@ void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAd
   }
   parallel_for(n_threads, anchors.n_tables, [&](int64_t i, int w) {
     const int32_t* row = addresses.row + i * n_flat;
-    if (few && i + 1 < anchors.n_tables) {
-      ask_for_rows(tables, i + 1, row + n_flat, dx ? addresses.pair + (i + 1) * n_flat : nullptr, n_flat);
-    }
     Readings readings{tables.table(i), tables.n_outputs, tables.row_stride, n_flat, row, nullptr, tables.far(), v,
                       v_stride, {nullptr, nullptr}, {nullptr, nullptr}, tables.type};
     float* gain = slope.get() + i * n_flat;

@@ -27,7 +27,7 @@ from polychron.ops.row_update import RowUpdate
 
 _PLAIN = (Tensor, Parameter)
 
-# Looked up once: a call of a small layer takes a few microseconds, and each name on the way to these some tens of nanoseconds.
+# Looked up once: a small layer's call takes a few microseconds, each name on the way to these some tens of nanoseconds.
 _float32, _n_threads, _gradients_wanted = torch.float32, torch.get_num_threads, torch.is_grad_enabled
 _is_compiling, _tracing_state = torch.compiler.is_compiling, torch._C._get_tracing_state
 _is_transformed = torch._C._are_functorch_transforms_active
@@ -254,7 +254,8 @@ def _update(ctx, kept: Tensor, v: Tensor) -> Tensor | None:
     cap = update.visit_cap
     reader.update(
         kept.data_ptr(), *_batch(shape), tables.data_ptr(), tables.shape[2], tables.stride(1), residual, v.data_ptr(),
-        0 if dx is None else dx.data_ptr(), update.kind, update.step_rate, math.inf if cap is None else cap, _n_threads(),
+        0 if dx is None else dx.data_ptr(), update.kind, update.step_rate, math.inf if cap is None else cap,
+        _n_threads(),
     )  # fmt: skip
     return dx
 
