@@ -34,7 +34,8 @@ WORKING_SETS = tuple(1 << bits for bits in (15, 17, 19, 20, 22, 24, 26, 28, 30))
 QUICK_ROW_BYTES, QUICK_WORKING_SETS = (64, 256), (1 << 15, 1 << 19, 1 << 24, 1 << 28)
 PREFETCH_DISTANCES = (0, 4, 8, 16, 32, 64)
 MOST_TABLES = 64
-READS = (1 << 16, 1 << 22)  # at least and at most, so that a pass leaves the cache where the working set does
+MOST_READS = 1 << 22
+READ_BYTES = 1 << 26  # at least, of one pass: calls from Python are to count for little, and outputs to stay in a cache
 CALL_SECONDS = 0.02
 
 
@@ -70,7 +71,7 @@ def measure(row_bytes: int, working_set: int, threads: int, rounds: int) -> Poin
     """One point. ``row_bytes`` is a power of two from 32 to 1,024, ``working_set`` a larger one."""
     floats, n_rows = row_bytes // 4, working_set // row_bytes
     n_tables = min(MOST_TABLES, n_rows // 2)
-    n_positions = min(max(n_rows, READS[0]), READS[1]) // n_tables
+    n_positions = min(max(n_rows, READ_BYTES // row_bytes), MOST_READS) // n_tables
     random = np.random.default_rng(0)
     row = random.integers(0, n_rows // n_tables, (n_tables, 1, n_positions), dtype=np.int32)
     anywhere = random.integers(0, n_rows, row.size, dtype=np.int32)

@@ -37,6 +37,9 @@ template <class A> auto data(const Maybe<A>& array) -> decltype(array->data()) {
 inline void require(bool holds, const std::string& what) {
   if (!holds) throw std::invalid_argument(what);
 }
+inline void require(bool holds, const char* what) {  // makes no string where nothing is wrong
+  if (!holds) throw std::invalid_argument(what);
+}
 
 template <class A> void require_shape(const A& array, const char* name, std::initializer_list<int64_t> expected) {
   bool equal = array.ndim() == expected.size();
@@ -63,7 +66,7 @@ template <class A> int64_t row_stride(const A& rows, const char* name) {
 }
 
 inline int threads(int n_threads) {
-  require(n_threads >= 1, "n_threads must be at least 1; got " + std::to_string(n_threads));
+  if (n_threads < 1) throw std::invalid_argument("n_threads must be at least 1; got " + std::to_string(n_threads));
   return std::min(n_threads, kMaxThreads);
 }
 

@@ -58,8 +58,8 @@ template <class Body> inline void for_type(RowType type, const Body& body) {
 }
 
 // Calls body.template run<Blocks>(columns) for each chunk of columns.
-template <class Body> inline void for_columns(int64_t n_outputs, const Body& body) {
-  for (int64_t begin = 0; begin < n_outputs; begin += kMaxBlocks * kLanes) {
+template <class Body> inline void for_columns(int64_t first, int64_t n_outputs, const Body& body) {
+  for (int64_t begin = first; begin < n_outputs; begin += kMaxBlocks * kLanes) {
     const int64_t width = n_outputs - begin < kMaxBlocks * kLanes ? n_outputs - begin : kMaxBlocks * kLanes;
     const int blocks = static_cast<int>((width + kLanes - 1) / kLanes);
     const Columns columns{begin, static_cast<int>(width - (blocks - 1) * kLanes)};
@@ -74,6 +74,18 @@ template <class Body> inline void for_columns(int64_t n_outputs, const Body& bod
       default: body.template run<8>(columns); break;
     }
   }
+}
+
+template <class Body> inline void for_columns(int64_t n_outputs, const Body& body) { for_columns(0, n_outputs, body); }
+
+// The same in wider chunks, where the registers hold them: for rows that are only read and added.
+template <class Body> inline void for_long_columns(int64_t n_outputs, const Body& body) {
+  constexpr int64_t wide = kSumsInRegisters * kLanes;
+  int64_t begin = 0;
+  if constexpr (kSumsInRegisters > kMaxBlocks) {
+    for (; begin + wide <= n_outputs; begin += wide) body.template run<kSumsInRegisters>(Columns{begin, kLanes});
+  }
+  for_columns(begin, n_outputs, body);
 }
 
 // ---- hash: sixteen positions at a time, so that a comparison is two loads and no gather -------------------------
@@ -164,87 +176,222 @@ void hash_tile(const HashTile& a) { a.pair ? hash_tables<true>(a) : hash_tables<
 
 // ---- gather: read one row per table and add ---------------------------------------------------------------------
 
-// Tables are taken in groups that fit the second-level cache, positions in blocks, so that a group's rows are still
-// there when the next position asks for them. The order of additions is the same for any grouping. A row longer than a
-// chunk of columns is read to its end before the next position's, as the processor looks ahead in memory; of such rows
-// in tables too large for the cache, no table's are read for a whole block before the next table's: the sums would go
-// to the cache and back for each.
+// Sixteen positions at a time, of up to kTablesListed tables: where their rows begin is listed first, in the order in
+// which they will be read. Row numbers stand table by table, at distances that may be powers of two: read position by
+// position they would push one another out of the cache. And the list says which rows come next, so that these are asked
+// for as far ahead as the memory wants it, whatever the number of tables.
+//
+// Of short rows the sums of several positions stand in registers together: they hide one another's latency. A row longer
+// than a chunk of columns is read to its end before the next position's, as the processor looks ahead in memory.
+// Additions run over tables in ascending order for any grouping.
+constexpr int64_t kTablesListed = 64;
+constexpr int64_t kBytesAhead = 8 * 1024;        // of rows, from asking for them to adding them
+constexpr int64_t kPrefetchAbove = 1024 * 1024;  // bytes of all tables
+constexpr int64_t kMostAhead = kBytesAhead / 32;  // rows; the shortest have 32 bytes of a block
+
+// Tables that do not fit the second-level cache together are read in groups that do, where positions are so many that
+// they come back to the same rows: the sums go to the cache and back for each group.
 constexpr int64_t kGroupBytes = 512 * 1024;
 constexpr int64_t kBlockBytes = 384 * 1024;
-constexpr int64_t kPrefetchAbove = 1024 * 1024;
-constexpr int64_t kAhead = 8, kLongRowAhead = 2;  // positions whose rows are asked for before they are added
 
-// Positions whose sums stand in registers at the same time: short rows leave room for several, which hide one another's
-// latency and share the index arithmetic.
-template <int Blocks> constexpr int kTogether = Blocks <= 2 ? 8 / Blocks : 1;
+template <int Blocks> constexpr int together() {
+  int n = 1;
+  while (2 * n * Blocks <= kSumsInRegisters && 2 * n <= kLanes) n *= 2;
+  return n;
+}
 
-template <class Number> struct GatherBody {
+// The rows of positions [p, p + count) in tables [i, i + n), where they begin: `together` positions after another, a
+// table's side by side; then what is left of the positions, one by one.
+struct RowList {
+  int64_t p, count, i, n;
+  int64_t* at;
+
+  template <int together> void fill(const GatherSum& a) const {
+    const int64_t stride = a.row_stride, table_size = a.n_rows * stride, n_tables = n, plane = a.plane;
+    const int64_t n_places = n * count, whole = count / together * together;
+    const int32_t* const which = a.which ? a.which + i : nullptr;
+    const int32_t* row = a.row + i * plane + p;
+    int64_t* const places = at;
+    for (int64_t t = 0; t < n_tables; ++t, row += plane) {
+      const int64_t table = (which ? which[t] : i + t) * table_size;
+      int64_t s = 0;
+      for (int64_t* out = places + t * together; s < whole; s += together, out += n_tables * together) {
+        for (int k = 0; k < together; ++k) out[k] = table + row[s + k] * stride;
+      }
+      for (; s < count; ++s) places[s * n_tables + t] = table + row[s] * stride;
+    }
+    for (int64_t m = n_places, end = count < kLanes ? m + kMostAhead : kMostAhead; m < end; ++m) places[m] = 0;
+  }
+};
+
+template <class Number, bool prefetch> struct GatherBody {
   GatherSum a;
-  int64_t p_begin, p_end;  // the positions whose rows are added
-  int64_t p_last;          // rows of positions before it may be asked for
-  int64_t i_begin, i_end;
-  int64_t ahead;
-  bool prefetch;
+  RowList list;
 
   template <int Blocks> [[gnu::always_inline]] Row<Blocks> start(int64_t p, Columns c) const {
-    if (i_begin > 0) return Row<Blocks>::load_from(a.y + p * a.y_stride + c.begin, c.tail);
+    if (list.i > 0) return Row<Blocks>::load_from(a.y + p * a.y_stride + c.begin, c.tail);
     if (a.residual) return Row<Blocks>::load_from(a.residual + p * a.y_stride + c.begin, c.tail);
     return Row<Blocks>::zero();
   }
 
-  // Of positions p + k; spelt out for each k, so that every sum stays in registers.
+  // Of positions p + k; spelt out for each k, so that every sum stays in registers. After the rows at `at` come those at
+  // `then`, from column `begin_then` on.
   template <int Blocks, int... k>
-  [[gnu::always_inline]] void add_rows(int64_t p, Columns c, std::integer_sequence<int, k...>) const {
-    const int64_t table_size = a.n_rows * a.row_stride;
-    const Number* tables = static_cast<const Number*>(a.tables) + c.begin;
-    const int64_t next = p + ahead + int{sizeof...(k)} <= p_last ? ahead : 0;
+  [[gnu::always_inline]] void add_rows(int64_t p, const int64_t* at, const int64_t* then, int64_t begin_then, Columns c,
+                                       std::integer_sequence<int, k...>) const {
+    constexpr int64_t n_together = sizeof...(k), bytes = Blocks * kLanes * int64_t{sizeof(Number)} * n_together;
+    constexpr int64_t most_ahead = kBytesAhead > bytes ? kBytesAhead / bytes : 1;  // in tables
+    const Number* rows = static_cast<const Number*>(a.tables) + c.begin;
+    const int64_t ahead = !prefetch ? 0 : list.n < most_ahead ? list.n : most_ahead;
+    const int64_t* const end = at + list.n * n_together;
     Row<Blocks> sum[] = {start<Blocks>(p + k, c)...};
-    for (int64_t i = i_begin; i < i_end; ++i) {
-      const int32_t* row = a.row + i * a.plane + p;
-      const Number* table = tables + (a.which ? a.which[i] : i) * table_size;
-      if (prefetch) (prefetch_row<Blocks>(table + int64_t{row[next + k]} * a.row_stride), ...);
-      (sum[k].add(Row<Blocks>::load_from(table + int64_t{row[k]} * a.row_stride, c.tail)), ...);
+    for (const int64_t* const last = end - ahead * n_together; at < last; at += n_together) {
+      if (prefetch) (prefetch_row<Blocks>(rows + at[ahead * n_together + k]), ...);
+      (sum[k].add(Row<Blocks>::load_from(rows + at[k], c.tail)), ...);
+    }
+    if (prefetch) {
+      const Number* rows_then = static_cast<const Number*>(a.tables) + begin_then;
+      for (; at < end; at += n_together, then += n_together) {
+        (prefetch_row<Blocks>(rows_then + then[k]), ...);
+        (sum[k].add(Row<Blocks>::load_from(rows + at[k], c.tail)), ...);
+      }
     }
     (sum[k].store_to(a.y + (p + k) * a.y_stride + c.begin, c.tail), ...);
   }
+};
+
+// Rows of one chunk of columns.
+template <class Number, bool prefetch> struct GatherShort {
+  const GatherSum& a;
+  const RowList& list;
+  const RowList& next;
 
   template <int Blocks> void run(Columns c) const {
-    constexpr int together = kTogether<Blocks>;
-    const GatherBody own = *this;  // which nobody else sees: GCC reads what is not so again after every prefetch
-    int64_t p = own.p_begin;
-    for (; p + together <= own.p_end; p += together) {
-      own.template add_rows<Blocks>(p, c, std::make_integer_sequence<int, together>());
+    constexpr int n_together = together<Blocks>();
+    const GatherBody<Number, prefetch> body{a, list};  // copies, which no store can change
+    const int64_t* at = list.at;
+    const int64_t* const end = at + list.n * list.count;
+    const int64_t* const next_at = next.at;
+    int64_t p = list.p;
+    for (const int64_t last = p + list.count / n_together * n_together; p < last; p += n_together) {
+      const int64_t* const then = at + list.n * n_together;
+      body.template add_rows<Blocks>(p, at, then < end ? then : next_at, c.begin, c,
+                                     std::make_integer_sequence<int, n_together>());
+      at = then;
     }
-    for (; p < own.p_end; ++p) own.template add_rows<Blocks>(p, c, std::make_integer_sequence<int, 1>());
+    for (; at < end; ++p) {
+      const int64_t* const then = at + list.n;
+      body.template add_rows<Blocks>(p, at, then < end ? then : next_at, c.begin, c, std::make_integer_sequence<int, 1>());
+      at = then;
+    }
   }
 };
 
-template <class Number> void gather_rows(const GatherSum& a, int64_t p_begin, int64_t p_end) {
-  const bool long_rows = a.n_outputs > kMaxBlocks * kLanes;
+// One position's rows of several chunks.
+template <class Number, bool prefetch> struct GatherLong {
+  const GatherSum& a;
+  const RowList& list;
+  int64_t k;             // position of the list
+  const int64_t* then;   // the next position's
+
+  template <int Blocks> void run(Columns c) const {
+    const int64_t* at = list.at + k * list.n;
+    const int64_t end = c.begin + Blocks * kLanes;
+    const bool last = end >= a.n_outputs;
+    GatherBody<Number, prefetch>{a, list}.template add_rows<Blocks>(list.p + k, at, last ? then : at, last ? 0 : end, c,
+                                                                    std::make_integer_sequence<int, 1>());
+  }
+};
+
+// Rows of one block in tables that the cache holds: the positions together use up a line of row numbers, and a list would
+// cost more than it brings.
+template <class Number> struct GatherNear {
+  GatherSum a;
+  int64_t i_begin, i_end;
+
+  template <int... k> [[gnu::always_inline]] void add_rows(int64_t p, std::integer_sequence<int, k...>) const {
+    const GatherBody<Number, false> body{a, {p, 1, i_begin, i_end - i_begin, nullptr}};
+    const Columns c{0, static_cast<int>(a.n_outputs)};
+    const int64_t table_size = a.n_rows * a.row_stride;
+    const Number* const tables = static_cast<const Number*>(a.tables);
+    Row<1> sum[] = {body.template start<1>(p + k, c)...};
+    for (int64_t i = i_begin; i < i_end; ++i) {
+      const int32_t* row = a.row + i * a.plane + p;
+      const Number* table = tables + (a.which ? a.which[i] : i) * table_size;
+      (sum[k].add(Row<1>::load_from(table + row[k] * a.row_stride, c.tail)), ...);
+    }
+    (sum[k].store_to(a.y + (p + k) * a.y_stride, c.tail), ...);
+  }
+
+  void run(int64_t p, int64_t p_end) const {
+    constexpr int n_together = together<1>();
+    const GatherNear own = *this;  // which nobody else sees: GCC reads what is not so again after every store
+    for (; p + n_together <= p_end; p += n_together) own.add_rows(p, std::make_integer_sequence<int, n_together>());
+    for (; p < p_end; ++p) own.add_rows(p, std::make_integer_sequence<int, 1>());
+  }
+};
+
+struct FillBody {
+  const GatherSum& a;
+  const RowList& list;
+  template <int Blocks> void run(Columns) const { list.fill<together<Blocks>()>(a); }
+};
+
+template <class Number, bool prefetch> void gather_rows(const GatherSum& a, int64_t p_begin, int64_t p_end) {
+  const bool is_long = a.n_outputs > kMaxBlocks * kLanes;
   const int64_t table_bytes = a.n_rows * a.row_stride * static_cast<int64_t>(sizeof(Number));
-  const bool prefetch = table_bytes * a.n_tables > kPrefetchAbove;
   const int64_t fitting = kGroupBytes / (table_bytes + 1);
-  const int64_t group = fitting >= 1 ? fitting : long_rows ? a.n_tables : 1;
-  const int64_t block = kBlockBytes / (a.y_stride * static_cast<int64_t>(sizeof(float))) + 1;
+  const bool grouped = fitting >= 1 && fitting < a.n_tables && 2 * a.n_rows <= p_end - p_begin;
+  const int64_t group = grouped ? fitting : a.n_tables;
+  const int64_t block = grouped ? kBlockBytes / (a.y_stride * static_cast<int64_t>(sizeof(float))) + 1 : p_end - p_begin;
+  alignas(64) int64_t places[2][kLanes * kTablesListed + kMostAhead];
   for (int64_t begin = p_begin; begin < p_end; begin += block) {
     const int64_t end = begin + block < p_end ? begin + block : p_end;
-    int64_t i_begin = 0;
-    do {
+    for (int64_t i_begin = 0; i_begin < a.n_tables; i_begin += group) {
       const int64_t i_end = i_begin + group < a.n_tables ? i_begin + group : a.n_tables;
-      if (long_rows) {
-        for (int64_t p = begin; p < end; ++p) {
-          for_columns(a.n_outputs, GatherBody<Number>{a, p, p + 1, end, i_begin, i_end, kLongRowAhead, prefetch});
-        }
-      } else {
-        for_columns(a.n_outputs, GatherBody<Number>{a, begin, end, end, i_begin, i_end, kAhead, prefetch});
+      if (!prefetch && a.n_outputs <= kLanes) {
+        GatherNear<Number>{a, i_begin, i_end}.run(begin, end);
+        continue;
       }
-      i_begin = i_end;
-    } while (i_begin < a.n_tables);
+      const int64_t parts = (i_end - i_begin + kTablesListed - 1) / kTablesListed;
+      const int64_t n_lists = (end - begin + kLanes - 1) / kLanes * parts;
+      const auto make = [&](int64_t q) {
+        const int64_t p = begin + q / parts * kLanes, i = i_begin + q % parts * kTablesListed;
+        const RowList list{p, end - p < kLanes ? end - p : kLanes, i, i_end - i < kTablesListed ? i_end - i : kTablesListed,
+                           places[q % 2]};
+        if (is_long) {
+          list.fill<1>(a);
+        } else {
+          for_columns(a.n_outputs, FillBody{a, list});
+        }
+        return list;
+      };
+      RowList next = make(0);
+      for (int64_t q = 0; q < n_lists; ++q) {
+        const RowList list = next;
+        if (q + 1 < n_lists) next = make(q + 1);
+        if (!is_long) {
+          for_columns(a.n_outputs, GatherShort<Number, prefetch>{a, list, next});
+          continue;
+        }
+        for (int64_t k = 0; k < list.count; ++k) {
+          const int64_t* const then = k + 1 < list.count ? list.at + (k + 1) * list.n : next.at;
+          for_long_columns(a.n_outputs, GatherLong<Number, prefetch>{a, list, k, then});
+        }
+      }
+    }
   }
 }
 
 void gather_sum(const GatherSum& a, int64_t p_begin, int64_t p_end) {
-  for_type(a.type, [&]<class Number>() { gather_rows<Number>(a, p_begin, p_end); });
+  for_type(a.type, [&]<class Number>() {
+    const int64_t bytes = a.n_tables * a.n_rows * a.row_stride * static_cast<int64_t>(sizeof(Number));
+    if (bytes > kPrefetchAbove) {
+      gather_rows<Number, true>(a, p_begin, p_end);
+    } else {
+      gather_rows<Number, false>(a, p_begin, p_end);
+    }
+  });
 }
 
 // ---- pairs of positions: their rows, and whose gains are whose --------------------------------------------------

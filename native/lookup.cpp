@@ -12,6 +12,7 @@ namespace polychron {
 namespace {
 
 constexpr int64_t kLanes = 16;
+constexpr int64_t kFloatsWorthWaking = 1 << 14;  // a sleeping thread wakes in the time that so many readings' floats take
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -200,7 +201,8 @@ void scatter(const Anchors& anchors, const uint8_t* pair, const float* slope, in
 void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAddresses& addresses, const float* v,
                      int64_t v_stride, int64_t n_sequences, int64_t n_positions, int64_t n_inputs, const float* through,
                      int64_t through_stride, float* dx, const TableUpdate& update, int n_threads) {
-  const int64_t n_flat = n_sequences * n_positions;
+  const int64_t n_flat = n_sequences * n_positions, floats = n_flat * std::max(tables.n_outputs, kLanes);
+  if (floats * anchors.n_tables < kFloatsWorthWaking) n_threads = 1;
   Buffer<float> slope(dx ? anchors.n_tables * n_flat : 0);
 
   struct Worker {
@@ -208,6 +210,7 @@ void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAd
     Buffer<int32_t> flipped;
   };
   std::vector<Worker> workers;
+  workers.reserve(static_cast<size_t>(n_threads));
   for (int w = 0; w < n_threads; ++w) {
     workers.push_back({TableOwner(n_flat, tables.n_rows, tables.n_outputs), Buffer<int32_t>(dx ? n_flat : 0)});
   }

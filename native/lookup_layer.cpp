@@ -22,6 +22,23 @@ struct Worker {
   Buffer<int32_t> row;
 };
 
+// What a call needs that its own thread computes alone: kept from call to call, since asking for memory takes as long as
+// a small batch does. Of bounded size: see kFloatsWorthWaking.
+struct OwnScratch {
+  std::vector<float> scratch;
+  std::vector<int32_t> row;
+
+  static OwnScratch& of(int64_t n_scratch, int64_t n_rows) {
+    static thread_local OwnScratch own;
+    const auto grow = [](auto& v, int64_t size) {
+      if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size));
+    };
+    grow(own.scratch, n_scratch);
+    grow(own.row, n_rows);
+    return own;
+  }
+};
+
 }  // namespace
 
 void read_layer(const Hasher& hasher, const Latencies& given, const Tables& tables, int64_t n_tables,
@@ -29,7 +46,16 @@ void read_layer(const Hasher& hasher, const Latencies& given, const Tables& tabl
   const int64_t n_flat = given.n_sequences * given.n_positions, K = tables.n_outputs, n = given.n_inputs;
   if (n_flat == 0) return;
   const Latencies in = hasher.max_delay() == 0 ? one_sequence(given) : given;
-  if (n_flat * n_tables * std::max(K, kLanes) < kFloatsWorthWaking) n_threads = 1;
+  if (n_flat * n_tables * std::max(K, kLanes) < kFloatsWorthWaking) {
+    const bool keeps = keep.row != nullptr;
+    OwnScratch& own = OwnScratch::of(hasher.scratch_floats(), keeps ? 0 : n_tables * n_flat);
+    const Addresses rows = keeps ? keep : Addresses{own.row.data(), nullptr, nullptr, n_flat};
+    hasher.positions(in, 0, n_flat, rows, own.scratch.data());
+    kernels().gather_sum({tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, rows.row, rows.plane,
+                          residual, y, K, tables.type},
+                         0, n_flat);
+    return;
+  }
   const int64_t chunk =
       std::clamp(divide_up(divide_up(n_flat, int64_t{n_threads} * 4), kLanes) * kLanes, kLanes, kLargestTask);
   const int64_t n_tasks = divide_up(n_flat, chunk), plane = chunk + kBetweenTables;

@@ -4,6 +4,7 @@
 #include "lookup_layer_binding.hpp"
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,9 @@ namespace {
 using Address = std::uintptr_t;
 
 template <class T> T* pointer(Address address, const char* name) {
-  require(address != 0 && address % alignof(T) == 0, std::string(name) + " must be the address of a tensor's memory");
+  if (address == 0 || address % alignof(T) != 0) {
+    throw std::invalid_argument(std::string(name) + " must be the address of a tensor's memory");
+  }
   return reinterpret_cast<T*>(address);
 }
 
@@ -63,7 +66,7 @@ class LookupLayer {
     TableUpdate change;
     change.rate = rate;
     change.visit_cap = visit_cap;
-    require(kind == "sgd" || kind == "online_sgd", "kind must be sgd or online_sgd; got " + kind);
+    if (kind != "sgd" && kind != "online_sgd") throw std::invalid_argument("kind must be sgd or online_sgd; got " + kind);
     change.kind = kind == "sgd" ? TableUpdate::Kind::sgd : TableUpdate::Kind::online_sgd;
     const int workers = threads(n_threads);
     if (n_flat == 0) return;

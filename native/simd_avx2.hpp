@@ -12,6 +12,7 @@ namespace polychron::avx2 {
 struct F32 { __m256 lo, hi; };
 struct I32 { __m256i lo, hi; };
 struct Mask { __m256 lo, hi; };
+constexpr int kSumsInRegisters = 8;
 
 inline __m256i lanes_below(int count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

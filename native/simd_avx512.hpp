@@ -12,6 +12,7 @@ namespace polychron::avx512 {
 struct F32 { __m512 v; };
 struct I32 { __m512i v; };
 using Mask = __mmask16;
+constexpr int kSumsInRegisters = 16;
 
 inline __mmask16 lanes_below(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 

@@ -12,6 +12,7 @@ namespace polychron::neon {
 struct F32 { float32x4_t q[4]; };
 struct I32 { int32x4_t q[4]; };
 struct Mask { uint32x4_t q[4]; };
+constexpr int kSumsInRegisters = 8;
 
 // One register after another: op(0), op(1), op(2), op(3).
 template <class R, class Op> inline __attribute__((always_inline)) R each(const Op& op) {

@@ -14,6 +14,7 @@ namespace polychron::scalar {
 struct F32 { float lane[16]; };
 struct I32 { int32_t lane[16]; };
 struct Mask { bool lane[16]; };
+constexpr int kSumsInRegisters = 8;
 
 #define POLYCHRON_LANES for (int l = 0; l < 16; ++l)
 

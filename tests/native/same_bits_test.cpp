@@ -55,8 +55,11 @@ void hash_tiles(const Kernels& set, Random& draw, Result& out) {
 
 void gathers(const Kernels& set, Random& draw, Result& out) {
   for (const int64_t K : kWidths) {
-    // Of some, the tables are larger than a group of them, or than all that is read without asking ahead.
-    const int64_t I = draw.between(0, 6), J = draw.below(8) ? draw.between(1, 9) : 1100, P = draw.between(1, 40);
+    // Some tables are larger than a group of them, or than all that is read without asking ahead; some are so many that
+    // one list of rows does not hold them, nor, if their rows are long, one group.
+    const bool many = draw.below(8) == 0;
+    const int64_t I = many ? draw.between(64, 150) : draw.between(0, 6);
+    const int64_t J = many || draw.below(8) ? draw.between(1, 9) : 1100, P = draw.between(1, 40);
     const int64_t row_stride = K + draw.below(2) * draw.below(20), y_stride = K + draw.below(2) * draw.below(20);
     const bool halves = draw.below(3) == 0;
     const std::vector<float> tables = draw.reals(halves ? 0 : I * J * row_stride), residual = draw.reals(P * y_stride);

@@ -174,7 +174,7 @@ def test_gradients_and_latencies_of_any_layout(odd, kind):
         assert torch.equal(actual, want)
 
 
-@pytest.mark.parametrize("spoilt", [lambda t: t[:-9], lambda t: t.float(), lambda t: t.view(-1, 1)[:, 0].flip(0)[::3]])
+@pytest.mark.parametrize("spoilt", [lambda t: t[:-9], lambda t: t.double(), lambda t: t.view(-1, 1)[:, 0].flip(0)[::3]])
 def test_what_a_hook_spoils_is_refused(spoilt):
     arguments, v = without_history(PLAIN)
     lookup(**arguments)

@@ -86,7 +86,7 @@ class LookupTables(RowLayer):
             return self._read_some(x, history, kept)
         held = self._buffers  # attributes that a module holds this way take a search each
         return lookup(
-            x, self.synaptic_vectors, held["anchors"], held["delays"], history=history,
+            x, self._tables(), held["anchors"], held["delays"], history=history,
             residual=self.residual, gradient=self.gradient, update=self.update,
         )  # fmt: skip
 

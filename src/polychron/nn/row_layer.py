@@ -64,9 +64,14 @@ class RowLayer(nn.Module):
         if update is None or not self.training:
             return None
         kept = update.draw_kept(self.n_tables) if self.drops_tables and update.leaves_out else None
-        if self.synaptic_vectors.dtype is torch.bfloat16:
+        if self._tables().dtype is torch.bfloat16:
             update.draw_seed()
         return kept
+
+    def _tables(self) -> torch.Tensor:
+        """The parameter, by a shorter way than an attribute of a module takes; a parametrization has none there."""
+        held = self._parameters.get("synaptic_vectors")
+        return self.synaptic_vectors if held is None else held
 
     def _options(self) -> dict[str, object]:
         return {"gradient": self.gradient, "update": self.update}

@@ -31,6 +31,7 @@ except ImportError as error:  # the package works without its extension, only sl
 REFERENCE = "reference"
 TRITON = "triton"
 
+_float32 = torch.float32
 _forced: str | None = None  # the reference, or Triton on CPU tensors
 _warned = False
 
@@ -97,6 +98,8 @@ def current_kernel() -> str:
 
 def runs_native(tensor: torch.Tensor) -> bool:
     """Whether operations on ``tensor`` go to the native kernels: float32, on the CPU, extension present."""
+    if _forced is None and native is not None:  # the usual case by one look
+        return tensor.is_cpu and tensor.dtype is _float32
     return tensor.dtype == torch.float32 and native_on(tensor.device)
 
 

@@ -27,6 +27,11 @@ from polychron.ops.row_update import RowUpdate
 
 _PLAIN = (Tensor, Parameter)
 
+# Looked up once: a small layer's call takes a few microseconds, each name on the way to these some tens of nanoseconds.
+_float32, _n_threads, _gradients_wanted = torch.float32, torch.get_num_threads, torch.is_grad_enabled
+_is_compiling, _tracing_state = torch.compiler.is_compiling, torch._C._get_tracing_state
+_is_transformed = torch._C._are_functorch_transforms_active
+
 
 class Reader:
     """Anchors and delays of one layer as the native kernels take them, checked.
@@ -37,11 +42,13 @@ class Reader:
 
     __slots__ = (
         "__weakref__", "_anchors", "_delays", "_stamp", "anchors", "delays", "layer", "n_inputs", "n_rows", "n_tables",
+        "read", "update",
     )  # fmt: skip
 
     def __init__(self, anchors: Tensor, delays: Tensor | None, n_inputs: int):
         self.anchors, self.delays = view(anchors), view(delays)
         self.layer = native.LookupLayer(self.anchors, self.delays, n_inputs)
+        self.read, self.update = self.layer.read, self.layer.update  # found once
         self.n_inputs = n_inputs
         self.n_tables = anchors.shape[0]
         self.n_rows = 1 << anchors.shape[1]
@@ -52,10 +59,9 @@ class Reader:
 
     def is_of(self, anchors: Tensor, delays: Tensor | None, n_inputs: int) -> bool:
         """Whether it was made from these, and they did not change since."""
-        same_delays = delays is None if self._delays is None else self._delays() is delays
         return (
             self._anchors() is anchors
-            and same_delays
+            and (delays is None if self._delays is None else self._delays() is delays)
             and self.n_inputs == n_inputs
             and self._stamp == _stamp(anchors, delays)
         )
@@ -77,7 +83,7 @@ def _forget() -> None:
     """Before the extension, which asks for what it made, is unloaded."""
     _readers.clear()
     for reader in _made:
-        reader.layer = None
+        reader.layer = reader.read = reader.update = None
 
 
 def remember(anchors: Tensor, delays: Tensor | None, n_inputs: int) -> None:
@@ -93,13 +99,13 @@ def remember(anchors: Tensor, delays: Tensor | None, n_inputs: int) -> None:
 def can_go_direct(x: Tensor, tables: Tensor) -> bool:
     """Whether the native kernels run, and nobody watches: no compiler, tracer, transform or subclass of tensors."""
     return (
-        runs_native(x)
-        and type(x) in _PLAIN
-        and type(tables) in _PLAIN
-        and not torch.compiler.is_compiling()
+        (type(x) is Tensor or type(x) is Parameter)
+        and (type(tables) is Parameter or type(tables) is Tensor)
+        and runs_native(x)
+        and not _is_compiling()
         and _get_current_dispatch_mode() is None
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._get_tracing_state() is None
+        and not _is_transformed()
+        and _tracing_state() is None
     )
 
 
@@ -122,7 +128,7 @@ def find_reader(
         return None
     rows = tables.shape
     if (
-        tables.dtype is not torch.float32
+        tables.dtype is not _float32
         or not tables.is_cpu
         or len(rows) != 3
         or rows[0] != reader.n_tables
@@ -134,7 +140,8 @@ def find_reader(
     if gradient == "fused":
         if type(update) is not RowUpdate or not has_even_rows(tables):
             return None
-        update.prepare(tables)
+        if update.kind == "adagrad":
+            update.prepare(tables)
     elif gradient not in GRADIENTS or update is not None:
         return None
     return reader
@@ -142,27 +149,40 @@ def find_reader(
 
 def read(reader: Reader, x: Tensor, tables: Tensor, residual: bool, gradient: str, update: RowUpdate | None) -> Tensor:
     """The layer of :func:`polychron.ops.lookup` for arguments that passed :func:`find_reader`."""
-    if torch.is_grad_enabled() and (x.requires_grad or tables.requires_grad):
-        return DirectLookup.apply(x, tables, (reader, residual, gradient, update))
-    return _forward(reader, x, tables, residual, None)
+    if _gradients_wanted() and (x.requires_grad or tables.requires_grad):
+        # A fused update leaves no gradient for the tables: where x has one to receive, the graph need not reach them.
+        reached = tables.detach() if gradient == "fused" and x.requires_grad else tables
+        return _apply(x, reached, (reader, residual, gradient, update))
+    return _forward(reader, x, tables, residual, 0)
 
 
-def _forward(reader: Reader, x: Tensor, tables: Tensor, residual: bool, kept: Tensor | None) -> Tensor:
-    if x.is_neg() or not x.is_contiguous():
+def _forward(reader: Reader, x: Tensor, tables: Tensor, residual: bool, kept: int) -> Tensor:
+    """``kept``: the address of what is kept for the gradients; 0: nothing is."""
+    if not x.is_contiguous() or x.is_neg():
         x = x.resolve_neg().contiguous()
     if not has_even_rows(tables):
         tables = tables.contiguous()
     shape, n_outputs = x.shape, tables.shape[2]
-    y = torch.empty((*shape[:-1], n_outputs), dtype=torch.float32, device="cpu")
-    reader.layer.read(
-        x.data_ptr(), *_batch(shape), tables.data_ptr(), n_outputs, tables.stride(1), residual, y.data_ptr(),
-        0 if kept is None else kept.data_ptr(), torch.get_num_threads(),
+    if len(shape) == 2:
+        n_sequences, n_positions = 1, shape[0]
+        y = x.new(n_positions, n_outputs)  # half of what torch.empty takes
+    else:
+        n_sequences, n_positions, _ = shape
+        y = x.new(n_sequences, n_positions, n_outputs)
+    reader.read(
+        x.data_ptr(), n_sequences, n_positions, tables.data_ptr(), n_outputs, tables.stride(1), residual, y.data_ptr(),
+        kept, _n_threads(),
     )  # fmt: skip
     return y
 
 
 def _batch(shape: torch.Size) -> tuple[int, int]:
     return (1, shape[0]) if len(shape) == 2 else (shape[0], shape[1])
+
+
+def _kept_floats(n_readings: int) -> int:
+    """How many float32 numbers hold row, pair and u of so many readings, nine bytes each."""
+    return (9 * n_readings + 3) // 4
 
 
 class DirectLookup(torch.autograd.Function):
@@ -172,22 +192,27 @@ class DirectLookup(torch.autograd.Function):
     def forward(ctx, x, tables, call):
         """Y; row, pair and u are kept in one tensor, which autograd frees with the graph."""
         reader, residual, gradient, _ = call
-        n_readings = x.numel() // reader.n_inputs * reader.n_tables
-        kept = torch.empty(9 * n_readings, dtype=torch.uint8, device="cpu")
+        if x.is_neg():
+            x = x.resolve_neg()
+        kept = x.new(_kept_floats(x.numel() // reader.n_inputs * reader.n_tables))
+        ctx.set_materialize_grads(False)
         ctx.call = call
         ctx.shape = x.shape
-        ctx.set_materialize_grads(False)
         if gradient == "fused":  # the update changes the tables on purpose: autograd is not to guard them
-            ctx.tables = tables.detach()
+            ctx.tables = tables.detach() if tables.requires_grad else tables
             ctx.save_for_backward(kept)
         else:
             ctx.save_for_backward(kept, tables)
-        return _forward(reader, x, tables, residual, kept)
+        return _forward(reader, x, tables, residual, kept.data_ptr())
 
     @staticmethod
     def backward(ctx, v):
         """DL/dx and dL/dS, or the update in place of the latter."""
-        return (_differentiate_once if torch.is_grad_enabled() else _differentiate)(ctx, v)
+        return (_differentiate_once if _gradients_wanted() else _differentiate)(ctx, v)
+
+
+# Past Function.apply, which asks once more whether a transform is active, and whether there is a setup_context.
+_apply = super(torch.autograd.Function, DirectLookup).apply
 
 
 def _differentiate(ctx, v: Tensor | None):
@@ -204,16 +229,18 @@ def _differentiate(ctx, v: Tensor | None):
 def _are_usual(ctx, kept: Tensor, v: Tensor) -> bool:
     """Whether addresses say all of what was kept and of dL/dy: hooks may have had both in their hands."""
     reader, shape = ctx.call[0], ctx.shape
+    its = v.shape
     return (
         type(kept) is Tensor
-        and type(v) in _PLAIN
-        and kept.dtype is torch.uint8
-        and v.dtype is torch.float32
+        and (type(v) is Tensor or type(v) is Parameter)
+        and kept.dtype is _float32
+        and v.dtype is _float32
         and kept.is_cpu
         and v.is_cpu
         and kept.is_contiguous()
-        and kept.numel() == 9 * reader.n_tables * (shape.numel() // reader.n_inputs)
-        and v.shape == (*shape[:-1], ctx.tables.shape[2])
+        and kept.numel() == _kept_floats(reader.n_tables * (shape.numel() // reader.n_inputs))
+        and its[:-1] == shape[:-1]
+        and its[-1] == ctx.tables.shape[2]
     )
 
 
@@ -223,21 +250,26 @@ def _update(ctx, kept: Tensor, v: Tensor) -> Tensor | None:
     shape, tables = ctx.shape, ctx.tables
     if not v.is_contiguous():
         v = v.contiguous()
-    dx = torch.empty(shape, dtype=torch.float32, device="cpu") if ctx.needs_input_grad[0] else None
+    dx = v.new(*shape) if ctx.needs_input_grad[0] else None
     cap = update.visit_cap
-    reader.layer.update(
+    reader.update(
         kept.data_ptr(), *_batch(shape), tables.data_ptr(), tables.shape[2], tables.stride(1), residual, v.data_ptr(),
         0 if dx is None else dx.data_ptr(), update.kind, update.step_rate, math.inf if cap is None else cap,
-        torch.get_num_threads(),
+        _n_threads(),
     )  # fmt: skip
     return dx
 
 
 def _addresses(kept: Tensor, n_tables: int, shape: torch.Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row, pair and u, each (I, B, T), which are parts of ``kept``."""
-    block = kept.numpy()
-    n = block.size // 9
     each = (n_tables, *_batch(shape))
+    n = math.prod(each)
+    if kept.dtype is not _float32 or kept.numel() != _kept_floats(n):
+        raise ValueError(
+            f"what was kept for the backward pass must come back as {_kept_floats(n)} float32 numbers; got "
+            f"{kept.numel()} of {kept.dtype}: does a hook of saved tensors change them?"
+        )
+    block = kept.numpy()
     row, u = np.ndarray(each, np.int32, block), np.ndarray(each, np.float32, block, 4 * n)
     return row, np.ndarray(each, np.uint8, block, 8 * n), u
 
