@@ -8,6 +8,7 @@ model = AutoModelForCausalLM.from_pretrained(folder)   # that `polychron export 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -20,6 +21,11 @@ from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
 from polychron.hub.state_cache import StateCache
 from polychron.limits import require_memory
+
+# Generation hands a cache on by name, which transformers 5.24 changed: before, it does not know the new one, and since
+# then, it warns of the old one.
+_CACHE_NAMES = ("cache", "past_key_values")
+_CACHE_NAME = next(name for name in _CACHE_NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)})
 
 
 class PolychronConfig(PretrainedConfig):
@@ -38,7 +44,7 @@ class PolychronConfig(PretrainedConfig):
     """
 
     model_type = "polychron"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - as the base class has it
+    keys_to_ignore_at_inference = [_CACHE_NAME]  # noqa: RUF012 - as the base class has it
 
     def __init__(
         self,
@@ -121,7 +127,7 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: StateCache | None = None,
+        *,
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
@@ -133,23 +139,21 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, T) int64; with a cache, those that follow.
             attention_mask: (B, past and new positions): 0 at padding, which may stand before or after a text.
-            past_key_values: from an earlier call.
             use_cache: give a cache back; nothing is differentiated then. Default: only where one was given, or
                 where there are no ``labels`` and no gradient is wanted.
             labels: (B, T) int64, -100 where nothing is to be predicted: the loss is the mean of nats of the next token.
             logits_to_keep: positions at the end of which logits are wanted; 0: all.
             return_dict: False: a tuple.
-            options: left alone; ``num_items_in_batch`` as in transformers' losses.
+            options: ``cache``, from an earlier call, which transformers before 5.24 names ``past_key_values`` (either
+                name will do); ``num_items_in_batch`` as in transformers' losses; others are left alone.
 
         Raises:
-            ValueError: padding inside a text, or a text of padding alone.
+            ValueError: padding inside a text, or a text of padding alone; a cache under each of its names.
         """
+        cache = _taken_cache(options)
         n_left = None if attention_mask is None else _left_padding(attention_mask)
         if use_cache is None:
-            use_cache = past_key_values is not None or (
-                self.config.use_cache and labels is None and not torch.is_grad_enabled()
-            )
-        cache = past_key_values
+            use_cache = cache is not None or (self.config.use_cache and labels is None and not torch.is_grad_enabled())
         if use_cache or cache is not None:
             cache = cache if cache is not None else StateCache(self.model)
             logits = cache.read(input_ids, n_left, last=logits_to_keep == 1)
@@ -159,7 +163,7 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, **{_CACHE_NAME: cache})
         return output.to_tuple() if return_dict is False else output
 
     def _logits(self, tokens: Tensor, n_left: Tensor | None) -> Tensor:
@@ -172,6 +176,14 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         back = (at - n_left[:, None]).clamp(min=0)
         logits = self.model(moved)
         return logits.gather(1, back[..., None].expand_as(logits))
+
+
+def _taken_cache(options: dict[str, Any]) -> StateCache | None:
+    """The cache among ``options``, which has it no longer."""
+    given = [cache for cache in (options.pop(name, None) for name in _CACHE_NAMES) if cache is not None]
+    if len(given) > 1:
+        raise ValueError("cache and past_key_values are two names of one argument; got both: give one")
+    return given[0] if given else None
 
 
 def _left_padding(mask: Tensor) -> Tensor | None:
