@@ -56,7 +56,8 @@ def quantize(tensors: Mapping[str, Tensor], to: str, tokens: Tensor | None = Non
     of a first layer are those of the float model. With a text, hidden rows are chosen together, so that the latencies
     that it meets come near the float model's (:func:`polychron.row_rounding.round_together`), and latencies are as fine
     as 16 bits allow for it; layers from the first attention on are rounded row by row all the same. Values of counted
-    contexts and cells of recent ones become int16 in the logits' unit. bfloat16: to nearest, ties to even; embeddings and contexts stay float32.
+    contexts and cells of recent ones become int16 in the logits' unit. bfloat16: to nearest, ties to even; embeddings
+    and contexts stay float32.
 
     Args:
         tensors: of a checkpoint; those that are not ``model.*`` are left out.

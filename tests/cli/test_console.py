@@ -24,6 +24,7 @@ FACTS = {
     "drop": 0.1,
     "members": 2,
     "contexts": 0,
+    "recent": False,
     "calibration": 0,
     "hash": "order",
     "reading": "hard",

@@ -198,7 +198,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(polychron: Comman
         ([text, "--minutes", "nan"], "--minutes must be positive and at most"),
         ([text, "--minutes", -1], "--minutes must be positive and at most"),
         ([text, "--minutes", "1e306"], "--minutes must be positive and at most 1,000,000,000; got 1e+306"),
-        ([text, "--contexts", 3, "--calibration", 15], "--calibration 15 sets nothing of this text aside"),
+        ([text, "--contexts", 3, "--calibration", 7], "--calibration 7 sets nothing of this text aside"),
         ([text, "--contexts", 3, "--calibration", 25_000], "--calibration 25000 sets nothing of this text aside"),
         ([""], "an argument is empty"),
         ([text, "--out", ""], "an argument is empty"),

@@ -118,7 +118,9 @@ def test_nor_does_any_on_a_microcontroller(cpu: str, tmp_path: Path):
 
 def test_the_sizes_it_gives_count_recent_tables(tmp_path: Path):
     done, without = (
-        export_c(read_integer_model(save_model(counted_model("delay", recent=recent), tmp_path / name)), tmp_path / name)
+        export_c(
+            read_integer_model(save_model(counted_model("delay", recent=recent), tmp_path / name)), tmp_path / name
+        )
         for recent, name in ((True, "a"), (False, "b"))
     )
     assert done.flash_bytes - without.flash_bytes == 256 + 2 * 80  # the bytes' tokens, the cells

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from polychron import models
 from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
 from polychron.export.huggingface import export_hf
-from polychron.hub.causal_lm import CACHE, PolychronConfig, PolychronForCausalLM
+from polychron.hub.causal_lm import PolychronConfig, PolychronForCausalLM
 from polychron.hub.state_cache import StateCache
 from polychron.hub.tokenizer import byte_tokenizer
 from polychron.runtime.sampling import Sampler, generate
@@ -28,6 +32,7 @@ RECURRENT = models.RecurrentConfig(
 )
 NETWORKS = {**MODELS, "recurrent": RECURRENT, "contexts": COUNTED["contexts"]}
 VOCABULARY = Vocabulary(BYTE_VALUES[:27])
+CACHE_NAME = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 
 
 def wrapped(name: str) -> PolychronForCausalLM:
@@ -41,6 +46,32 @@ def greedy(model: models.LanguageModel, prompt: bytes, n_bytes: int) -> bytes:
     """What `polychron generate --temperature 0` writes."""
     sampler = Sampler(temperature=0, excluded=[VOCABULARY.unseen_id])
     return b"".join(generate(Stream(model), VOCABULARY, prompt, n_bytes, sampler))
+
+
+def cache_of(output: Any) -> StateCache | None:
+    """Under the name that the version of transformers installed here gives it."""
+    return output.cache if hasattr(output, "cache") else output.past_key_values
+
+
+def watch(model: PolychronForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each call reads from now on, in a list that grows."""
+    read, extend = [], model.model.extend
+
+    def watched(tokens: torch.Tensor, state: Any, *, last: bool = False) -> tuple[torch.Tensor, Any]:
+        read.append(tokens.shape[1])
+        return extend(tokens, state, last=last)
+
+    monkeypatch.setattr(model.model, "extend", watched)
+    return read
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_warned_of(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Most of what transformers deprecates it logs, once a process: pytest's filter of warnings does not see that."""
+    logging.Logger.warning_once.cache_clear()
+    yield
+    warned = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING]
+    assert warned == []
 
 
 def ids(text: bytes) -> torch.Tensor:
@@ -82,12 +113,12 @@ def test_the_cache_gives_the_logits_of_the_whole_text_bit_for_bit(name: str):
     tokens = torch.stack([ids(random_text(length, seed)) for seed in range(3)])
     with torch.no_grad():
         whole = model(tokens, use_cache=False)
-        assert CACHE not in whole
+        assert cache_of(whole) is None
         cache, at = None, 0
         for piece in (3, 1, 1, length - 5):
-            step = model(tokens[:, at : at + piece], **{CACHE: cache}, use_cache=True)
+            step = model(tokens[:, at : at + piece], cache=cache, use_cache=True)
             assert torch.equal(step.logits, whole.logits[:, at : at + piece])
-            cache, at = step[CACHE], at + piece
+            cache, at = cache_of(step), at + piece
         assert cache.get_seq_length() == length
         assert torch.equal(model(tokens, logits_to_keep=1).logits, whole.logits[:, -1:])
 
@@ -95,18 +126,11 @@ def test_the_cache_gives_the_logits_of_the_whole_text_bit_for_bit(name: str):
 @pytest.mark.parametrize("name", ["delay", "transformer", "recurrent", "contexts"])
 def test_generation_reads_each_token_once_and_the_cache_does_not_grow(name: str, monkeypatch):
     model = wrapped(name)
-    read, sizes = [], []
-    extend = model.model.extend
-
-    def watched(tokens, state, *, last=False):
-        read.append(tokens.shape[1])
-        return extend(tokens, state, last=last)
-
-    monkeypatch.setattr(model.model, "extend", watched)
+    read, sizes = watch(model, monkeypatch), []
     step = model(ids(b"a text to begin with")[None], use_cache=True)
     for _ in range(60):
-        sizes.append(step[CACHE].n_bytes())
-        step = model(step.logits[:, -1:].argmax(dim=-1), **{CACHE: step[CACHE]})
+        sizes.append(cache_of(step).n_bytes())
+        step = model(step.logits[:, -1:].argmax(dim=-1), cache=cache_of(step))
     assert read == [20] + [1] * 60
     assert len(set(sizes)) == 1
     read.clear()
@@ -130,8 +154,9 @@ def test_texts_of_different_lengths_in_a_batch_do_not_touch_each_other(name: str
 
 
 @pytest.mark.parametrize("name", ["delay", "transformer", "recurrent", "contexts"])
-def test_beams_and_samples_use_the_cache(name: str):
+def test_beams_and_samples_use_the_cache(name: str, monkeypatch):
     model = wrapped(name)
+    read = watch(model, monkeypatch)
     prompt = ids(b"begin")[None]
     for options in ({"num_beams": 4}, {"do_sample": True, "num_return_sequences": 3}):
         results = []
@@ -141,29 +166,49 @@ def test_beams_and_samples_use_the_cache(name: str):
                                         suppress_tokens=[27], pad_token_id=27)  # fmt: skip
             results.append(model.generate(prompt, generation_config=settings))
         assert torch.equal(*results)
+        assert read == [5] + [1] * 5  # and without a cache none, for `extend` is not asked then
+        read.clear()
 
 
 @pytest.mark.parametrize("name", ["transformer", "contexts"])
 def test_a_cache_is_repeated_and_selected_row_by_row(name: str):
     model = wrapped(name)
-    cache = model(torch.stack([ids(b"aaa"), ids(b"bcd")]), use_cache=True)[CACHE]
+    cache = cache_of(model(torch.stack([ids(b"aaa"), ids(b"bcd")]), use_cache=True))
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([3, 0]))
     token = ids(b"xx")[:, None]
     expected = torch.cat([model.model(ids(text)[None])[:, -1] for text in (b"bcdx", b"aaax")])
-    assert torch.equal(model(token, **{CACHE: cache}).logits[:, 0], expected)
+    assert torch.equal(model(token, cache=cache).logits[:, 0], expected)
 
 
-def test_generation_goes_on_from_a_cache():
-    model = wrapped("delay")
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "top_k": 1}, {"num_beams": 3}], ids=str)
+@pytest.mark.parametrize("name", ["delay", "contexts"])
+def test_generation_goes_on_from_a_cache(name: str, options: dict[str, Any], monkeypatch):
+    model = wrapped(name)
     prompt = ids(b"one text")[None]
-    whole = model.generate(prompt, max_new_tokens=30, do_sample=False)
     first = model.generate(prompt, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
-    assert isinstance(first[CACHE], StateCache)
-    rest = model.generate(
-        first.sequences, **{CACHE: first[CACHE]}, max_new_tokens=20, do_sample=False
-    )  # fmt: skip
-    assert torch.equal(rest, whole)
+    cache = cache_of(first)
+    assert isinstance(cache, StateCache)
+    assert cache.get_seq_length() == first.sequences.shape[1] - 1
+    settings = {"max_new_tokens": 20, "do_sample": False, **options}
+    from_the_start = model.generate(first.sequences, use_cache=False, **settings)
+    if "num_beams" in options:
+        cache.batch_repeat_interleave(3)  # transformers repeats tokens, not a cache that it was given
+    read = watch(model, monkeypatch)
+    rest = model.generate(first.sequences, **{CACHE_NAME: cache}, **settings)
+    assert torch.equal(rest, from_the_start)
+    assert read == [1] * 20
+
+
+def test_the_cache_has_its_old_name_too():
+    model = wrapped("delay")
+    tokens = ids(b"one text")[None]
+    whole = model(tokens, use_cache=False).logits
+    by_name = [cache_of(model(tokens[:, :3], use_cache=True)) for _ in range(2)]
+    for name, cache in zip(("cache", "past_key_values"), by_name, strict=True):
+        assert torch.equal(model(tokens[:, 3:], **{name: cache}).logits, whole[:, 3:])
+    with pytest.raises(ValueError, match="two names of one argument; got both"):
+        model(tokens, cache=by_name[0], past_key_values=by_name[1])
 
 
 @pytest.mark.parametrize("name", ["delay", "transformer", "recurrent"])
@@ -237,12 +282,3 @@ def test_what_cannot_be_is_refused():
         model(tokens, attention_mask=torch.tensor([[1, 1, 1], [1, 0, 1]]))
     with pytest.raises(ValueError, match="float32"):
         model.to(torch.float16)(tokens)
-
-
-@pytest.mark.parametrize("name", ["cache", "past_key_values"])
-def test_a_cache_is_taken_by_both_names_that_transformers_has_for_it(name: str):
-    model, tokens = wrapped("contexts"), ids(b"a text to read")[None]
-    cache = model(tokens[:, :9], use_cache=True)[CACHE]
-    assert torch.equal(model.forward(tokens[:, 9:], **{name: cache}).logits, model.model(tokens)[:, 9:])
-    with pytest.raises(ValueError, match="give one of them"):
-        model.forward(tokens, cache=cache, past_key_values=cache)

@@ -1,4 +1,4 @@
-"""Tables that are written while a text is read: the kernel against the definition, the definition against tables by hand."""
+"""Tables that are written while a text is read: the kernel against the definition, and that against a dictionary."""
 
 from __future__ import annotations
 

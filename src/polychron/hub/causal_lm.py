@@ -22,8 +22,10 @@ from polychron.errors import InputError
 from polychron.hub.state_cache import StateCache
 from polychron.limits import require_memory
 
-# What transformers calls the cache: since 5.24 as the first.
-CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+# Generation hands a cache on by name, which transformers 5.24 changed: before, it does not know the new one, and since
+# then, it warns of the old one.
+_CACHE_NAMES = ("cache", "past_key_values")
+_CACHE_NAME = next(name for name in _CACHE_NAMES if name in {field.name for field in fields(CausalLMOutputWithPast)})
 
 
 class PolychronConfig(PretrainedConfig):
@@ -42,7 +44,7 @@ class PolychronConfig(PretrainedConfig):
     """
 
     model_type = "polychron"
-    keys_to_ignore_at_inference = [CACHE]  # noqa: RUF012 - as the base class has it
+    keys_to_ignore_at_inference = [_CACHE_NAME]  # noqa: RUF012 - as the base class has it
 
     def __init__(
         self,
@@ -125,12 +127,11 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: StateCache | None = None,
+        *,
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
-        cache: StateCache | None = None,
         **options: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the next token.
@@ -138,21 +139,18 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, T) int64; with a cache, those that follow.
             attention_mask: (B, past and new positions): 0 at padding, which may stand before or after a text.
-            past_key_values: from an earlier call, as transformers before 5.24 names it.
             use_cache: give a cache back; nothing is differentiated then. Default: only where one was given, or
                 where there are no ``labels`` and no gradient is wanted.
             labels: (B, T) int64, -100 where nothing is to be predicted: the loss is the mean of nats of the next token.
             logits_to_keep: positions at the end of which logits are wanted; 0: all.
             return_dict: False: a tuple.
-            cache: from an earlier call.
-            options: left alone; ``num_items_in_batch`` as in transformers' losses.
+            options: ``cache``, from an earlier call, which transformers before 5.24 names ``past_key_values`` (either
+                name will do); ``num_items_in_batch`` as in transformers' losses; others are left alone.
 
         Raises:
-            ValueError: padding inside a text, a text of padding alone, or a cache under both names.
+            ValueError: padding inside a text, or a text of padding alone; a cache under each of its names.
         """
-        if cache is not None and past_key_values is not None:
-            raise ValueError("cache and past_key_values are one thing by two names: give one of them")
-        cache = past_key_values if cache is None else cache
+        cache = _taken_cache(options)
         n_left = None if attention_mask is None else _left_padding(attention_mask)
         if use_cache is None:
             use_cache = cache is not None or (self.config.use_cache and labels is None and not torch.is_grad_enabled())
@@ -165,7 +163,7 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, **{_CACHE_NAME: cache})
         return output.to_tuple() if return_dict is False else output
 
     def _logits(self, tokens: Tensor, n_left: Tensor | None) -> Tensor:
@@ -178,6 +176,14 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         back = (at - n_left[:, None]).clamp(min=0)
         logits = self.model(moved)
         return logits.gather(1, back[..., None].expand_as(logits))
+
+
+def _taken_cache(options: dict[str, Any]) -> StateCache | None:
+    """The cache among ``options``, which has it no longer."""
+    given = [cache for cache in (options.pop(name, None) for name in _CACHE_NAMES) if cache is not None]
+    if len(given) > 1:
+        raise ValueError("cache and past_key_values are two names of one argument; got both: give one")
+    return given[0] if given else None
 
 
 def _left_padding(mask: Tensor) -> Tensor | None:

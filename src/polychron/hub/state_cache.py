@@ -31,10 +31,10 @@ class StateCache:
         model: whose states these are.
     """
 
+    # What transformers asks of its own caches, from 5.24 on of any.
     is_compileable = False
-    is_linear = (
-        False,
-    )  # transformers 5.24: whoever goes on from a cache gives the whole text, of which new tokens are read
+    is_croppable = False
+    is_linear = (False,)  # for each layer; where all are, a text that goes on from a cache is read again from its start
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model

@@ -224,7 +224,9 @@ class DelayLM(LanguageModel):
         starts = range(0, max(0, n - context) // SCORE_STRETCH * SCORE_STRETCH, SCORE_STRETCH)
         first = [self._score_at(tokens, recalled, [0], context)[0]] if starts else []
         body = [
-            self._score_at(tokens, recalled, starts[k : k + SCORE_BATCH], context + SCORE_STRETCH)[:, context:].flatten()
+            self._score_at(tokens, recalled, starts[k : k + SCORE_BATCH], context + SCORE_STRETCH)[
+                :, context:
+            ].flatten()
             for k in range(0, len(starts), SCORE_BATCH)
         ]
         scored = len(starts) * SCORE_STRETCH  # of the positions from `context` on

@@ -35,8 +35,8 @@ def start_recent_state(n_sequences: int) -> Tensor:
     """The state before a text begins: (B, RECENT_STATE_SIZE) int64.
 
     What contexts are made of (:func:`polychron.ops.contexts.start_state`), the key of each table's context, and the
-    places of each table: key, symbol before, its run, latest symbol, its run, of 32 and four times 8 bits. A latest run of
-    0: nothing was written.
+    places of each table: key, symbol before, its run, latest symbol, its run, of 32 and four times 8 bits. Where the
+    latest run is 0, nothing was written.
     """
     empty = torch.zeros(n_sequences, N_RECENT + N_RECENT * N_PLACES, dtype=torch.int64)
     return torch.cat([start_state(n_sequences), empty], dim=1)

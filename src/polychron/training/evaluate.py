@@ -59,9 +59,9 @@ def score(model: torch.nn.Module, tokens: np.ndarray, vocabulary: Vocabulary) ->
     """Score every byte of a text after the first exactly once, with all the context the model can use.
 
     The text is scored piece by piece, each preceded by ``model.context_length`` tokens that are not scored
-    again, so memory stays bounded; what a model recalls from further back is handed on. A byte that the vocabulary does not have costs -log p(unseen) + log(number
-    of such byte values): with that the figure is the length of a code for bytes, comparable between
-    vocabularies.
+    again, so memory stays bounded; what a model recalls from further back is handed on. A byte that the vocabulary does
+    not have costs -log p(unseen) + log(number of such byte values): with that the figure is the length of a code for
+    bytes, comparable between vocabularies.
 
     Args:
         model: a `polychron.models.LanguageModel`.

@@ -1,4 +1,4 @@
-"""How much a text's own past is to be believed: the cells of recent tables, fitted to text that nothing was counted in."""
+"""How much a text's own past is to be believed: the cells of recent tables, fitted to text that was not counted."""
 
 # N position in the text, K symbol, M numbers found at a position, C cell
 
@@ -20,7 +20,7 @@ _CURVATURE_OF = 4  # of so many pieces one
 _CELLS_STRENGTH = 4.0
 _FACTOR_STRENGTH = 20.0
 
-# Of each table a row for the latest symbol and one for that before; means of what was fitted to a novel, plays and code.
+# Of each table a row for the latest symbol and one for that before: means of what suits novels, plays and code.
 USUAL_CELLS = (
     (0.31, 0.51, 0.55, 0.54, 0.36, 0.45, 0.97, 1.69),
     (0.24, 0.27, 0.10, 0.29, 0.27, 0.20, 0.06, -0.14),
