@@ -34,7 +34,7 @@ def test_it_is_quantised_scored_and_written_with(to: str, polychron: Command, co
     (score,) = polychron("evaluate", out, "--json").objects
     assert score["nats_per_byte"] == result["nats_per_byte_after"]
     (score,) = polychron("evaluate", counted, "--json").objects
-    assert score["nats_per_byte"] == pytest.approx(result["nats_per_byte_before"], rel=1e-8)
+    assert score["nats_per_byte"] == pytest.approx(result["nats_per_byte_before"], rel=1e-9)
     for folder in (counted, out):
         assert "sheep" in polychron("generate", folder, "In field", "--bytes", 200).out
     (facts,) = polychron("inspect", out, "--json").objects
@@ -70,9 +70,10 @@ def test_what_contexts_cost_is_predicted_and_counted(polychron: Command, counted
     for layer, n_rows in zip(measured, (5, 5, 4, 10), strict=True):
         predicted, read = layer["predicted"], layer["counted"]
         assert predicted["rows"] == n_rows
-        for name in ("rows", "additions", "row_bytes", "other_bytes"):
-            # Where a line of the index is full, a search goes on to the next.
-            assert 0 < read[name] <= predicted[name] * (1.25 if name == "other_bytes" else 1)
+        for name in ("rows", "additions", "row_bytes"):
+            assert 0 < read[name] <= predicted[name]
+        # Lines of an index hold rows, too; where one is full, a search goes on to the next.
+        assert 0 < read["other_bytes"] <= 3 * predicted["other_bytes"]
         assert 0 < layer["distinct_rows"] <= 300 * n_rows
     shown = polychron("cost", counted, "--measure", text).out
     assert "of contexts at most" in shown

@@ -132,7 +132,7 @@ class ContextCost(LayerCost):
         return self.n_entries * _entry_bytes(element_bytes) + self.n_contexts * _CONTEXT_BYTES
 
     def latency_bytes(self, element_bytes: int) -> int:
-        """Bytes read to find the rows: a line of the runtime's index each. The shortest need none; some take two."""
+        """Bytes read to find the rows, a line of the runtime's index each: the shortest need none, others a few."""
         return (self.n_tables - 1) * _LINE_BYTES
 
     def row_bytes(self, element_bytes: int) -> int:

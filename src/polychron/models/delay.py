@@ -209,11 +209,11 @@ class DelayLM(LanguageModel):
         return logits[:, -1 if last else 0 :], kept
 
     def recall(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Of models with recent tables what these add, see :meth:`polychron.nn.ContextTables.recall`."""
+        """Of models with recent tables what these know, see :meth:`polychron.nn.ContextTables.recall`."""
         if not self.config.recent:
             return None, None
-        added, state = self.contexts.recall(tokens[None], state)
-        return added[0], state
+        found, state = self.contexts.recall(tokens[None], state)
+        return found[0], state
 
     @torch.no_grad()
     def score(self, tokens: Tensor, recalled: Tensor | None = None) -> Tensor:
@@ -236,8 +236,8 @@ class DelayLM(LanguageModel):
     def _score_at(self, tokens: Tensor, recalled: Tensor | None, starts: Sequence[int], T: int) -> Tensor:
         """Nats (B, T) of windows of a text that begin there."""
         windows = torch.stack([tokens[start : start + T + 1] for start in starts])
-        added = None if recalled is None else torch.stack([recalled[start : start + T] for start in starts])
-        return self.nats(windows[:, :-1].contiguous(), windows[:, 1:].contiguous(), added)
+        found = None if recalled is None else torch.stack([recalled[start : start + T] for start in starts])
+        return self.nats(windows[:, :-1].contiguous(), windows[:, 1:].contiguous(), found)
 
 
 def _is_count(value: object, lowest: int, highest: int) -> bool:

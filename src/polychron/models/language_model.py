@@ -99,15 +99,15 @@ class LanguageModel(nn.Module):
     def score(self, tokens: Tensor, recalled: Tensor | None = None) -> Tensor:
         """Nats of tokens[1:], each predicted with as much context as the model can use: (N,) int64 to (N - 1,).
 
-        ``recalled`` (N - 1, K): of a text that did not begin here, what :meth:`recall` gave for tokens[:-1].
+        ``recalled`` (N - 1, ...): of a text that did not begin here, what :meth:`recall` gave for tokens[:-1].
         """
         raise NotImplementedError
 
     def recall(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What a model remembers of a text beyond ``context_length`` adds to its logits.
+        """What a model remembers of a text beyond ``context_length``.
 
-        Logits (T, K) after each of the tokens (T,), which follow those that made ``state``, None: none; new state. None
-        and None of a model that remembers no more.
+        For each of the tokens (T,), which follow those that made ``state``, None: none: (T, ...), in a form of the model's
+        own; new state. None and None of a model that remembers no more.
         """
         return None, None
 
@@ -128,7 +128,7 @@ class LanguageModel(nn.Module):
     def train_step(self, tokens: Tensor, targets: Tensor, recalled: Tensor | None = None) -> float:
         """``loss(tokens, targets).backward()`` of a model with an optimizer attached; returns the loss.
 
-        ``recalled`` (B, T, K): see :meth:`nats`.
+        ``recalled`` (B, T, ...): see :meth:`nats`.
 
         Where native kernels run it is one call to them (:class:`polychron.nn.Chain`), on a GPU one CUDA graph
         (:class:`polychron.nn.GraphStep`), with the same result. Tokens may lie on another device than the model.
@@ -148,7 +148,7 @@ class LanguageModel(nn.Module):
     def nats(self, tokens: Tensor, targets: Tensor, recalled: Tensor | None = None) -> Tensor:
         """Nats of ``targets`` (B, T) after ``tokens`` (B, T), position by position; nothing is differentiated.
 
-        On the device of ``tokens``, wherever the model is. ``recalled`` (B, T, K): what :meth:`recall` added of texts
+        On the device of ``tokens``, wherever the model is. ``recalled`` (B, T, ...): what :meth:`recall` gave of texts
         that did not begin here; None: they did.
         """
         chain = self._chain(trains=False)
@@ -169,7 +169,7 @@ class LanguageModel(nn.Module):
             return None
         if recalled is None:
             return self.contexts(tokens)
-        return self.contexts.counted(tokens) + recalled.to(tokens.device)
+        return self.contexts.counted(tokens, recalled)
 
     def _check_range(self, tokens: Tensor, targets: Tensor) -> None:
         """Of a model on a GPU, which would read whatever lies there. Cheap while tokens are still on the CPU."""

@@ -153,13 +153,21 @@ class ContextTables(nn.Module):
             add_recent(logits, self.recent.cpu(), symbols, found)
         return logits.to(tokens.device), after.to(tokens.device)
 
-    def counted(self, tokens: Tensor) -> Tensor:
-        """What of :meth:`forward` was counted, (B, T, K): it knows the last bytes of a text only."""
+    def counted(self, tokens: Tensor, recalled: Tensor | None = None) -> Tensor:
+        """What of :meth:`forward` was counted, (B, T, K): it knows the last bytes of a text only.
+
+        ``recalled``: what :meth:`recall` found for these tokens is added.
+        """
         ids = tokens.to("cpu", torch.int64)
-        return self._counted(ids, start_state(len(tokens)))[0].to(tokens.device)
+        logits, _ = self._counted(ids, start_state(len(tokens)))
+        if recalled is not None:
+            add_recent(logits, self.recent.cpu(), *recalled.cpu().unbind(-1))
+        return logits.to(tokens.device)
 
     def recall(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The rest, what recent tables add: logits (B, T, K) after tokens (B, T) that follow ``state``; new state.
+        """The rest: what recent tables know after each of the tokens (B, T), which follow ``state``; new state.
+
+        Symbols and cells, (B, T, 2 I, 2) uint8, see :func:`polychron.ops.recent.find_recent`.
 
         Raises:
             ValueError: there are none, or a token is out of range.
@@ -170,8 +178,7 @@ class ContextTables(nn.Module):
         symbols, found, after = find_recent(
             self.byte.cpu(), ids, start_recent_state(len(tokens)) if state is None else state.cpu()
         )
-        logits = torch.zeros(*tokens.shape, len(self.byte))
-        return add_recent(logits, self.recent.cpu(), symbols, found).to(tokens.device), after
+        return torch.stack([symbols, found], dim=-1), after
 
     def _counted(self, ids: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         (first, after), *others = (reader.read(ids, before) for reader in self._checked())

@@ -81,15 +81,15 @@ def score_while_learning(
         began = time.perf_counter()
         end, first = min(start + PIECE, n), max(0, start - context)
         read, follow = ids[None, first:end].contiguous(), ids[None, first + 1 : end + 1].contiguous()
-        added, memory = model.recall(ids[start:end], memory)
-        if added is not None:
-            before = added[:0] if recalled is None else recalled[recalled.shape[0] - (start - first) :]
-            recalled = torch.cat([before, added])
-        base = None if recalled is None else recalled[None]
-        nats += model.nats(read, follow, base)[0, start - first :].sum(dtype=torch.float64).item()
+        found, memory = model.recall(ids[start:end], memory)
+        if found is not None:
+            before = found[:0] if recalled is None else recalled[len(recalled) - (start - first) :]
+            recalled = torch.cat([before, found])
+        of_window = None if recalled is None else recalled[None]
+        nats += model.nats(read, follow, of_window)[0, start - first :].sum(dtype=torch.float64).item()
         n_unseen = np.count_nonzero(tokens[start + 1 : end + 1] == vocabulary.unseen_id)
         nats += n_unseen * vocabulary.unseen_nats
-        model.train_step(read, follow, base)
+        model.train_step(read, follow, of_window)
         seconds += time.perf_counter() - began
         if end == n or k % _REPORTS_EVERY == 0:
             yield Score(nats, end, seconds)

@@ -91,7 +91,8 @@ def score_progressively(model: torch.nn.Module, tokens: np.ndarray, vocabulary: 
         with torch.no_grad():
             recalled, memory = model.recall(ids[known:-1], memory)
             if recalled is not None:
-                recalled = torch.cat([recalled.new_zeros(known, recalled.shape[1]), recalled])
+                again = recalled[:1].expand(known, *recalled.shape[1:])  # of what is not scored again, anything
+                recalled = torch.cat([again, recalled])
             piece = model.score(ids, recalled)[known:].numpy()
         n_unseen = np.count_nonzero(tokens[max(1, start) : end] == vocabulary.unseen_id)
         nats += float(piece.sum(dtype=np.float64)) + n_unseen * vocabulary.unseen_nats
