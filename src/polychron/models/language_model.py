@@ -106,8 +106,8 @@ class LanguageModel(nn.Module):
     def recall(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What a model remembers of a text beyond ``context_length``.
 
-        For each of the tokens (T,), which follow those that made ``state``, None: none: (T, ...), in a form of the model's
-        own; new state. None and None of a model that remembers no more.
+        For each of the tokens (T,), which follow those that made ``state``, None: none: (T, ...), in a form of the
+        model's own; new state. None and None of a model that remembers no more.
         """
         return None, None
 
