@@ -8,10 +8,12 @@ import numpy as np
 
 from polychron.nn import ContextTables
 from polychron.ops.contexts import LISTS, ContextRows, advance_reference, context_of, start_state
+from polychron.ops.recent import LONGEST_RUNS, N_RECENT, RECENT_CONTEXTS
 from polychron.twins.cost import FLOAT, Cost
 
 _OFFSETS = 4 * 4  # where a context's children and its entries begin and end
 _SYMBOL = 1
+_PLACE = 8
 
 
 def context_cost(contexts: ContextTables, tokens: np.ndarray) -> Cost:
@@ -29,6 +31,19 @@ def context_cost(contexts: ContextTables, tokens: np.ndarray) -> Cost:
             operations, n_bytes = operations + cost.operations, n_bytes + cost.bytes
     n = max(1, len(tokens))
     return Cost(operations / n, n_bytes / n)
+
+
+def recent_cost() -> Cost:
+    """What tables that are written while a text is read cost at most: a token written to each, two symbols read of each.
+
+    Of each byte of a context's key an addition and three times a shift and an exclusive or; of a place written its key
+    and symbol compared, four numbers changed; of one read its key and run compared; of a symbol its run's class found by
+    seven comparisons, and its cell added. A place is written to, and another one read.
+    """
+    keys = 7 * sum(depth for _, depth in RECENT_CONTEXTS)
+    places = N_RECENT * (2 + 4 + 2)
+    symbols = 2 * N_RECENT * (len(LONGEST_RUNS) + 1)
+    return Cost(keys + places + symbols, N_RECENT * 3 * _PLACE + 2 * N_RECENT * FLOAT)
 
 
 def _path_cost(rows: ContextRows, known: tuple[int, ...]) -> Cost:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from harness.context_cost import context_cost
+from harness.context_cost import context_cost, recent_cost
 from polychron.models import LanguageModel
 from polychron.nn import LookupTables, PairAttention, Readout, RowLayer
 from polychron.twins.cost import FLOAT, Cost, embedding, softmax
@@ -22,7 +22,7 @@ class UnknownCostError(ValueError):
 def reading_cost(model: LanguageModel, tokens: np.ndarray | None = None) -> Cost:
     """Of one more byte, with the latencies that delays reach back to, or the rows of keys, remembered.
 
-    What counted contexts cost is averaged over the text ``tokens`` (N,).
+    What counted contexts cost is averaged over the text ``tokens`` (N,); of recent tables it is the most they can.
 
     Raises:
         UnknownCostError: a layer with parameters is of a kind that is not known here, or there is no text to average
@@ -33,6 +33,8 @@ def reading_cost(model: LanguageModel, tokens: np.ndarray | None = None) -> Cost
         if tokens is None:
             raise UnknownCostError("the cost of counted contexts is that of a text, and none is given")
         total += context_cost(model.contexts, tokens)
+        if model.contexts.recent is not None:
+            total += recent_cost()
     return total
 
 

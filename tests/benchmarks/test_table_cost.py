@@ -9,6 +9,7 @@ from harness.table_cost import UnknownCostError, reading_cost, training_operatio
 from polychron.models import DelayConfig, TransformerConfig, build
 from polychron.nn import ContextTables
 from polychron.ops.contexts import bytes_of_symbols
+from polychron.ops.recent import CELLS_SHAPE
 
 
 def test_a_delay_model_by_hand():
@@ -53,3 +54,18 @@ def test_counted_contexts_by_hand():
     assert cost.bytes == 3 * (2 + 1) * 5 + 3 * 2 * 16 + 2 + 2 + 4
     nowhere = context_cost(tables, np.array([2]))  # a byte that was never met, in the first column
     assert nowhere.operations == 2 + (2 + 2) + (2 + 2) + 4 + 1
+
+
+def test_recent_tables_by_hand():
+    """Beside all else: five keys of 3, 5, 7, 4 and 3 bytes, a place each written and read, two cells each."""
+    text = np.tile(np.array([0, 1], dtype=np.uint8), 8)
+    costs = []
+    for recent in (False, True):
+        tables = ContextTables.of_text(text, [(0, 16)], bytes_of_symbols(b"ab"), depth=1)
+        if recent:
+            tables.set_recent(torch.zeros(CELLS_SHAPE))
+        model = build(DelayConfig(vocabulary_size=3, n_tables=2, n_comparisons=2, readout_n_comparisons=2))
+        model.set_contexts(tables)
+        costs.append(reading_cost(model, text[:10]))
+    assert costs[1].operations - costs[0].operations == 22 * 7 + 5 * 8 + 10 * 8
+    assert costs[1].bytes - costs[0].bytes == 5 * 3 * 8 + 10 * 4
