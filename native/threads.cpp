@@ -38,26 +38,29 @@ class Pool {
       const int worker = static_cast<int>(workers_.size()) + 1;
       workers_.emplace_back([this, worker] { serve(worker); });
     }
+    // Nobody is inside: what workers read may change.
+    work_ = &work;
+    n_tasks_ = n_tasks;
+    n_wanted_ = n_helpers;
+    next_.store(0, std::memory_order_relaxed);
+    failure_ = nullptr;
+    gate_.fetch_sub(kClosed, std::memory_order_release);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      work_ = &work;
-      n_tasks_ = n_tasks;
-      n_wanted_ = n_helpers;
-      n_running_.store(n_helpers, std::memory_order_relaxed);
-      next_.store(0, std::memory_order_relaxed);
-      failure_ = nullptr;
       round_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
     inside_ = true;
     take_tasks(0);
     inside_ = false;
-    for (int spin = 0; n_running_.load(std::memory_order_acquire) > 0; ++spin) {
+    // All tasks are taken. Waking a thread may take longer than they did: who has not come by now need not come.
+    gate_.fetch_add(kClosed, std::memory_order_acq_rel);
+    for (int spin = 0; gate_.load(std::memory_order_acquire) != kClosed; ++spin) {
       if (spin < kSpins) {
         relax();
       } else {
         std::unique_lock<std::mutex> lock(mutex_);
-        done_.wait(lock, [this] { return n_running_.load(std::memory_order_acquire) == 0; });
+        done_.wait(lock, [this] { return gate_.load(std::memory_order_acquire) == kClosed; });
       }
     }
     if (failure_) std::rethrow_exception(failure_);
@@ -79,16 +82,13 @@ class Pool {
     uint64_t seen = 0;
     for (;;) {
       for (int spin = 0; spin < kSpins && round_.load(std::memory_order_acquire) == seen; ++spin) relax();
-      bool wanted;
       {
         std::unique_lock<std::mutex> lock(mutex_);
         wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
         seen = round_.load(std::memory_order_acquire);
-        wanted = worker <= n_wanted_;
       }
-      if (!wanted) continue;
-      take_tasks(worker);
-      if (n_running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      if (gate_.fetch_add(1, std::memory_order_acq_rel) < kClosed && worker <= n_wanted_) take_tasks(worker);
+      if (gate_.fetch_sub(1, std::memory_order_acq_rel) == kClosed + 1) {
         std::lock_guard<std::mutex> lock(mutex_);
         done_.notify_one();
       }
@@ -103,7 +103,8 @@ class Pool {
   const std::function<void(int64_t, int)>* work_ = nullptr;
   int64_t n_tasks_ = 0;
   int n_wanted_ = 0;
-  std::atomic<int> n_running_{0};
+  static constexpr int kClosed = 1 << 30;
+  std::atomic<int> gate_{kClosed};  // workers that are at it; and kClosed while nobody may begin
   std::atomic<int64_t> next_{0};
   std::atomic<uint64_t> round_{0};
   std::exception_ptr failure_;
