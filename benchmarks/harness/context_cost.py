@@ -34,11 +34,11 @@ def context_cost(contexts: ContextTables, tokens: np.ndarray) -> Cost:
 
 
 def recent_cost() -> Cost:
-    """What tables that are written while a text is read cost at most: a token written to each, two symbols read of each.
+    """What tables that are written while a text is read cost at most.
 
-    Of each byte of a context's key an addition and three times a shift and an exclusive or; of a place written its key
-    and symbol compared, four numbers changed; of one read its key and run compared; of a symbol its run's class found by
-    seven comparisons, and its cell added. A place is written to, and another one read.
+    A token is written to each, two symbols are read of each. Of each byte of a context's key an addition and three
+    times a shift and an exclusive or; of a place written its key and symbol compared, four numbers changed; of one read
+    its key and run compared; of a symbol its run's class found by seven comparisons, and its cell added.
     """
     keys = 7 * sum(depth for _, depth in RECENT_CONTEXTS)
     places = N_RECENT * (2 + 4 + 2)
