@@ -157,12 +157,29 @@ class Reader {
 constexpr int64_t kRecentStateSize = kStateSize + kRecentTables + kRecentTables * kRecentPlaces;
 constexpr uint8_t kNoCell = kRecentCells;
 
-void find_recent(In<uint8_t, 1> byte, In<int64_t, 2> tokens, Out<int64_t, 2> state, Out<uint8_t, 3> symbols,
+// Places of a text of which no state is kept: all 0 between two texts.
+class EmptyPlaces {
+ public:
+  int64_t* get() {
+    places_.resize(static_cast<size_t>(kRecentTables * kRecentPlaces));
+    return places_.data();
+  }
+  void note(int64_t place) { written_.push_back(place); }
+  void clear() {
+    for (const int64_t place : written_) places_[static_cast<size_t>(place)] = 0;
+    written_.clear();
+  }
+
+ private:
+  std::vector<int64_t> places_, written_;
+};
+
+void find_recent(In<uint8_t, 1> byte, In<int64_t, 2> tokens, Maybe<Out<int64_t, 2>> state, Out<uint8_t, 3> symbols,
                  Out<uint8_t, 3> cells, int n_threads) {
   const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
   const auto K = static_cast<int64_t>(byte.size());
   require(K >= 1 && K <= kMaxContextSymbols, "byte must be of 1 to 256 symbols; got " + std::to_string(K));
-  require_shape(state, "state", {B, kRecentStateSize});
+  if (state) require_shape(*state, "state", {B, kRecentStateSize});
   require_shape(symbols, "symbols", {B, T, 2 * kRecentTables});
   require_shape(cells, "cells", {B, T, 2 * kRecentTables});
   for (int64_t p = 0; p < B * T; ++p) {
@@ -173,15 +190,21 @@ void find_recent(In<uint8_t, 1> byte, In<int64_t, 2> tokens, Out<int64_t, 2> sta
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
   parallel_for(workers, B, [&](int64_t b, int) {
-    int64_t* of = state.data() + kRecentStateSize * b;
-    int64_t *kept_keys = of + kStateSize, *places = kept_keys + kRecentTables;
-    ContextState now = state_of(of);
-    uint32_t keys[kRecentTables];
-    std::copy_n(kept_keys, kRecentTables, keys);
+    thread_local EmptyPlaces empty;
+    int64_t* of = state ? state->data() + kRecentStateSize * b : nullptr;
+    int64_t *kept_keys = of ? of + kStateSize : nullptr, *places = of ? kept_keys + kRecentTables : empty.get();
+    ContextState now;
+    uint32_t keys[kRecentTables] = {};
+    if (of) {
+      now = state_of(of);
+      std::copy_n(kept_keys, kRecentTables, keys);
+    }
     for (int64_t p = b * T; p < (b + 1) * T; ++p) {
       const int64_t token = tokens.data()[p];
       for (int i = 0; i < kRecentTables && now.n_last > 0; ++i) {
-        int64_t& word = places[recent_place(i, keys[i])];
+        const int64_t at = recent_place(i, keys[i]);
+        int64_t& word = places[at];
+        if (!of && word == 0) empty.note(at);
         RecentPlace place = RecentPlace::of(static_cast<uint64_t>(word));
         place.write(keys[i], static_cast<uint8_t>(token));
         word = static_cast<int64_t>(place.word());
@@ -203,8 +226,12 @@ void find_recent(In<uint8_t, 1> byte, In<int64_t, 2> tokens, Out<int64_t, 2> sta
         note(1, place.before, place.run_before);
       }
     }
-    keep(now, of);
-    std::copy_n(keys, kRecentTables, kept_keys);
+    if (of) {
+      keep(now, of);
+      std::copy_n(keys, kRecentTables, kept_keys);
+    } else {
+      empty.clear();
+    }
   });
 }
 
@@ -227,7 +254,8 @@ void bind_context_tables(nb::module_& m) {
            nb::arg("state").noconvert(), nb::arg("first"), nb::arg("last"), nb::arg("y").noconvert(),
            nb::arg("n_threads"));
   m.def("find_recent", &find_recent, nb::arg("byte").noconvert(), nb::arg("tokens").noconvert(),
-        nb::arg("state").noconvert(), nb::arg("symbols").noconvert(), nb::arg("cells").noconvert(), nb::arg("n_threads"));
+        nb::arg("state").noconvert().none(), nb::arg("symbols").noconvert(), nb::arg("cells").noconvert(),
+        nb::arg("n_threads"));
 }
 
 }  // namespace polychron

@@ -102,6 +102,11 @@ def test_the_kernel_finds_what_the_definition_finds(n_sequences: int, n_threads:
         tokens = tokens_of(300, n_sequences)
         whole = find_recent(BYTE, tokens, start_recent_state(n_sequences))
         assert all(map(torch.equal, whole, find_recent_reference(BYTE, tokens, start_recent_state(n_sequences))))
+        for _ in range(2):  # nothing of the first is left
+            symbols, cells, no_state = find_recent(BYTE, tokens, None)
+            assert torch.equal(symbols, whole[0])
+            assert torch.equal(cells, whole[1])
+            assert no_state is None
         state, parts = start_recent_state(n_sequences), []
         for part in tokens.split([1, 0, 7, 292], dim=1):
             symbols, cells, state = find_recent(BYTE, part, state)
@@ -118,7 +123,9 @@ def test_reference_when_it_is_asked_for():
     tokens = tokens_of(50)
     with use_kernel("reference"):
         found = find_recent(BYTE, tokens, start_recent_state(1))
+        without_state = find_recent(BYTE, tokens, None)
     assert all(map(torch.equal, found, find_recent(BYTE, tokens, start_recent_state(1))))
+    assert all(map(torch.equal, found[:2], without_state[:2]))
 
 
 @pytest.mark.parametrize("run", [find_recent, find_recent_reference])

@@ -137,7 +137,7 @@ class ContextTables(nn.Module):
         Raises:
             ValueError: a token out of range.
         """
-        return self.extend(tokens, None)[0]
+        return run_uncompiled(self._from_the_beginning, tokens)
 
     def extend(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same of tokens that follow those which made ``state``, None: none; and the new state."""
@@ -152,6 +152,14 @@ class ContextTables(nn.Module):
             symbols, found, after = find_recent(self.byte.cpu(), ids, before)
             add_recent(logits, self.recent.cpu(), symbols, found)
         return logits.to(tokens.device), after.to(tokens.device)
+
+    def _from_the_beginning(self, tokens: Tensor) -> Tensor:
+        ids = tokens.to("cpu", torch.int64)
+        logits, _ = self._counted(ids, start_state(len(tokens)))
+        if self.recent is not None:
+            symbols, found, _ = find_recent(self.byte.cpu(), ids, None)
+            add_recent(logits, self.recent.cpu(), symbols, found)
+        return logits.to(tokens.device)
 
     def counted(self, tokens: Tensor, recalled: Tensor | None = None) -> Tensor:
         """What of :meth:`forward` was counted, (B, T, K): it knows the last bytes of a text only.

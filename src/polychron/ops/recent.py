@@ -111,17 +111,18 @@ def _join(place: tuple[int, int, int, int, int]) -> int:
     return word - (1 << 64) if word >> 63 else word
 
 
-def find_recent(byte: Tensor, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def find_recent(byte: Tensor, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Each token is written behind the contexts before it; then, what had followed the contexts after it.
 
     Args:
         byte: (K,) uint8, see :func:`polychron.ops.contexts.bytes_of_symbols`.
         tokens: (B, T) int64 symbols below K.
-        state: (B, RECENT_STATE_SIZE) int64: :func:`start_recent_state`, or what an earlier call returned.
+        state: (B, RECENT_STATE_SIZE) int64: :func:`start_recent_state`, or what an earlier call returned. None: the
+            texts begin here, and no state is wanted, which saves its megabyte.
 
     Returns:
         Symbols (B, T, 2 I) uint8, of each table the latest and the one before it; cells (B, T, 2 I) uint8, numbers of
-        :data:`CELLS_SHAPE` in one row, ``N_CELLS`` where there is nothing; the state after the last token.
+        :data:`CELLS_SHAPE` in one row, ``N_CELLS`` where there is nothing; the state after the last token, or None.
 
     Raises:
         ValueError: a symbol or a shape is out of range.
@@ -133,13 +134,13 @@ def find_recent(byte: Tensor, tokens: Tensor, state: Tensor) -> tuple[Tensor, Te
         (1, 0)
     """
     if not native_on(byte.device):
-        return find_recent_reference(byte, tokens, state)
+        found = find_recent_reference(byte, tokens, start_recent_state(len(tokens)) if state is None else state)
+        return found if state is not None else (*found[:2], None)
     symbols = np.empty((*tokens.shape, 2 * N_RECENT), dtype=np.uint8)
     cells = np.empty_like(symbols)
-    after = state.clone(memory_format=torch.contiguous_format)
-    native.find_recent(
-        byte.numpy(), tokens.contiguous().numpy(), after.numpy(), symbols, cells, torch.get_num_threads()
-    )
+    after = None if state is None else state.clone(memory_format=torch.contiguous_format)
+    numbers = None if after is None else after.numpy()
+    native.find_recent(byte.numpy(), tokens.contiguous().numpy(), numbers, symbols, cells, torch.get_num_threads())
     return torch.from_numpy(symbols), torch.from_numpy(cells), after
 
 
