@@ -98,6 +98,18 @@ def test_segments_too_short_for_a_piece_are_left_whole():
     assert set_aside(segments, 80) == (tuple(segments), ())
 
 
+def test_four_pieces_or_eight_where_four_would_be_too_long():
+    first = [set_aside([(0, length)], 400)[1][:1] for length in (400, 399, 200, 199)]
+    assert [end - begin for piece in first for begin, end in piece] == [100, 50, 50]
+    # What is usual can be had, whatever is held out.
+    for n_bytes in (60_000, 400_000, 1_115_394, 4_000_000, 40_000_000):
+        for kind in ("tail", "blocks"):
+            training = hold_out(n_bytes, kind).training
+            wanted = calibration_bytes(1e9, sum(end - start for start, end in training), contexts=True)
+            pieces = set_aside(training, wanted)[1]
+            assert sum(end - start for start, end in pieces) > 0.7 * wanted
+
+
 def test_only_what_is_read_often_is_calibrated():
     assert calibration_bytes(5.9e6, 1_000_000) == 0
     assert calibration_bytes(6e6, 1_000_000) == 20_000

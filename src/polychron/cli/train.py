@@ -194,8 +194,8 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
     contexts, calibration = _contexts_and_calibration(settings, kind, defaults, n_bytes, n_text, vocabulary)
     if calibration and not set_aside(segments.training, calibration)[1]:
         raise InputError(
-            f"--calibration {calibration} sets nothing of this text aside: it takes four stretches, each of two "
-            "bytes at least and at most a quarter of a piece of text between what is held out"
+            f"--calibration {calibration} sets nothing of this text aside: it takes four or eight stretches, each of "
+            "two bytes at least and at most a quarter of a piece of text between what is held out"
         )
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
     record = Record(

@@ -87,12 +87,12 @@ def hold_out(n_bytes: int, kind: str = "blocks", fraction: float = 0.1) -> Holdo
 
 
 def set_aside(
-    segments: Sequence[tuple[int, int]], n_bytes: int, n_pieces: int = 4
+    segments: Sequence[tuple[int, int]], n_bytes: int, n_pieces: int | None = None
 ) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
     """Takes pieces out of segments, evenly spread, about ``n_bytes`` in all: (what is left, the pieces), ascending.
 
-    A piece that would take more than a quarter of its segment, or reach into the piece before, is left out; pieces have
-    two bytes at least.
+    Four pieces by default, eight where no segment is long enough for these. A piece that would take more than a quarter
+    of its segment, or reach into the piece before, is left out; pieces have two bytes at least.
 
     Example:
         >>> set_aside([(0, 1000)], 40, n_pieces=2)
@@ -100,6 +100,9 @@ def set_aside(
         >>> set_aside([(0, 1000)], 0)
         (((0, 1000),), ())
     """
+    longest = max((end - start for start, end in segments), default=0)
+    if n_pieces is None:
+        n_pieces = 4 if longest >= 4 * (n_bytes // 4) else 8
     each = n_bytes // n_pieces
     ends = np.cumsum([end - start for start, end in segments])
     left, pieces = list(segments), []
