@@ -201,7 +201,7 @@ void find_recent(In<uint8_t, 1> byte, In<int64_t, 2> tokens, Maybe<Out<int64_t, 
     }
     for (int64_t p = b * T; p < (b + 1) * T; ++p) {
       const int64_t token = tokens.data()[p];
-      for (int i = 0; i < kRecentTables && now.n_last > 0; ++i) {
+      for (int i = 0; i < kRecentTables && !ends_in_run(now); ++i) {
         const int64_t at = recent_place(i, keys[i]);
         int64_t& word = places[at];
         if (!of && word == 0) empty.note(at);
@@ -213,10 +213,11 @@ void find_recent(In<uint8_t, 1> byte, In<int64_t, 2> tokens, Maybe<Out<int64_t, 
       uint8_t lists[kContextLists][kMaxContext];
       for (int list = 0; list < kContextLists; ++list) now.bytes(static_cast<ContextList>(list), lists[list]);
       recent_keys(lists, keys);
+      const bool reads = !ends_in_run(now);
       uint8_t *symbol = symbols.data() + p * 2 * kRecentTables, *cell = cells.data() + p * 2 * kRecentTables;
       for (int i = 0; i < kRecentTables; ++i, symbol += 2, cell += 2) {
         const RecentPlace place = RecentPlace::of(static_cast<uint64_t>(places[recent_place(i, keys[i])]));
-        const bool met = place.is_of(keys[i]);
+        const bool met = reads && place.is_of(keys[i]);
         const auto note = [&](int which, uint8_t what, uint8_t run) {
           const bool there = met && run > 0 && what < K;  // a state may come from anywhere
           symbol[which] = there ? what : 0;

@@ -235,8 +235,8 @@ template <bool integer> void Stream::add_contexts() {
 
 // The token followed the contexts before it; asks for the places of those after it.
 void Stream::remember(int64_t token) {
-  const bool begins = text_.n_last == 0;
-  for (int i = 0; i < kRecentTables && !begins && !recent_places_.empty(); ++i) {
+  const bool writes = !recent_places_.empty() && !ends_in_run(text_);
+  for (int i = 0; i < kRecentTables && writes; ++i) {
     const uint32_t key = recent_keys_[static_cast<size_t>(i)];
     uint64_t& word = recent_places_[static_cast<size_t>(recent_place(i, key))];
     RecentPlace place = RecentPlace::of(word);
@@ -254,7 +254,7 @@ void Stream::remember(int64_t token) {
 }
 
 template <class T> void Stream::add_recent(T* y) const {
-  if (recent_places_.empty()) return;
+  if (recent_places_.empty() || ends_in_run(text_)) return;
   const int32_t* cells = model_.recent().data();
   if (counters_) counters_->read_places();
   const auto add = [&](uint8_t symbol, int cell) {

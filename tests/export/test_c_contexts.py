@@ -124,7 +124,7 @@ def test_the_sizes_it_gives_count_recent_tables(tmp_path: Path):
         for recent, name in ((True, "a"), (False, "b"))
     )
     assert done.flash_bytes - without.flash_bytes == 256 + 2 * 80  # the bytes' tokens, the cells
-    assert done.ram_bytes - without.ram_bytes == 5 * (4 + 8 * 2**15) + 1  # keys, places, whether a text has begun
+    assert done.ram_bytes - without.ram_bytes == 5 * (4 + 8 * 2**15)  # keys, places
 
 
 def test_the_sizes_it_gives_count_the_contexts(tmp_path: Path):

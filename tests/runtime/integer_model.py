@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from polychron.ops.contexts import LISTS, advance_reference, context_of, start_state
-from polychron.ops.recent import PLACE_BITS, RECENT_CONTEXTS, key_of, run_class, write_reference
+from polychron.ops.recent import PLACE_BITS, RECENT_CONTEXTS, ends_in_run, key_of, run_class, write_reference
 from polychron.storage import TensorFile
 
 # t position, i table, r comparison, d distance
@@ -57,12 +57,12 @@ class IntegerModel:
         places: list[dict[int, tuple]] = [{} for _ in RECENT_CONTEXTS]
         keys: list[int] = []
         for t, token in enumerate(ids):
-            for place, key in zip(places, keys, strict=False):
+            for place, key in () if ends_in_run(state) else zip(places, keys, strict=True):
                 at = key >> (32 - PLACE_BITS)
                 place[at] = write_reference(place.get(at, (0, 0, 0, 0, 0)), key, token)
             state = advance_reference(state, byte[token])
             keys = [key_of(context_of(state, kind)[:depth]) for kind, depth in RECENT_CONTEXTS]
-            for i, key in enumerate(keys):
+            for i, key in enumerate(() if ends_in_run(state) else keys):
                 known, before, run_before, latest, run = places[i].get(key >> (32 - PLACE_BITS), (0, 0, 0, 0, 0))
                 if run and known == key:
                     units[t, latest] += cells[i, 0, run_class(run)]

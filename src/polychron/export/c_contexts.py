@@ -53,7 +53,7 @@ def add_contexts(text: ModelText, contexts: Contexts, token_ids: bytes, n_tokens
 def members(contexts: Contexts) -> list[Member]:
     """Hashes of three words; column, length of the line before; the last bytes in a ring, and where the latest is.
 
-    With recent tables: their places, the keys of the contexts that the text ends with, and whether it has begun.
+    With recent tables: their places, and the keys of the contexts that the text ends with.
     """
     known = [
         Member("uint32_t", "words", 3),
@@ -65,7 +65,7 @@ def members(contexts: Contexts) -> list[Member]:
         return known
     n_places = N_RECENT * N_PLACES
     written = [Member("uint32_t", "recent_keys", N_RECENT), Member("uint32_t", "place_keys", n_places)]
-    return [*written, *known, Member("uint8_t", "begun"), Member("uint8_t", "places", 4 * n_places)]
+    return [*written, *known, Member("uint8_t", "places", 4 * n_places)]
 
 
 def steps(contexts: Contexts, argument: str) -> list[str]:
@@ -76,11 +76,10 @@ def steps(contexts: Contexts, argument: str) -> list[str]:
         return [remember, add + ");"]
     places = "state->recent_keys, state->place_keys, state->places"
     return [
-        f"if (state->begun) write_recent(token_of[byte], {places});",
-        "state->begun = 1;",
+        f"if (!ends_in_run(state->last, state->latest)) write_recent(token_of[byte], {places});",
         remember,
         add + ", state->recent_keys);",
-        f"add_recent({argument}{places}, state->logit);",
+        f"if (!ends_in_run(state->last, state->latest)) add_recent({argument}{places}, state->logit);",
     ]
 
 

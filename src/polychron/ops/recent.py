@@ -4,16 +4,21 @@ A place in such a table remembers which symbol followed its context last, how ma
 that with its run. What a reading adds to these symbols' logits depends on the lengths of the runs alone, in classes:
 ``cells`` (I, 2, classes), fitted after training. What is written is not the model's but a text's: it begins empty.
 
+Where a text ends in a run of one byte, nothing is read and nothing written: a model that writes, and remembers what it
+writes, would find in every space of an indentation one more reason for the next.
+
 Axes: B sequence, T position, K symbol, I table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from polychron.ops.contexts import STATE_SIZE, advance_reference, context_of, start_state
+from polychron.ops.contexts import NO_BYTE, STATE_SIZE, advance_reference, context_of, start_state
 from polychron.ops.dispatch import native, native_on
 
 # What a table knows of a text: so many bytes of a kind of list (polychron.ops.contexts).
@@ -28,6 +33,7 @@ N_CELLS = N_RECENT * 2 * N_RUN_CLASSES
 RECENT_STATE_SIZE = STATE_SIZE + N_RECENT + N_RECENT * N_PLACES
 
 _MOST_RUN = 255
+_BYTES_OF_A_RUN = 3
 _WORD = 0xFFFFFFFF
 
 
@@ -58,6 +64,16 @@ def key_of(context: tuple[int, ...]) -> int:
     return h
 
 
+def ends_in_run(text: Sequence[int]) -> bool:
+    """Whether the last three bytes, the latest first, are one; they are before a text begins, where nothing is known.
+
+    Example:
+        >>> ends_in_run([32, 32, 32, 10]), ends_in_run([32, 32, 10, 10])
+        (True, False)
+    """
+    return len({NO_BYTE if byte < 0 else byte for byte in text[:_BYTES_OF_A_RUN]}) == 1
+
+
 def run_class(run: int) -> int:
     """The class of a run's length, from 1 on."""
     return sum(run > longest for longest in LONGEST_RUNS)
@@ -83,16 +99,17 @@ def find_recent_reference(byte: Tensor, tokens: Tensor, state: Tensor) -> tuple[
         words = after[b, STATE_SIZE + N_RECENT :].view(N_RECENT, N_PLACES)
         of_sequence = []
         for token in sequence:
-            for table, key in enumerate(keys if text[0] >= 0 else ()):
+            for table, key in enumerate(() if ends_in_run(text) else keys):
                 at = key >> (32 - PLACE_BITS)
                 words[table, at] = _join(write_reference(_split(int(words[table, at])), key, token))
             text = advance_reference(text, int(byte[token]))
             keys = [key_of(context_of(text, kind)[:depth]) for kind, depth in RECENT_CONTEXTS]
             of_sequence.append([])
+            reads = not ends_in_run(text)
             for table, key in enumerate(keys):
                 known, before, run_before, latest, run = _split(int(words[table, key >> (32 - PLACE_BITS)]))
                 for which, (symbol, length) in enumerate(((latest, run), (before, run_before))):
-                    is_there = run > 0 and known == key and length > 0 and symbol < len(byte)
+                    is_there = run > 0 and known == key and length > 0 and symbol < len(byte) and reads
                     cell = (2 * table + which) * N_RUN_CLASSES + run_class(length)
                     of_sequence[-1].append((symbol, cell) if is_there else (0, N_CELLS))
         found.append(of_sequence)
