@@ -131,6 +131,8 @@ def _join(place: tuple[int, int, int, int, int]) -> int:
 def find_recent(byte: Tensor, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Each token is written behind the contexts before it; then, what had followed the contexts after it.
 
+    Neither where the text ends in a run (:func:`ends_in_run`).
+
     Args:
         byte: (K,) uint8, see :func:`polychron.ops.contexts.bytes_of_symbols`.
         tokens: (B, T) int64 symbols below K.
@@ -146,9 +148,9 @@ def find_recent(byte: Tensor, tokens: Tensor, state: Tensor | None) -> tuple[Ten
 
     Example:
         >>> byte = torch.tensor([97, 98, 99, 0], dtype=torch.uint8)
-        >>> symbols, cells, _ = find_recent(byte, torch.tensor([[0, 0, 0, 1, 0, 0, 0]]), start_recent_state(1))
-        >>> symbols[0, -1, 0].item(), cells[0, -1, 0].item()   # after "aaa" once "b"
-        (1, 0)
+        >>> symbols, cells, _ = find_recent(byte, torch.tensor([[0, 0, 1, 2, 0, 0, 1]]), start_recent_state(1))
+        >>> symbols[0, -1, 0].item(), cells[0, -1, 0].item()   # after "aab" once "c"
+        (2, 0)
     """
     if not native_on(byte.device):
         found = find_recent_reference(byte, tokens, start_recent_state(len(tokens)) if state is None else state)
