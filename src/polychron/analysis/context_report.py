@@ -10,6 +10,7 @@ import numpy as np
 
 from polychron.analysis.context_usage import ContextUsage
 from polychron.analysis.drawing import Axes
+from polychron.analysis.recent_usage import RUNS, RecentUsage
 
 _WIDE = 1040
 
@@ -22,17 +23,20 @@ class ContextsShown:
         usages: of each kind, on the text that was read.
         shown: of each kind, on the text whose spikes are drawn.
         labels: of that text's bytes.
+        recent: of recent tables, on the text that was read; None where the model has none.
     """
 
     usages: Sequence[ContextUsage]
     shown: Sequence[ContextUsage]
     labels: tuple[str, ...]
+    recent: RecentUsage | None = None
 
 
 def context_section(contexts: ContextsShown) -> str:
-    """Of each kind a heading, a table by depth, and pictures."""
+    """Of each kind a heading, a table by depth, and pictures; then what recent tables knew."""
     kinds = zip(contexts.usages, contexts.shown, strict=True)
-    return "".join(_section(usage, shown, contexts.labels) for usage, shown in kinds)
+    sections = [_section(usage, shown, contexts.labels) for usage, shown in kinds]
+    return "".join(sections) + ("" if contexts.recent is None else _recent_section(contexts.recent))
 
 
 def _section(usage: ContextUsage, shown: ContextUsage, labels: Sequence[str]) -> str:
@@ -64,14 +68,35 @@ def _table(usage: ContextUsage) -> str:
     head = ("bytes", "the deepest is of the", "contexts", "numbers", "contexts read", "walks that come here",
             "that end here", "nats a byte there")  # fmt: skip
     n = max(1, len(usage.depth))
-    lines = []
-    for k, nats in enumerate(usage.nats_by_depth):
-        cells = (
+    rows = [
+        (
             f"{k}", usage.parts[k], f"{usage.n_contexts[k]:,}", f"{usage.n_entries[k]:,}", f"{usage.n_read[k]:,}",
             f"{usage.arrivals[k] / n:.1%}", f"{usage.ends[k] / n:.1%}", "" if nats is None else f"{nats:.3f}",
-        )  # fmt: skip
-        lines.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+        )
+        for k, nats in enumerate(usage.nats_by_depth)
+    ]  # fmt: skip
+    return _html_table(head, rows)
+
+
+def _recent_section(usage: RecentUsage) -> str:
+    share = lambda part: "" if part is None else f"{part:.1%}"  # noqa: E731
+    head = ("table", "met", "latest is right", "the one before is", *(f"latest, run of {run}" for run in RUNS))
+    of_tables = zip(usage.names, usage.met, usage.right(0), usage.right(1), strict=True)
+    rows = [
+        (name, *map(share, (met, latest, before, *usage.right_by_run(i))))
+        for i, (name, met, latest, before) in enumerate(of_tables)
+    ]
+    about = (
+        f"Of {usage.n_positions:,} positions, the part at which a table knew the context from earlier in this text; "
+        "of these, how often the symbol that had followed it last, or the one before, followed again, and how that "
+        "depends on how many times in a row it had"
+    )
+    return f"<h2>recent tables</h2><p class='muted'>{html.escape(about)}.</p>{_html_table(head, rows)}"
+
+
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     titles = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    lines = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
     return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 

@@ -13,6 +13,7 @@ from polychron import models, runtime
 from polychron.analysis.context_report import ContextsShown
 from polychron.analysis.context_usage import ContextUsage, inspect_contexts
 from polychron.analysis.inspection import as_the_papers_layers, compared_latencies, inspect_model
+from polychron.analysis.recent_usage import RUNS, RecentUsage, inspect_recent
 from polychron.analysis.report import Raster, write_report
 from polychron.analysis.usage import CONSTANT_SHARE, CORRELATED, NEAR_TIES, TELLING_SHARE, LayerUsage
 from polychron.cli.classify import load_test_set
@@ -55,21 +56,26 @@ def run_inspect(
     usages = inspect_model(model, inputs)
     has_contexts = isinstance(model, models.LanguageModel) and inputs.shape[1] > 1
     contexts = inspect_contexts(model, inputs) if has_contexts else []
+    recent = inspect_recent(model, inputs) if has_contexts else None
     if page is not None:
         rasters = [
             _raster(f"Spikes that {name} compares", x.flatten(0, 1).numpy(), labels)
             for name, x in compared_latencies(model, shown)
         ]
-        drawn = ContextsShown(contexts, inspect_contexts(model, shown), labels) if contexts else None
+        drawn = ContextsShown(contexts, inspect_contexts(model, shown), labels, recent) if contexts else None
         write_report(page, f"{directory.resolve().name}: how its tables are used", facts, usages, rasters, drawn)
     if json:
         found = {"layers": [usage.summary() for usage in usages]}
         if contexts:
             found["contexts"] = [usage.summary() for usage in contexts]
+        if recent is not None:
+            found["recent"] = recent.summary()
         print_json({"model": str(directory), "facts": facts, **found})
         return
     console = make_console()
     further = [line for usage in contexts for line in ["", *context_lines(usage)]]
+    if recent is not None:
+        further += ["", *recent_lines(recent)]
     for line in [*facts, "", *usage_lines(usages), *further]:
         say(console, line)
     if page is not None:
@@ -124,6 +130,25 @@ def context_lines(usage: ContextUsage) -> list[str]:
             f"{usage.arrivals[k] / n:>12.1%}{usage.ends[k] / n:>10.1%}{'' if nats is None else f'{nats:.3f}':>12}"
         )
     return [*lines, "come here, end here: of the walks from the empty context to the longest that was ever met"]
+
+
+def recent_lines(usage: RecentUsage) -> list[str]:
+    """How often the text met its own past in each recent table, and how often that was right."""
+    share = lambda part: "" if part is None else f"{part:.1%}"  # noqa: E731
+    lines = [
+        f"recent tables at {usage.n_positions:,} positions",
+        f"{'':10}{'':8}{'right':^16}{'latest right, after a run of':^{8 * len(RUNS)}}",
+        f"{'table':10}{'met':>8}{'latest':>8}{'before':>8}" + "".join(f"{run:>8}" for run in RUNS),
+    ]
+    of_tables = zip(usage.names, usage.met, usage.right(0), usage.right(1), strict=True)
+    for i, (name, met, latest, before) in enumerate(of_tables):
+        by_run = "".join(f"{share(part):>8}" for part in usage.right_by_run(i))
+        lines.append(f"{name:10}{share(met):>8}{share(latest):>8}{share(before):>8}{by_run}")
+    return [
+        *lines,
+        "met      the context was met earlier in this text; of these, right: what followed it then follows again,",
+        "         latest when it was last met, before: the symbol before that one's run",
+    ]
 
 
 def _language_model(
