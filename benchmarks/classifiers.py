@@ -23,7 +23,8 @@ from torch import nn
 
 from harness.classifier_learner import WARMUP_STEPS, batches_of, of_classifier, wrong_answers
 from harness.kept import KeptRuns, conditions, spread
-from polychron.data.examples import LabelledSet, divide, load_labelled
+from polychron.data.examples import divide, load_labelled
+from polychron.data.labelled import LabelledSet
 from polychron.models.deep import DeepConfig, classifier_preset
 from polychron.training.schedule import Schedule
 from polychron.twins.learning import Learner, learn, search_rate

@@ -24,14 +24,15 @@ from harness.kept import KeptRuns, Text, add_common_options, conditions, spread
 from polychron import models, optim
 from polychron.data import Vocabulary, Windows
 from polychron.data.batches import Batches
-from polychron.data.examples import LabelledSet, load_labelled
+from polychron.data.examples import load_labelled
+from polychron.data.labelled import LabelledSet
 from polychron.models.deep import DeepClassifier, DeepConfig, classifier_preset
 from polychron.models.ferns import Ferns
 from polychron.training.classify import score_classifier
 from polychron.training.counting import count_classifier
 from polychron.training.evaluate import score
-from polychron.training.loop import train_steps
 from polychron.training.schedule import Budget, Schedule
+from polychron.training.steps import train_steps
 
 SMOOTHINGS = (0.3, 1.0, 3.0)
 CALIBRATION_BYTES = 1 << 16

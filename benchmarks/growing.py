@@ -25,8 +25,8 @@ from polychron.data import Vocabulary, Windows
 from polychron.models import growth
 from polychron.models.language_model import LanguageModel
 from polychron.training.evaluate import score
-from polychron.training.loop import train_steps
 from polychron.training.schedule import Budget, Schedule
+from polychron.training.steps import train_steps
 
 
 def train(model: LanguageModel, optimizer, text: Text, vocabulary: Vocabulary, n_bytes: float, settings, seed: int):

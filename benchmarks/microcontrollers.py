@@ -33,13 +33,14 @@ from boards.dense_training import kept_window, train_perceptron, window_in_bytes
 from boards.simulator import BOARDS, OPTIMIZATION, Measured, digest, filled, measure, missing
 from polychron import optim, runtime
 from polychron.data.batches import Batches
-from polychron.data.examples import LabelledSet, load_labelled
+from polychron.data.examples import load_labelled
+from polychron.data.labelled import LabelledSet
 from polychron.export import export_c, read_integer_model
 from polychron.export.integer_classifier import IntegerClassifier, accuracy, quantize_classifier
 from polychron.models.deep import DeepClassifier, DeepConfig
 from polychron.runtime.text_stream import score_progressively
-from polychron.training.loop import train_steps
 from polychron.training.schedule import Budget, Schedule
+from polychron.training.steps import train_steps
 
 HIDDEN = (0, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 CONTEXT_SKIPPED = 8  # bytes at the beginning of a text that neither network is scored on

@@ -20,9 +20,9 @@ from harness.kept import KeptRuns, Text, add_common_options, conditions, spread
 from polychron import models, optim
 from polychron.data import Vocabulary, Windows
 from polychron.training.evaluate import score
-from polychron.training.loop import train_steps
 from polychron.training.rewiring import Rewiring
 from polychron.training.schedule import Budget, Schedule
+from polychron.training.steps import train_steps
 
 
 def run(text: Text, preset: str, n_bytes: float, seed: int, every: int | None, share: float) -> dict[str, object]:

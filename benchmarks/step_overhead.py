@@ -26,8 +26,8 @@ from polychron.data import Windows
 from polychron.models import DelayConfig, ModelConfig
 from polychron.nn import Chain
 from polychron.ops.lookup.native import view
-from polychron.training.loop import train_steps
 from polychron.training.schedule import Budget, Schedule
+from polychron.training.steps import train_steps
 
 STEPS_OF_LOOP = 100
 RATE = 1e-6

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from boards.dense_int8 import DenseInt8, even, quantize_dense
-from polychron.data.examples import LabelledSet
+from polychron.data.labelled import LabelledSet
 
 _MIDDLE = 128
 

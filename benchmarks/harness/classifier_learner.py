@@ -9,7 +9,7 @@ from torch import nn
 
 from polychron import optim
 from polychron.data.batches import Batches
-from polychron.data.examples import LabelledSet
+from polychron.data.labelled import LabelledSet
 from polychron.models.deep import DeepClassifier, DeepConfig
 from polychron.training.classify import score_classifier
 from polychron.training.schedule import Schedule

@@ -12,8 +12,8 @@ import safetensors.torch
 
 from polychron.cli import main
 from polychron.training import CheckpointWriter, checkpoint
-from polychron.training.checkpoint import PositionRecord
 from polychron.training.classify import ClassifierRecord, open_classifier
+from polychron.training.records import PositionRecord
 
 from ..data.test_examples import write_idx_folder
 from .conftest import Command, Outcome

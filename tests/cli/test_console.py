@@ -9,7 +9,8 @@ from rich.console import Console
 
 from polychron.cli.console import JsonView, StatusLine, TerminalView, duration, resume_command, visible
 from polychron.training.evaluate import Score
-from polychron.training.loop import CheckpointReport, StepReport, ValidationReport
+from polychron.training.run import CheckpointReport, ValidationReport
+from polychron.training.steps import StepReport
 
 FACTS = {
     "model": "delay",

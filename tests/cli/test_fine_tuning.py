@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from polychron.cli.train import Settings, _new_run
-from polychron.training.checkpoint import CheckpointWriter, open_checkpoint
-from polychron.training.loop import Interrupted, Run
+from polychron.training.checkpoint import open_checkpoint
+from polychron.training.checkpoint_writer import CheckpointWriter
+from polychron.training.run import Interrupted, Run
 
 from .conftest import Command
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from polychron.data.batches import Batches
-from polychron.data.examples import LabelledSet, divide, load_labelled
+from polychron.data.examples import divide, load_labelled
 from polychron.data.idx import read_idx
+from polychron.data.labelled import LabelledSet
 from polychron.errors import InputError
 
 

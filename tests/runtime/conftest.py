@@ -16,7 +16,8 @@ from polychron.nn import ContextTables
 from polychron.ops.contexts import bytes_of_symbols
 from polychron.ops.recent import CELLS_SHAPE
 from polychron.training import CheckpointWriter
-from polychron.training.checkpoint import CorpusRecord, Record, TrainingRecord, checkpoint_tensors
+from polychron.training.checkpoint import checkpoint_tensors
+from polychron.training.records import CorpusRecord, Record, TrainingRecord
 
 BYTE_VALUES = b"\n abcdefghijklmnopqrstuvwxyz"
 

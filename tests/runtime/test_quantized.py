@@ -16,7 +16,7 @@ from polychron.runtime import SamplingOptions
 from polychron.runtime.sampling import Random
 from polychron.storage import TensorFile
 from polychron.training import CheckpointWriter, open_checkpoint
-from polychron.training.checkpoint import QuantizationRecord
+from polychron.training.records import QuantizationRecord
 
 from .conftest import COUNTED, MODELS, SavedModel, random_text
 from .integer_model import IntegerModel

@@ -11,7 +11,7 @@ import pytest
 from polychron import models
 from polychron.data import Vocabulary
 from polychron.training import CheckpointWriter, Run
-from polychron.training.checkpoint import CorpusRecord, Record, TrainingRecord
+from polychron.training.records import CorpusRecord, Record, TrainingRecord
 
 TEXT = np.frombuffer(b"".join(b"The %d sheep of field %d eat grass. " % (n * n, n) for n in range(200)), dtype=np.uint8)
 

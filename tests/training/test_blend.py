@@ -176,8 +176,8 @@ def test_a_run_counts_blends_and_says_so(tmp_path, monkeypatch, capsys):
 
 def test_a_run_that_stops_on_the_way_ends_with_the_same_bits(tmp_path):
     from polychron.cli.train import Settings, _new_run
-    from polychron.training.checkpoint import CheckpointWriter
-    from polychron.training.loop import Interrupted, Run
+    from polychron.training.checkpoint_writer import CheckpointWriter
+    from polychron.training.run import Interrupted, Run
 
     text = tmp_path / "text.txt"
     text.write_bytes(np.frombuffer(b"abcdef", dtype=np.uint8)[text_of(30_000)].tobytes())
@@ -247,15 +247,15 @@ def test_a_run_whose_time_is_spent_counting_ends_all_the_same(tmp_path):
 def test_counting_beyond_the_budget_is_told(tmp_path, monkeypatch):
     """A run shorter than its counting makes a step, and says how long all of it took."""
     from polychron.cli import main
-    from polychron.training import loop, open_checkpoint
+    from polychron.training import open_checkpoint, run
 
-    count = loop.count_contexts
+    count = run.count_contexts
 
     def slowly(*arguments):
         time.sleep(0.5)
         return count(*arguments)
 
-    monkeypatch.setattr(loop, "count_contexts", slowly)
+    monkeypatch.setattr(run, "count_contexts", slowly)
     text, out = tmp_path / "text.txt", tmp_path / "run"
     text.write_bytes(np.frombuffer(b"abcdef", dtype=np.uint8)[text_of(120_000)].tobytes())
     options = ["--preset", "tiny", "--contexts", "3", "--batch", "1", "--length", "8", "--minutes", "1e-5"]

@@ -18,7 +18,8 @@ import torch
 from polychron import limits
 from polychron.errors import InputError
 from polychron.training import CheckpointWriter, Run, checkpoint, open_checkpoint
-from polychron.training.checkpoint import PositionRecord, checkpoint_tensors
+from polychron.training.checkpoint import checkpoint_tensors
+from polychron.training.records import PositionRecord
 
 from .conftest import TEXT, RunMaker, make_record
 
@@ -174,7 +175,9 @@ import os, random, signal, sys, time
 from pathlib import Path
 
 import torch
-from polychron.training.checkpoint import CheckpointWriter, PositionRecord, Record, open_checkpoint
+from polychron.training.checkpoint import open_checkpoint
+from polychron.training.checkpoint_writer import CheckpointWriter
+from polychron.training.records import PositionRecord, Record
 
 folder, record = Path(sys.argv[1]), Record.model_validate_json(sys.stdin.read())
 random.seed(0)

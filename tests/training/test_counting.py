@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from polychron.data.examples import LabelledSet
+from polychron.data.labelled import LabelledSet
 from polychron.errors import InputError
 from polychron.models.deep import DeepClassifier, DeepConfig
 from polychron.training.classify import score_classifier

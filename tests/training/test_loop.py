@@ -10,14 +10,8 @@ import torch
 from polychron.errors import InputError
 from polychron.training import Budget, open_checkpoint, train_steps
 from polychron.training.checkpoint import checkpoint_tensors
-from polychron.training.loop import (
-    CheckpointReport,
-    Finished,
-    Interrupted,
-    Run,
-    StepReport,
-    ValidationReport,
-)
+from polychron.training.run import CheckpointReport, Finished, Interrupted, Run, ValidationReport
+from polychron.training.steps import StepReport
 
 from .conftest import RunMaker
 

@@ -15,12 +15,13 @@ import torch
 from polychron.cli.choices import recorded_minutes, require_minutes
 from polychron.cli.console import StatusLine, counted, duration, make_console, print_json, say, variant_words
 from polychron.cli.signals import signals_noted
-from polychron.data.examples import LabelledSet, load_labelled
+from polychron.data.examples import load_labelled
+from polychron.data.labelled import LabelledSet
 from polychron.errors import InputError
 from polychron.export.integer_classifier import IntegerClassifier, accuracy
 from polychron.models.deep import DeepConfig, classifier_preset, deep_config_from_dict
 from polychron.models.variants import with_variant
-from polychron.training.checkpoint import CheckpointWriter
+from polychron.training.checkpoint_writer import CheckpointWriter
 from polychron.training.classify import (
     ClassifierCheckpoint,
     ClassifierEvent,
@@ -33,7 +34,7 @@ from polychron.training.classify import (
     open_classifier,
     score_classifier,
 )
-from polychron.training.loop import StepReport
+from polychron.training.steps import StepReport
 
 _LOG_SECONDS = 10.0
 _WIDEST_MATRIX = 20  # classes; more would not fit a line

@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from polychron.cli.output import print_json, visible
-from polychron.training.loop import CheckpointReport, Event, StepReport, ValidationReport
+from polychron.training.run import CheckpointReport, Event, ValidationReport
+from polychron.training.steps import StepReport
 
 # Lines of a log are further apart than a terminal's refreshes.
 _LOG_SECONDS = 10.0

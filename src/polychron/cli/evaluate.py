@@ -19,8 +19,9 @@ from polychron.data.corpus import Corpus
 from polychron.errors import InputError
 from polychron.runtime import text_stream
 from polychron.training.adapt import score_while_learning
-from polychron.training.checkpoint import Checkpoint, Record, open_checkpoint
+from polychron.training.checkpoint import Checkpoint, open_checkpoint
 from polychron.training.evaluate import Score, score_progressively
+from polychron.training.records import Record
 
 
 def run_evaluate(directory: Path, text: Path | None, *, adapt: float | None, threads: int | None, json: bool) -> None:

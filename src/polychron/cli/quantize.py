@@ -19,8 +19,10 @@ from polychron.runtime import Model, load
 from polychron.runtime.model import read_settings
 from polychron.runtime.text_stream import score_progressively
 from polychron.storage import CONFIG_NAME
-from polychron.training.checkpoint import Checkpoint, CheckpointWriter, QuantizationRecord, Record, open_checkpoint
+from polychron.training.checkpoint import Checkpoint, open_checkpoint
+from polychron.training.checkpoint_writer import CheckpointWriter
 from polychron.training.evaluate import spread_sample
+from polychron.training.records import QuantizationRecord, Record
 
 _SCORED_BYTES = 1 << 20  # of a long text the beginning tells enough
 _ROUNDED_FOR_BYTES = 1 << 17  # of the training part: a micro's row is read 500 times on average

@@ -24,16 +24,12 @@ from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
 from polychron.training.begin_from import grown_model, start_record
 from polychron.training.blend import COUNTED_PER_TRAINED, LEAST_COUNTED, MOST_COUNTED
-from polychron.training.checkpoint import (
-    Checkpoint,
-    CheckpointWriter,
-    CorpusRecord,
-    Record,
-    TrainingRecord,
-    open_checkpoint,
-)
-from polychron.training.loop import Event, Finished, Run, StepReport, ValidationReport, require_room, windows_of
+from polychron.training.checkpoint import Checkpoint, open_checkpoint
+from polychron.training.checkpoint_writer import CheckpointWriter
+from polychron.training.records import CorpusRecord, Record, TrainingRecord
+from polychron.training.run import Event, Finished, Run, ValidationReport, require_room, windows_of
 from polychron.training.schedule import ReferenceSchedule
+from polychron.training.steps import StepReport
 
 _DEFAULT_MODEL = "delay"
 _SAMPLE_BYTES = 400

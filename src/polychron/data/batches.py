@@ -9,7 +9,7 @@ import functools
 import numpy as np
 import torch
 
-from polychron.data.examples import LabelledSet
+from polychron.data.labelled import LabelledSet
 from polychron.errors import InputError
 
 AUGMENTATIONS = ("none", "shift", "shift+mirror")

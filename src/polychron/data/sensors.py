@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from polychron.data.labelled import LabelledSet
 from polychron.data.lines import read_lines
 from polychron.errors import InputError
 from polychron.limits import require_memory
-
-if TYPE_CHECKING:
-    from polychron.data.examples import LabelledSet
 
 ACTIVITIES = ("walking", "upstairs", "downstairs", "sitting", "standing", "lying")
 WINDOW, STEP = 128, 64  # samples, at 50 a second
@@ -42,8 +39,6 @@ def load_hapt(folder: Path) -> LabelledSet:
     Raises:
         InputError: a file that is missing or not like that, or too few persons.
     """
-    from polychron.data.examples import LabelledSet
-
     raw = folder if (folder / "labels.txt").is_file() else folder / "RawData"
     stretches = _numbers(raw / "labels.txt", 5).astype(np.int64)
     features, labels, persons = [], [], []

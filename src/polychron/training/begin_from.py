@@ -11,7 +11,8 @@ from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
 from polychron.models import growth
 from polychron.optim import FrozenTables, RowOptimizer
-from polychron.training.checkpoint import Checkpoint, Record, StartRecord
+from polychron.training.checkpoint import Checkpoint
+from polychron.training.records import Record, StartRecord
 
 
 def grown_model(

@@ -17,23 +17,17 @@ from pydantic import Field
 
 from polychron import optim
 from polychron.data.batches import Batches, brightness
-from polychron.data.examples import LabelledSet
+from polychron.data.labelled import LabelledSet
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.models.deep import DeepClassifier, DeepConfig, deep_config_from_dict
 from polychron.storage import CONFIG_NAME
-from polychron.training.checkpoint import (
-    BudgetedSection,
-    Checkpoint,
-    CheckpointWriter,
-    PositionRecord,
-    Section,
-    WeightsRecord,
-    checkpoint_tensors,
-    open_weights,
-)
+from polychron.training.checkpoint import Checkpoint, checkpoint_tensors, open_weights
+from polychron.training.checkpoint_writer import CheckpointWriter
 from polychron.training.counting import count_classifier
-from polychron.training.loop import CheckpointReport, Interrupted, StepReport, train_steps
+from polychron.training.records import BudgetedSection, PositionRecord, Section, WeightsRecord
+from polychron.training.run import CheckpointReport, Interrupted
+from polychron.training.steps import StepReport, train_steps
 
 _SCORED_AT_ONCE = 1000
 _Count = Annotated[int, Field(ge=0, lt=2**63)]

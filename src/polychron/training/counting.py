@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from polychron.data.batches import brightness
-from polychron.data.examples import LabelledSet
+from polychron.data.labelled import LabelledSet
 from polychron.errors import InputError
 from polychron.models.deep import DeepClassifier
 from polychron.models.ferns import Ferns
