@@ -5,8 +5,9 @@
 
 The last tenth of the text is held out, and every byte of it scored once with the context that a model can use. Twins: a
 transformer in three sizes, a GRU, a window MLP, each with its learning rate, dropout and torch.compile chosen before
-the timed runs. References: PPMd and a Kneser-Ney n-gram. Every run is one JSON file in the result folder, so a
-benchmark that was stopped goes on with --resume. Method: docs/benchmarks.md. Needs: pip install 'polychron[bench]'.
+the timed runs; *-counted* are the transformers beside the counted and recent tables that ours has. References: PPMd and
+a Kneser-Ney n-gram. Every run is one JSON file in the result folder, so a benchmark that was stopped goes on with
+--resume. Method: docs/benchmarks.md. Needs: pip install 'polychron[bench]'.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 
 from harness.conditions import machine, versions
+from harness.counted_run import SUFFIX, run_counted
 from harness.ending import exit_code
 from harness.ours import run_ours
 from harness.plan import Plan, run_name, tuning_name
@@ -32,7 +34,9 @@ from polychron.twins.split import Split
 from polychron.twins.tuning import MOST_RATES, Tuning, tune
 from references.run import KNESER_NEY, NAMES, PPMD, run_reference
 
-MODELS = (OURS, TRAINED, *RECIPES, *NAMES)
+# Twins that take our counted and recent tables as well.
+COUNTED = tuple(name + SUFFIX for name in RECIPES if name.startswith("transformer"))
+MODELS = (OURS, TRAINED, *RECIPES, *COUNTED, *NAMES)
 
 
 def measure(plan: Plan, directory: Path, *, resume: bool) -> None:
@@ -74,10 +78,11 @@ def measure(plan: Plan, directory: Path, *, resume: bool) -> None:
 def _trained(plan: Plan, split: Split, folder: ResultFolder, model: str, budget: float, seed: int) -> Result:
     if model in OWN:
         return run_ours(plan.text, budget, seed, plan.threads, say, counted=model == OURS)
-    recipe = RECIPES[model]
-    name = f"tuning/{tuning_name(model, budget)}.json"
+    recipe = RECIPES[model.removesuffix(SUFFIX)]
+    name = f"tuning/{tuning_name(recipe.name, budget)}.json"
     tuning = Tuning.from_dict(folder.once(name, lambda: tune(recipe, split, plan.trial_part * budget).to_dict()))
-    return run_twin(recipe, tuning.settings, split, budget, seed)
+    run = run_counted if model in COUNTED else run_twin
+    return run(recipe, tuning.settings, split, budget, seed)
 
 
 def _with(conditions: dict[str, object], result: Result) -> Result:
@@ -87,12 +92,12 @@ def _with(conditions: dict[str, object], result: Result) -> Result:
 def say_how_long(plan: Plan, runs: list[tuple[str, float, int]], directory: Path) -> None:
     """How much training there is to do."""
     training = sum(budget for _, budget, _ in runs)
-    to_tune = {
-        (model, budget)
-        for model, budget, _ in runs
-        if model not in OWN and not (directory / "tuning" / f"{tuning_name(model, budget)}.json").exists()
-    }
-    trials = sum((MOST_RATES + 1) * plan.trial_part * budget for _, budget in to_tune)
+    twins = {(model.removesuffix(SUFFIX), budget) for model, budget, _ in runs if model not in OWN}
+    trials = sum(
+        (MOST_RATES + 1) * plan.trial_part * budget
+        for model, budget in twins
+        if not (directory / "tuning" / f"{tuning_name(model, budget)}.json").exists()
+    )
     say(
         f"{len(runs)} runs: {training / 60:.0f} minutes of training, and up to {trials / 60:.0f} of trials before; "
         "scoring and compiling come on top"

@@ -14,7 +14,8 @@ from tests.benchmarks.conftest import TINY
 
 @pytest.fixture(autouse=True)
 def tiny_twins(monkeypatch):
-    recipes = {"gru": TINY["gru"], "window-mlp": TINY["window-mlp"]}
+    small = dataclasses.replace(TINY["transformer"], name="transformer-small")
+    recipes = {"transformer-small": small, "gru": TINY["gru"], "window-mlp": TINY["window-mlp"]}
     monkeypatch.setattr("language_model.RECIPES", recipes)
     monkeypatch.setattr("polychron.twins.tuning.TIMED_SECONDS", 0.03)
 
@@ -46,6 +47,22 @@ def test_a_benchmark_from_text_to_pictures_and_on(text_path, tmp_path, capsys):
     (out / "table.md").unlink()
     assert language_model.main(["--out", str(out), "--report"]) == 0
     assert "| gru |" in (out / "table.md").read_text()
+
+
+def test_a_twin_with_our_tables_has_the_plain_twins_settings(text_path, tmp_path):
+    out = tmp_path / "out"
+    command = [str(text_path), "--out", str(out), "--budget", "0.5", "--our-budget", "--seeds", "0", "--threads", "1"]
+    assert language_model.main([*command, "--models", "transformer-small", "transformer-small-counted"]) == 0
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*.json")}
+    assert names == {
+        "about.json", "tuning/transformer-small-0.5s.json", "runs/transformer-small-0.5s-seed0.json",
+        "runs/transformer-small-counted-0.5s-seed0.json",
+    }  # fmt: skip
+    runs = (out / "runs" / f"transformer-small{part}-0.5s-seed0.json" for part in ("", "-counted"))
+    alone, counted = (json.loads(run.read_text()) for run in runs)
+    assert counted["settings"]["rate"] == alone["settings"]["rate"]
+    assert counted["nats_per_byte"] < counted["settings"]["alone_nats_per_byte"]
+    assert counted["operations"] > alone["operations"]
 
 
 def test_what_cannot_be_used_is_one_line(text_path, tmp_path, capsys):

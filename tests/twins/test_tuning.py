@@ -19,7 +19,7 @@ def short_timing(monkeypatch):
 
 def test_the_best_rate_lies_between_two_that_were_tried(split):
     # From far too low a rate the search must climb.
-    tuning = tune(dataclasses.replace(TINY["window-mlp"], rate=3e-4), split, seconds=0.15)
+    tuning = tune(dataclasses.replace(TINY["window-mlp"], rate=3e-4), split, seconds=0.5)
     tried = {trial.rate: trial.nats_per_byte for trial in tuning.trials if trial.dropout == 0}
     assert tuning.settings.rate == min(tried, key=tried.get)
     assert len(tried) > 3

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,6 +29,21 @@ _FIT_PIECE = 128  # of so many bytes all logits and what is made of them lie in 
 _MOST_NUMBERS = 1 << 25  # of all logits that are looked at
 # How far factors of single depths leave their kind's: as a Gaussian's 1 / sigma^2, in nats of all bytes together.
 _TOGETHER = 20.0
+
+
+@dataclass(frozen=True)
+class Belief:
+    """How far each part of a prediction is to be believed.
+
+    Attributes:
+        scale: c, a factor of the trained network's logits.
+        depths: lambda of each kind and depth of counted contexts.
+        cells: of recent tables, `polychron.ops.recent.CELLS_SHAPE`; None: there are none.
+    """
+
+    scale: float
+    depths: list[list[float]]
+    cells: torch.Tensor | None
 
 
 @torch.no_grad()
@@ -66,8 +82,33 @@ def blend(
         ([3, 3, 3], 2)
     """
     model.eval()
-    read = _read_of(model, contexts, pieces)
-    known = _logits(model, contexts, read)
+    belief = find_belief(lambda tokens: _trained_logits(model, tokens), contexts, pieces, recent=recent)
+    tables = model.readout.synaptic_vectors
+    tables.copy_(tables.float() * belief.scale)
+    contexts.scale(belief.depths)
+    contexts.set_recent(belief.cells)
+    model.set_contexts(contexts)
+    return belief.scale, belief.depths
+
+
+@torch.no_grad()
+def find_belief(
+    trained: Callable[[torch.Tensor], torch.Tensor],
+    contexts: ContextTables,
+    pieces: Sequence[np.ndarray],
+    *,
+    recent: bool = True,
+) -> Belief:
+    """The factors and cells of :func:`blend`, for any network; neither it nor the tables are changed.
+
+    Args:
+        trained: tokens (T,) of a piece to the network's logits (T - 1, K) of all but the first.
+        contexts: as counted.
+        pieces: as there.
+        recent: whether recent tables are fitted.
+    """
+    read = _read_of(contexts, pieces)
+    known = _logits(trained, contexts, read)
     targets = torch.cat([piece[1:] for piece in read])
     sizes = [1, *(depth + 1 for depth in contexts.depths)]
     n = len(sizes)
@@ -83,13 +124,8 @@ def blend(
             logits = torch.cat([(factors @ part.flatten(1)).view_as(part[0]) for part in known])
             factor, cells = fit_recent(logits, contexts.byte, read)
             apart = factor * apart
-    (c,), *believed = (part.tolist() for part in apart.split(sizes))
-    tables = model.readout.synaptic_vectors
-    tables.copy_(tables.float() * c)
-    contexts.scale(believed)
-    contexts.set_recent(cells)
-    model.set_contexts(contexts)
-    return c, believed
+    (scale,), *depths = (part.tolist() for part in apart.split(sizes))
+    return Belief(scale, depths, cells)
 
 
 @contextmanager
@@ -108,28 +144,32 @@ def blended(
             tables.copy_(trained)
 
 
-def _read_of(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray]) -> list[torch.Tensor]:
+def _read_of(contexts: ContextTables, pieces: Sequence[np.ndarray]) -> list[torch.Tensor]:
     """What is looked at, (T,) int64 each: of long pieces the beginnings alone."""
-    numbers = model.config.vocabulary_size * (1 + sum(depth + 1 for depth in contexts.depths))
+    numbers = len(contexts.byte) * (1 + sum(depth + 1 for depth in contexts.depths))
     part_read = min(1.0, _MOST_NUMBERS / (numbers * sum(piece.size for piece in pieces)))
     return [torch.from_numpy(piece[: max(2, int(piece.size * part_read))].astype(np.int64)) for piece in pieces]
 
 
-def _logits(model: DelayLM, contexts: ContextTables, pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Of all pieces together, logits (n, N, K) of the trained tables and of each depth of counted ones.
+def _trained_logits(model: DelayLM, tokens: torch.Tensor) -> torch.Tensor:
+    state, trained = model.start(), []
+    for part in tokens[None, :-1].split(_READ_PIECE, dim=1):
+        logits, state = model.extend(part.to(model.device), state)
+        trained.append(logits[0].cpu())
+    return torch.cat(trained)
+
+
+def _logits(
+    trained: Callable[[torch.Tensor], torch.Tensor], contexts: ContextTables, pieces: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Of all pieces together, logits (n, N, K) of the trained network and of each depth of counted tables.
 
     In parts of some positions.
     """
     known: list[torch.Tensor] = []
     for piece in pieces:
-        tokens = piece[None, :-1]
-        state = model.start()
-        trained = []
-        for part in tokens.split(_READ_PIECE, dim=1):
-            logits, state = model.extend(part.to(model.device), state)
-            trained.append(logits[0].cpu())
-        counted = [logits[0] for of_kind in contexts.each(tokens) for logits in of_kind]
-        known.append(torch.stack([torch.cat(trained), *counted]))
+        counted = [logits[0] for of_kind in contexts.each(piece[None, :-1]) for logits in of_kind]
+        known.append(torch.stack([trained(piece), *counted]))
     return [part.contiguous() for part in torch.cat(known, dim=1).split(_FIT_PIECE, dim=1)]
 
 

@@ -16,10 +16,10 @@ POSITIONS_AT_ONCE = 1 << 14
 
 
 def score_by_windows(nats: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, window: int) -> Tensor:
-    """Nats of tokens[1:], (N,) int64 to (N - 1,).
+    """Nats of tokens[1:], (N,) int64 to (N - 1,); or whatever else is said of each, (N - 1, ...).
 
     Args:
-        nats: tokens (B, T), targets (B, T) to the nats of the targets (B, T), for any T up to ``window``.
+        nats: tokens (B, T), targets (B, T) to what is said of the targets (B, T, ...), for any T up to ``window``.
         tokens: the text.
         window: T, positions that the model sees at once; at least 1.
     """
@@ -36,7 +36,7 @@ def score_by_windows(nats: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, w
     first = nats(tokens[None, :window], tokens[None, 1 : window + 1])[0]
     n_left = n - window - n_moves * move
     last = nats(tokens[None, n - window : n], tokens[None, n - window + 1 :])[0, window - n_left :]
-    return torch.cat([first, *(part.flatten() for part in scored), last])
+    return torch.cat([first, *(part.flatten(0, 1) for part in scored), last])
 
 
 def mean_context(window: int) -> float:

@@ -148,7 +148,11 @@ def schedule(progress: float) -> float:
 def nats_per_byte(twin: Twin, tokens: np.ndarray, split: Split) -> float:
     """Mean over all bytes after the first; a byte that training never saw also pays for its name."""
     twin.eval()
-    nats = twin.score(torch.from_numpy(tokens.astype(np.int64)))
+    return mean_nats(twin.score(torch.from_numpy(tokens.astype(np.int64))), tokens, split)
+
+
+def mean_nats(nats: Tensor, tokens: np.ndarray, split: Split) -> float:
+    """The same of the nats (N - 1,) of all of them."""
     assert len(nats) == tokens.size - 1
     n_unseen = int(np.count_nonzero(tokens[1:] == split.vocabulary.unseen_id))
     return (nats.sum(dtype=torch.float64).item() + n_unseen * split.vocabulary.unseen_nats) / (tokens.size - 1)

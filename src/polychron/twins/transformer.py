@@ -161,6 +161,11 @@ class Transformer(Twin):
 
         return score_by_windows(nats, tokens, self.size.window)
 
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits of tokens[1:], (N,) int64 to (N - 1, K), by the same windows."""
+        return score_by_windows(lambda tokens, targets: self(tokens), tokens, self.size.window)
+
     def reading_cost(self) -> Cost:
         """With keys and values remembered, and as much context as scoring uses on average."""
         return self._cost(mean_context(self.size.window))
