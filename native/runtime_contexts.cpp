@@ -38,8 +38,8 @@ template <class Dense> struct Contexts::Layout {
   int64_t least_dense = std::numeric_limits<int64_t>::max();
 };
 
-Contexts::Contexts(const ContextTrie& trie, const void* value, int64_t n_entries, bool integer,
-                   int64_t row_width, int64_t most_copied)
+Contexts::Contexts(const ContextTrie& trie, const void* value, int64_t n_entries, bool integer, int64_t row_width,
+                   int64_t most_copied)
     : trie_(trie), value_(static_cast<const char*>(value)), integer_(integer), row_width_(row_width) {
   if (const char* flaw = flaw_of(trie, n_entries)) throw std::invalid_argument(std::string("contexts: ") + flaw);
   plan_short_rows();

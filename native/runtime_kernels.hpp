@@ -64,8 +64,7 @@ struct Kernels {
   int32_t (*highest_i32)(const int32_t* units, int64_t n);
   // weight[k] = round(2^22 exp((logit[k] - highest) * coldness)), to nearest, ties to even; n a multiple of 16.
   void (*weigh)(const float* logits, int64_t n, float highest, float coldness, uint32_t* weight);
-  // weight[k] = table[(highest - unit[k]) >> shift], of distances behind the table's last what stands there: table_size
-  // counts it.
+  // weight[k] = table[min((highest - unit[k]) >> shift, table_size - 1)].
   void (*weigh_units)(const int32_t* units, int64_t n, int32_t highest, const uint32_t* table, uint32_t table_size,
                       int shift, uint32_t* weight);
   // Sums of sixteen weights each, and returns theirs; n a multiple of 16.

@@ -77,7 +77,7 @@ void Sampler::weigh_units(const int32_t* units) {
                    static_cast<uint32_t>(table_.weight.size()), table_.shift, weight_.data());
 }
 
-// The first token whose cumulative weight exceeds a number below the sum of all. Nothing branches: where it lies is chance.
+// The first token whose cumulative weight exceeds a number below the sum of all. Where that is, is chance: no branch.
 int64_t Sampler::find(uint32_t number) const {
   uint32_t before = 0, cumulative = 0;
   int64_t block = 0;

@@ -287,6 +287,7 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   *tokens_.push() = static_cast<int32_t>(token);
   const auto& contexts = model_.contexts();
   const bool reads_contexts = wants_logits && !contexts.empty();
+  // Memory answers late: rows are asked for before they are added, and meanwhile the contexts are looked after.
   const auto follow_text = [&] {
     if (contexts.empty()) return;
     remember(token);
@@ -295,7 +296,6 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   const auto add_tables = [&](const RowList& list, const Tables& tables, const int32_t* start, int32_t* y) {
     add<integer>(list, tables.groups.data(), static_cast<int64_t>(tables.groups.size()), start, y);
   };
-  // Memory answers late: before rows are added they are asked for, and the contexts are looked after meanwhile.
   const bool recurrent = !states_.empty() && model_.stages()[0].lookup && model_.stages()[0].lookup->recurrent;
   if (recurrent) {
     if (counters_) counters_->enter(0);

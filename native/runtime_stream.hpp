@@ -74,7 +74,7 @@ class Stream {
   std::vector<int32_t> z_, logits_, index_, query_, key_;
   std::vector<float> scratch_, sums_;
   ContextState text_;                 // of contexts
-  uint8_t lists_[kContextLists][kMaxContext] = {};  // the bytes of all kinds
+  uint8_t lists_[kContextLists][kMaxContext] = {};     // its bytes of all kinds, 0 behind a list's end
   std::array<Path, kContextLists> paths_;
   std::array<uint32_t, kRecentTables> recent_keys_{};  // of the contexts that the text ends with
   std::vector<uint64_t> recent_places_;                // empty where the model has no recent tables
