@@ -76,10 +76,13 @@ constexpr int recent_cell(int table, int which, int run) { return (2 * table + w
 // Keys of the contexts that a text ends with, from the lists of all kinds. Each byte is added and mixed in by Marsaglia's
 // xorshift: exports know no multiplication, and h + (h << k) would become one.
 inline void recent_keys(const uint8_t (*lists)[kMaxContext], uint32_t* keys) {
+  uint32_t h = 0;
+  int k = 0;
   for (size_t i = 0; i < kRecentTables; ++i) {
-    const uint8_t* bytes = lists[static_cast<int>(kRecentContexts[i].list)];
-    uint32_t h = 0;
-    for (int k = 0; k < kRecentContexts[i].depth; ++k) {
+    const RecentContext& context = kRecentContexts[i];
+    const uint8_t* bytes = lists[static_cast<int>(context.list)];
+    if (i > 0 && context.list != kRecentContexts[i - 1].list) h = 0, k = 0;  // else it goes on where the one before ends
+    for (; k < context.depth; ++k) {
       h += bytes[k];
       h ^= h << 13;
       h ^= h >> 17;

@@ -12,6 +12,13 @@ namespace {
 
 constexpr int kVectorBytes = 64;
 
+inline __m512i widen_bytes(const int8_t* p) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline __m512i widen_words(const int16_t* p) {
+  return _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
 inline __m512i load_offsets(const int32_t* p) { return _mm512_loadu_si512(p); }
 
 // Where latencies are read from: memory, or two registers that hold the 32 of them.

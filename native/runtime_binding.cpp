@@ -333,6 +333,6 @@ void bind_runtime(nb::module_& m) {
   m.def("runtime_generate", &generate, nb::arg("streams"), nb::arg("samplers"), nb::arg("n"), nb::arg("n_threads"));
   m.def("runtime_weight_table", [](double unit, double temperature) {
     const WeightTable table(unit, temperature);
-    return nb::make_tuple(table.weight, table.shift);
+    return nb::make_tuple(std::vector<uint32_t>(table.weight.begin(), table.weight.end() - 1), table.shift);
   }, nb::arg("unit"), nb::arg("temperature"));
 }

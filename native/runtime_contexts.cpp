@@ -38,9 +38,9 @@ template <class Dense> struct Contexts::Layout {
   int64_t least_dense = std::numeric_limits<int64_t>::max();
 };
 
-Contexts::Contexts(const ContextTrie& trie, ContextList list, const void* value, int64_t n_entries, bool integer,
-                   int64_t row_width, int64_t most_copied)
-    : trie_(trie), value_(static_cast<const char*>(value)), list_(list), integer_(integer), row_width_(row_width) {
+Contexts::Contexts(const ContextTrie& trie, const void* value, int64_t n_entries, bool integer, int64_t row_width,
+                   int64_t most_copied)
+    : trie_(trie), value_(static_cast<const char*>(value)), integer_(integer), row_width_(row_width) {
   if (const char* flaw = flaw_of(trie, n_entries)) throw std::invalid_argument(std::string("contexts: ") + flaw);
   plan_short_rows();
   if (!integer) {
@@ -204,10 +204,9 @@ uint32_t Contexts::child_of(uint32_t context, uint8_t symbol) const {
   return found < end && *found == symbol ? static_cast<uint32_t>(found - trie_.symbol) : 0;
 }
 
-void Contexts::begin(const ContextState& state, Path& path) const {
-  std::array<uint8_t, kMaxContext + 1> bytes{};
-  state.bytes(list_, bytes.data());
-  std::memcpy(&path.bytes, bytes.data(), sizeof path.bytes);
+void Contexts::begin(const uint8_t* bytes, Path& path) const {
+  path.bytes = 0;
+  std::memcpy(&path.bytes, bytes, kMaxContext);
   if constexpr (std::endian::native == std::endian::big) path.bytes = __builtin_bswap64(path.bytes);
   path.dense = !of_two_.empty() ? of_two_[bytes[0] * kBytes + bytes[1]] : !of_nearest_.empty() ? of_nearest_[bytes[0]] : 0;
   path.n = 0;

@@ -43,11 +43,11 @@ class Contexts {
   // value: (E) float32, or int16 that count the logits' unit; row_width: of dense rows, at least V and a multiple of
   // kOutputPad; what needs more bytes than most_copied stays where it is. Throws std::invalid_argument when the arrays
   // are no trie.
-  Contexts(const ContextTrie& trie, ContextList list, const void* value, int64_t n_entries, bool integer,
-           int64_t row_width, int64_t most_copied);
+  Contexts(const ContextTrie& trie, const void* value, int64_t n_entries, bool integer, int64_t row_width,
+           int64_t most_copied);
 
-  // Asks for what `find` reads, and `find` for what is added.
-  void begin(const ContextState&, Path&) const;
+  // Asks for what `find` reads, and `find` for what is added. bytes: kMaxContext of this kind's list, 0 behind its end.
+  void begin(const uint8_t* bytes, Path&) const;
   void find(Path&) const;
   // y <- y + (rows that follow the dense one). In integers no order matters.
   void add_following(const Path&, float* y) const;
@@ -91,7 +91,6 @@ class Contexts {
 
   ContextTrie trie_;                  // in place
   const char* value_;
-  ContextList list_;
   bool integer_;
   int64_t row_width_;
   int64_t dense_bytes_ = 0;

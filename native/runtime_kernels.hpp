@@ -64,10 +64,11 @@ struct Kernels {
   int32_t (*highest_i32)(const int32_t* units, int64_t n);
   // weight[k] = round(2^22 exp((logit[k] - highest) * coldness)), to nearest, ties to even; n a multiple of 16.
   void (*weigh)(const float* logits, int64_t n, float highest, float coldness, uint32_t* weight);
-  // weight[k] = table[(highest - unit[k]) >> shift], 0 behind the table's last.
+  // weight[k] = table[min((highest - unit[k]) >> shift, table_size - 1)].
   void (*weigh_units)(const int32_t* units, int64_t n, int32_t highest, const uint32_t* table, uint32_t table_size,
                       int shift, uint32_t* weight);
-  uint32_t (*sum)(const uint32_t* weight, int64_t n);
+  // Sums of sixteen weights each, and returns theirs; n a multiple of 16.
+  uint32_t (*sum_blocks)(const uint32_t* weight, int64_t n, uint32_t* sums);
   // Sum of the weights that come before a token's in descending order, equals by their place.
   uint32_t (*sum_before)(const uint32_t* weight, int64_t n, int64_t token);
 };

@@ -1,5 +1,6 @@
 // The runtime's kernels, written once against vectors of kVectorBytes bytes. A runtime_<set>.cpp includes this file
-// inside its own namespace after it has defined kVectorBytes, hash_f32 and hash_i32.
+// inside its own namespace after it has defined kVectorBytes, widen_bytes and widen_words (a vector of numbers twice
+// as wide as those in memory), hash_f32 and hash_i32.
 
 namespace {
 
@@ -9,7 +10,6 @@ constexpr int kHalfLanes = kVectorBytes / 2;
 using F32 = float __attribute__((vector_size(kVectorBytes)));
 using I16 = int16_t __attribute__((vector_size(kVectorBytes)));
 using U32 = uint32_t __attribute__((vector_size(kVectorBytes)));
-using I8 = int8_t __attribute__((vector_size(kVectorBytes / 2)));
 using U16 = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
 
 template <class V> inline V load(const void* p) {
@@ -103,7 +103,7 @@ struct AddInt8Body {
           if (list.prefetch && column == 0 && m + kAhead < list.n) prefetch_row<int8_t>(list, m + kAhead);
           const int8_t* row = rows + int64_t{list.index[m]} * list.stride;
           for (int b = 0; b < Blocks; ++b) {
-            sum[b] += __builtin_convertvector(load<I8>(row + b * kHalfLanes), I16);
+            sum[b] += reinterpret_cast<I16>(widen_bytes(row + b * kHalfLanes));
           }
         }
         int16_t sums[Blocks * kHalfLanes];
@@ -129,10 +129,11 @@ void add_i8(const RowList& list, const ShiftGroup* groups, int64_t n_groups, con
   for_columns(list.width, kHalfLanes, AddInt8Body{list, groups, n_groups, y});
 }
 
-void add_narrow(const int16_t* const* rows, int64_t n_rows, int64_t n, int32_t* __restrict y) {
-  for (int64_t r = 0; r < n_rows; ++r) {
-    const int16_t* __restrict row = rows[r];
-    for (int64_t k = 0; k < n; ++k) y[k] += row[k];
+void add_narrow(const int16_t* const* rows, int64_t n_rows, int64_t n, int32_t* y) {
+  for (int64_t k = 0; k < n; k += kLanes) {
+    U32 sum = load<U32>(y + k);
+    for (int64_t r = 0; r < n_rows; ++r) sum += reinterpret_cast<U32>(widen_words(rows[r] + k));
+    store(y + k, sum);
   }
 }
 
@@ -226,15 +227,22 @@ int32_t highest_i32(const int32_t* units, int64_t n) {
 
 void weigh_units(const int32_t* __restrict units, int64_t n, int32_t highest, const uint32_t* __restrict table,
                  uint32_t table_size, int shift, uint32_t* __restrict weight) {
+  const uint32_t last = table_size - 1;
   for (int64_t k = 0; k < n; ++k) {
     const uint32_t below = (static_cast<uint32_t>(highest) - static_cast<uint32_t>(units[k])) >> shift;
-    weight[k] = below < table_size ? table[below] : 0;
+    weight[k] = below < last ? below : last;
   }
+  for (int64_t k = 0; k < n; ++k) weight[k] = table[weight[k]];
 }
 
-uint32_t sum(const uint32_t* weight, int64_t n) {
+uint32_t sum_blocks(const uint32_t* weight, int64_t n, uint32_t* sums) {
   uint32_t total = 0;
-  for (int64_t k = 0; k < n; ++k) total += weight[k];
+  for (int64_t k = 0; k < n; k += 16) {
+    uint32_t sum = 0;
+    for (int l = 0; l < 16; ++l) sum += weight[k + l];
+    sums[k / 16] = sum;
+    total += sum;
+  }
   return total;
 }
 
@@ -250,5 +258,5 @@ uint32_t sum_before(const uint32_t* weight, int64_t n, int64_t token) {
 
 const Kernels kernels = {
     POLYCHRON_SET_NAME, hash_f32, hash_i32, join_bits, join_masked, add_rows<Float32Rows>, add_rows<Bfloat16Rows>,
-    add_i8, add_narrow, add_sums, highest_f32, highest_i32, weigh, weigh_units, sum, sum_before,
+    add_i8, add_narrow, add_sums, highest_f32, highest_i32, weigh, weigh_units, sum_blocks, sum_before,
 };

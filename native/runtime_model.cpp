@@ -288,8 +288,7 @@ void Model::add_contexts(const ContextsView& view, int64_t most_copied) {
   contexts_.emplace_back(ContextTrie{n_tokens_, std::min(view.depth, kListLength[list]), view.n_contexts, view.symbol,
                                      reinterpret_cast<const uint32_t*>(view.first_child),
                                      reinterpret_cast<const uint32_t*>(view.first_entry), view.entry_symbol},
-                         static_cast<ContextList>(list), view.value, view.n_entries, integer(), logits_stride_,
-                         most_copied);
+                         view.value, view.n_entries, integer(), logits_stride_, most_copied);
 }
 
 void Model::set_recent(const void* cells) {

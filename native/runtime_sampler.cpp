@@ -54,12 +54,14 @@ WeightTable::WeightTable(double unit, double temperature) {
     if (rounded == 0) break;
     weight.push_back(rounded);
   }
+  weight.push_back(0);
 }
 
 Sampler::Sampler(const Model& model, const SamplerSettings& settings)
     : model_(&model), set_(runtime::kernels()), settings_(settings), integer_(model.integer()), n_drawn_(model.n_tokens() - 1),
       n_padded_((n_drawn_ + kBlock - 1) / kBlock * kBlock), table_(model.logit_unit(), settings.temperature),
-      random_(settings.seed), weight_(static_cast<size_t>(n_padded_), 0) {
+      random_(settings.seed), weight_(static_cast<size_t>(n_padded_), 0),
+      block_sums_(static_cast<size_t>(n_padded_ / kBlock), 0) {
   coldness_ = static_cast<float>(1.0 / std::max(settings.temperature, kColdest));
 }
 
@@ -75,19 +77,29 @@ void Sampler::weigh_units(const int32_t* units) {
                    static_cast<uint32_t>(table_.weight.size()), table_.shift, weight_.data());
 }
 
+// The first token whose cumulative weight exceeds a number below the sum of all. Where that is, is chance: no branch.
+int64_t Sampler::find(uint32_t number) const {
+  uint32_t before = 0, cumulative = 0;
+  int64_t block = 0;
+  for (const uint32_t sum : block_sums_) {
+    cumulative += sum;
+    before = cumulative <= number ? cumulative : before;
+    block += cumulative <= number ? 1 : 0;
+  }
+  const uint32_t* weight = weight_.data() + block * kBlock;
+  int64_t token = block * kBlock;
+  for (int64_t k = 0; k < kBlock; ++k) {
+    before += weight[k];
+    token += before <= number ? 1 : 0;
+  }
+  return token;
+}
+
 int64_t Sampler::draw_weighted() {
   std::fill(weight_.begin() + n_drawn_, weight_.end(), 0);
-  const uint32_t total = set_.sum(weight_.data(), n_padded_);
+  const uint32_t total = set_.sum_blocks(weight_.data(), n_padded_, block_sums_.data());
   for (;;) {
-    uint32_t left = random_.below(total);
-    const uint32_t* block = weight_.data();
-    for (;; block += kBlock) {
-      const uint32_t sum = set_.sum(block, kBlock);
-      if (left < sum) break;
-      left -= sum;
-    }
-    int64_t token = block - weight_.data();
-    for (; left >= *block; ++block, ++token) left -= *block;
+    const int64_t token = find(random_.below(total));
     // In the nucleus are the tokens before which less than top_p of all weights comes.
     if (settings_.top_p >= 1.0 || static_cast<double>(set_.sum_before(weight_.data(), n_padded_, token)) <
                                       settings_.top_p * static_cast<double>(total)) {

@@ -24,7 +24,7 @@ class Random {
 };
 
 // weight[d] = round(2^22 exp(-(d << shift) * unit / temperature)): the weights of an int8 model's tokens, by how many
-// units a logit lies below the highest; 0 behind the last.
+// units a logit lies below the highest. The last is 0, and so are those behind it.
 struct WeightTable {
   std::vector<uint32_t> weight;
   int shift = 0;
@@ -50,6 +50,7 @@ class Sampler {
 
  private:
   int64_t draw_weighted();
+  int64_t find(uint32_t number) const;
   bool weigh_floats(const float* logits);
   void weigh_units(const int32_t* units);
 
@@ -61,7 +62,7 @@ class Sampler {
   float coldness_ = 0.0f;             // 1 / temperature
   WeightTable table_;
   Random random_;
-  std::vector<uint32_t> weight_;
+  std::vector<uint32_t> weight_, block_sums_;
 };
 
 }  // namespace polychron::runtime

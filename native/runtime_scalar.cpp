@@ -10,6 +10,22 @@ namespace {
 
 constexpr int kVectorBytes = 16;
 
+template <class Wide, class Narrow> inline Wide widen(const void* p) {
+  Narrow narrow;
+  __builtin_memcpy(&narrow, p, sizeof narrow);
+  return __builtin_convertvector(narrow, Wide);
+}
+inline auto widen_bytes(const int8_t* p) {
+  using Bytes = int8_t __attribute__((vector_size(kVectorBytes / 2)));
+  using Words = int16_t __attribute__((vector_size(kVectorBytes)));
+  return widen<Words, Bytes>(p);
+}
+inline auto widen_words(const int16_t* p) {
+  using Words = int16_t __attribute__((vector_size(kVectorBytes / 2)));
+  using Doubles = int32_t __attribute__((vector_size(kVectorBytes)));
+  return widen<Doubles, Words>(p);
+}
+
 template <class T> void hash(const HashPlan& plan, const T* x, int32_t* index) {
   for (int64_t g = 0; g < plan.n_groups; ++g) {
     int32_t row[kHashLanes];

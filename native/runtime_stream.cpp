@@ -10,6 +10,7 @@
 namespace polychron::runtime {
 namespace {
 
+constexpr int64_t kAsked = 64;       // rows that are asked for before any is added, at most
 constexpr int64_t kRoom = 256;       // rows that a trail writes before it moves
 constexpr int32_t kLatencyLimit = 32767;
 
@@ -101,6 +102,18 @@ void Stream::reset() {
   std::fill(recent_places_.begin(), recent_places_.end(), 0);
   for (int64_t d = 0; d < static_cast<int64_t>(parts_.size()); ++d) *tokens_.push() = static_cast<int32_t>(model_.n_tokens());
   started_ = false;
+}
+
+// Asks for all of a list's rows, if they are few: their kernel need not.
+void Stream::ask_for(RowList& list) const {
+  if (!list.prefetch || list.n > kAsked) return;
+  const int64_t size = model_.integer() ? 1 : model_.precision() == Precision::bfloat16 ? 2 : 4;
+  const auto* begin = static_cast<const char*>(list.rows);
+  const int64_t stride = list.stride * size;
+  for (int64_t at = 0; at < list.width * size; at += static_cast<int64_t>(kLineBytes)) {
+    for (int64_t m = 0; m < list.n; ++m) __builtin_prefetch(begin + at + list.index[m] * stride);
+  }
+  list.prefetch = false;
 }
 
 RowList Stream::rows(const Tables& tables, const int32_t* index, int64_t n) const {
@@ -197,6 +210,9 @@ template <bool integer> void Stream::add_contexts() {
   const auto& contexts = model_.contexts();
   const int64_t width = model_.logits_stride();
   if constexpr (integer) {
+    // In any order: dense rows come last, for they were asked for last.
+    for (size_t k = 0; k < contexts.size(); ++k) contexts[k].add_following(paths_[k], logits_.data());
+    add_recent(logits_.data());
     std::array<const int16_t*, kContextLists> narrow{};
     int64_t n_narrow = 0;
     for (size_t k = 0; k < contexts.size(); ++k) {
@@ -208,8 +224,6 @@ template <bool integer> void Stream::add_contexts() {
       }
     }
     set_.add_narrow(narrow.data(), n_narrow, width, logits_.data());
-    for (size_t k = 0; k < contexts.size(); ++k) contexts[k].add_following(paths_[k], logits_.data());
-    add_recent(logits_.data());
   } else {
     std::array<const float*, kContextLists> sums{};
     for (size_t k = 0; k < contexts.size(); ++k) {
@@ -244,10 +258,9 @@ void Stream::remember(int64_t token) {
     word = place.word();
   }
   text_.advance(model_.byte(token));
+  for (int list = 0; list < kContextLists; ++list) text_.bytes(static_cast<ContextList>(list), lists_[list]);
   if (recent_places_.empty()) return;
-  uint8_t lists[kContextLists][kMaxContext];
-  for (int list = 0; list < kContextLists; ++list) text_.bytes(static_cast<ContextList>(list), lists[list]);
-  polychron::recent_keys(lists, recent_keys_.data());
+  polychron::recent_keys(lists_, recent_keys_.data());
   for (int i = 0; i < kRecentTables; ++i) {
     __builtin_prefetch(recent_places_.data() + recent_place(i, recent_keys_[static_cast<size_t>(i)]), 1);
   }
@@ -273,13 +286,15 @@ template <class T> void Stream::add_recent(T* y) const {
 template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
   *tokens_.push() = static_cast<int32_t>(token);
   const auto& contexts = model_.contexts();
-  if (!contexts.empty()) remember(token);
-  // Contexts are found on the way: what they need arrives from memory while rows are added.
   const bool reads_contexts = wants_logits && !contexts.empty();
-  for (size_t k = 0; reads_contexts && k < contexts.size(); ++k) contexts[k].begin(text_, paths_[k]);
-  const auto add_tables = [&](const Tables& tables, const int32_t* start, int32_t* y) {
-    add<integer>(rows(tables, index_.data(), tables.n_tables), tables.groups.data(),
-                 static_cast<int64_t>(tables.groups.size()), start, y);
+  // Memory answers late: rows are asked for before they are added, and meanwhile the contexts are looked after.
+  const auto follow_text = [&] {
+    if (contexts.empty()) return;
+    remember(token);
+    for (size_t k = 0; reads_contexts && k < contexts.size(); ++k) contexts[k].begin(lists_[k], paths_[k]);
+  };
+  const auto add_tables = [&](const RowList& list, const Tables& tables, const int32_t* start, int32_t* y) {
+    add<integer>(list, tables.groups.data(), static_cast<int64_t>(tables.groups.size()), start, y);
   };
   const bool recurrent = !states_.empty() && model_.stages()[0].lookup && model_.stages()[0].lookup->recurrent;
   if (recurrent) {
@@ -293,19 +308,26 @@ template <bool integer> void Stream::step(int64_t token, bool wants_logits) {
     if (stage.lookup) {
       const Tables& tables = stage.lookup->tables;
       if (!recurrent) address<integer>(*stage.lookup, states_[s].trail, s == 0);
-      add_tables(tables, z_.data(), z_.data());
+      RowList list = rows(tables, index_.data(), tables.n_tables);
+      ask_for(list);
+      if (s == 0) follow_text();
+      add_tables(list, tables, z_.data(), z_.data());
     } else {
+      if (s == 0) follow_text();
       attend<integer>(*stage.attention, states_[s]);
     }
     keep_in_range<integer>();
   }
+  if (states_.empty()) follow_text();
   const Lookup& readout = model_.readout();
   if (!wants_logits && longest_delay(readout) == 0) return;
   if (counters_) counters_->enter(states_.size());
   address<integer>(readout, readout_trail_, states_.empty());
   if (!wants_logits) return;
+  RowList list = rows(readout.tables, index_.data(), readout.tables.n_tables);
+  ask_for(list);
   for (size_t k = 0; reads_contexts && k < contexts.size(); ++k) contexts[k].find(paths_[k]);
-  add_tables(readout.tables, nullptr, logits_.data());
+  add_tables(list, readout.tables, nullptr, logits_.data());
   if (reads_contexts) add_contexts<integer>();
   started_ = true;
 }

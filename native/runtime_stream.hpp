@@ -62,6 +62,7 @@ class Stream {
   template <bool integer> void add_contexts();
   void remember(int64_t token);
   template <class T> void add_recent(T* y) const;
+  void ask_for(RowList&) const;
   RowList rows(const Tables&, const int32_t* index, int64_t n) const;
 
   const Model& model_;
@@ -73,6 +74,7 @@ class Stream {
   std::vector<int32_t> z_, logits_, index_, query_, key_;
   std::vector<float> scratch_, sums_;
   ContextState text_;                 // of contexts
+  uint8_t lists_[kContextLists][kMaxContext] = {};     // its bytes of all kinds, 0 behind a list's end
   std::array<Path, kContextLists> paths_;
   std::array<uint32_t, kRecentTables> recent_keys_{};  // of the contexts that the text ends with
   std::vector<uint64_t> recent_places_;                // empty where the model has no recent tables
