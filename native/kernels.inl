@@ -594,7 +594,7 @@ float route_pairs(const TablePairs& a, const PairRun& run, const float* gain, co
 class Gains {
  public:
   explicit Gains(bool first_columns) : first_columns_(first_columns) {}
-  ~Gains() { flush(); }
+  ~Gains() { if (count_ > 0) flush_few(); }
 
   inline void add(F32 products, float* gain) {
     store(waiting_ + count_ * kLanes, products);
@@ -602,15 +602,23 @@ class Gains {
     if (++count_ == kLanes) flush();
   }
   float* nowhere() { return &nowhere_; }
+
+ private:
   void flush() {
     float sums[kLanes];
     reduce_add_each(waiting_, sums);
     for (int l = 0; l < count_; ++l) *gain_[l] = first_columns_ ? sums[l] : *gain_[l] + sums[l];
     count_ = 0;
   }
+  // What is left at the end, one by one to the same bits; apart, so that the loop before it stays short.
+  [[gnu::noinline]] void flush_few() {
+    for (int l = 0; l < count_; ++l) {
+      const float sum = reduce_add(load(waiting_ + l * kLanes));
+      *gain_[l] = first_columns_ ? sum : *gain_[l] + sum;
+    }
+  }
 
- private:
-  alignas(64) float waiting_[kLanes * kLanes] = {};
+  alignas(64) float waiting_[kLanes * kLanes];
   float* gain_[kLanes];
   float nowhere_ = 0.0f;
   int count_ = 0;
@@ -649,8 +657,8 @@ inline void prefetch_neighbours(const Readings& a, int64_t m, const Number* tabl
   }
 }
 
-// Rows are asked for ahead only where the table lies outside the cache: within it the processor's own look-ahead
-// reaches far enough, and asking costs more than it brings.
+// Rows are asked for ahead only where the table, or all of v, lies outside the cache: within it the processor's own
+// look-ahead reaches far enough, and asking costs more than it brings.
 template <bool with_gains, class Number> struct MergeBody {
   const Readings& given;
   const RowGroups& given_groups;
@@ -662,6 +670,8 @@ template <bool with_gains, class Number> struct MergeBody {
     const Number* table = static_cast<const Number*>(a.table) + c.begin;
     const float* v = a.v + c.begin;
     const int64_t stride = merged_stride(a.n_outputs);
+    const bool v_far = !a.source && a.n_readings * a.v_stride * int64_t{sizeof(float)} > kSecondLevelBytes;
+    const bool asks = v_far || (with_gains && a.far);
     Gains gains(c.begin == 0);
     for (int64_t q = 0; q < groups.n_groups; ++q) {
       if (q + kReadingAhead < groups.n_groups) {  // even without gains: the update comes next
@@ -671,8 +681,10 @@ template <bool with_gains, class Number> struct MergeBody {
       if (with_gains) here = Row<Blocks>::load_from(table + int64_t{groups.rows[q]} * a.row_stride, c.tail);
       Row<Blocks> sum = Row<Blocks>::zero();
       for (int64_t k = groups.begin[q]; k < groups.begin[q + 1]; ++k) {
-        if (with_gains && a.far && k + kReadingAhead < a.n_readings) {
-          prefetch_neighbours<Blocks>(a, groups.order[k + kReadingAhead], table);
+        if (asks && k + kReadingAhead < a.n_readings) {
+          const int64_t ahead = groups.order[k + kReadingAhead];
+          if (with_gains && a.far) prefetch_neighbours<Blocks>(a, ahead, table);
+          if (v_far) prefetch_row<Blocks>(v + ahead * a.v_stride);
         }
         const int64_t m = groups.order[k];
         const int64_t source = a.source ? a.source[m] : m;

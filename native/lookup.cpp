@@ -12,7 +12,8 @@ namespace polychron {
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kFloatsWorthWaking = 1 << 14;  // a sleeping thread wakes in the time that so many readings' floats take
+constexpr int64_t kFloatsPerComparison = 2;  // that are added in the time
+constexpr int64_t kFloatsPerUpdate = 64;     // and while a reading is sorted, and its gain and slope go their way
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -126,7 +127,10 @@ Latencies one_sequence(const Latencies& in) {
 void hash(const Latencies& given, const Anchors& anchors, const Addresses& out, int n_threads) {
   const Hasher hasher(anchors, given.n_inputs);
   const Latencies in = hasher.max_delay() == 0 ? one_sequence(given) : given;
-  if (in.n_sequences * in.n_positions == 0) return;
+  const int64_t n_flat = in.n_sequences * in.n_positions;
+  if (n_flat == 0) return;
+  const int64_t n_comparisons = n_flat * anchors.n_tables * anchors.n_comparisons;
+  n_threads = threads_worth_waking(n_comparisons * kFloatsPerComparison, n_threads);
   std::vector<Buffer<float>> scratch;
   for (int w = 0; w < n_threads; ++w) {
     scratch.emplace_back(hasher.scratch_floats());
@@ -144,6 +148,7 @@ void hash(const Latencies& given, const Anchors& anchors, const Addresses& out, 
 }
 
 void gather(const GatherSum& sum, int64_t n_flat, int n_threads) {
+  n_threads = threads_worth_waking(n_flat * sum.n_tables * std::max(sum.n_outputs, kLanes), n_threads);
   const int64_t chunk = positions_per_task(n_flat, n_threads);
   parallel_for(n_threads, divide_up(n_flat, chunk), [&](int64_t task, int) {
     kernels().gather_sum(sum, task * chunk, std::min(n_flat, (task + 1) * chunk));
@@ -201,9 +206,13 @@ void scatter(const Anchors& anchors, const uint8_t* pair, const float* slope, in
 void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAddresses& addresses, const float* v,
                      int64_t v_stride, int64_t n_sequences, int64_t n_positions, int64_t n_inputs, const float* through,
                      int64_t through_stride, float* dx, const TableUpdate& update, int n_threads) {
-  const int64_t n_flat = n_sequences * n_positions, floats = n_flat * std::max(tables.n_outputs, kLanes);
-  if (floats * anchors.n_tables < kFloatsWorthWaking) n_threads = 1;
+  const int64_t n_flat = n_sequences * n_positions;
+  // A reading's row and its neighbour are read.
+  const int64_t floats = n_flat * anchors.n_tables * (2 * std::max(tables.n_outputs, kLanes) + kFloatsPerUpdate);
+  n_threads = threads_worth_waking(floats, n_threads);
   Buffer<float> slope(dx ? anchors.n_tables * n_flat : 0);
+
+  const bool few = n_flat < kLanes;  // a table's slopes leave lanes empty: all tables' are made together
 
   struct Worker {
     TableOwner owner;
@@ -232,9 +241,10 @@ void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAd
       readings.gain[0] = gain;
     }
     workers[w].owner.apply(tables.index(i), readings, update);
-    if (dx) kernels().surrogate_slope(addresses.u + i * n_flat, gain, gain, n_flat);
+    if (dx && !few) kernels().surrogate_slope(addresses.u + i * n_flat, gain, gain, n_flat);
   });
   if (dx) {
+    if (few) kernels().surrogate_slope(addresses.u, slope.get(), slope.get(), anchors.n_tables * n_flat);
     scatter(anchors, addresses.pair, slope.get(), n_sequences, n_positions, n_inputs, through, through_stride,
             dx, false, n_threads);
   }

@@ -40,6 +40,11 @@ struct Tables {
   bool far() const { return table_bytes() > kSecondLevelBytes; }
 };
 
+// Fewer additions of floats take one thread some 60 us at most: waking another, which the system may have put to sleep,
+// costs as much as it brings.
+constexpr int64_t kFloatsWorthWaking = 1 << 20;
+inline int threads_worth_waking(int64_t floats, int n_threads) { return floats < kFloatsWorthWaking ? 1 : n_threads; }
+
 struct Addresses {            // each (I, plane); pair and u null where not wanted
   int32_t* row;
   uint8_t* pair;
@@ -59,6 +64,7 @@ class Hasher {
  public:
   Hasher(const Anchors&, int64_t n_inputs);
 
+  int64_t n_comparisons() const { return n_comparisons_; }
   int64_t tile() const { return tile_; }
   int64_t max_delay() const { return max_delay_; }
   int64_t scratch_floats() const { return static_cast<int64_t>(neurons_.size()) * stride_; }

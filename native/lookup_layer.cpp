@@ -11,9 +11,10 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 constexpr int64_t kLargestTask = 1024;
+constexpr int64_t kSmallestTask = 64;  // where all threads get one: positions come back to rows that the cache holds
 // Room between the rows of two tables: at a power of two, all tables' would share a few sets of the cache.
 constexpr int64_t kBetweenTables = kLanes;
-constexpr int64_t kFloatsWorthWaking = 1 << 15;  // a sleeping thread wakes in the time that so many are added in
+constexpr int64_t kFloatsPerComparison = 2;  // that are added in the time
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -23,7 +24,7 @@ struct Worker {
 };
 
 // What a call needs that its own thread computes alone: kept from call to call, since asking for memory takes as long as
-// a small batch does. Of bounded size: see kFloatsWorthWaking.
+// a small batch does. Of bounded size: it serves what one thread does in little time.
 struct OwnScratch {
   std::vector<float> scratch;
   std::vector<int32_t> row;
@@ -46,18 +47,22 @@ void read_layer(const Hasher& hasher, const Latencies& given, const Tables& tabl
   const int64_t n_flat = given.n_sequences * given.n_positions, K = tables.n_outputs, n = given.n_inputs;
   if (n_flat == 0) return;
   const Latencies in = hasher.max_delay() == 0 ? one_sequence(given) : given;
-  if (n_flat * n_tables * std::max(K, kLanes) < kFloatsWorthWaking) {
+  const int64_t floats = n_flat * n_tables * (std::max(K, kLanes) + hasher.n_comparisons() * kFloatsPerComparison);
+  n_threads = threads_worth_waking(floats, n_threads);
+  if (floats < kFloatsWorthWaking && n_flat <= kLargestTask) {
     const bool keeps = keep.row != nullptr;
-    OwnScratch& own = OwnScratch::of(hasher.scratch_floats(), keeps ? 0 : n_tables * n_flat);
-    const Addresses rows = keeps ? keep : Addresses{own.row.data(), nullptr, nullptr, n_flat};
+    const int64_t plane = n_flat < kLanes ? n_flat : n_flat + kBetweenTables;
+    OwnScratch& own = OwnScratch::of(hasher.scratch_floats(), keeps ? 0 : n_tables * plane);
+    const Addresses rows = keeps ? keep : Addresses{own.row.data(), nullptr, nullptr, plane};
     hasher.positions(in, 0, n_flat, rows, own.scratch.data());
     kernels().gather_sum({tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, rows.row, rows.plane,
                           residual, y, K, tables.type},
                          0, n_flat);
     return;
   }
-  const int64_t chunk =
-      std::clamp(divide_up(divide_up(n_flat, int64_t{n_threads} * 4), kLanes) * kLanes, kLanes, kLargestTask);
+  const auto share = [&](int64_t n_parts) { return divide_up(divide_up(n_flat, n_parts), kLanes) * kLanes; };
+  const int64_t least = std::min(share(n_threads), n_threads == 1 ? kLargestTask : kSmallestTask);
+  const int64_t chunk = std::clamp(share(int64_t{n_threads} * 4), least, kLargestTask);
   const int64_t n_tasks = divide_up(n_flat, chunk), plane = chunk + kBetweenTables;
 
   // Delays reach back into other tasks' positions of a sequence: then rows stand where the whole batch's would.

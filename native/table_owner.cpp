@@ -57,7 +57,10 @@ TableOwner::TableOwner(int64_t n_readings, int64_t n_rows, int64_t n_outputs)
 void TableOwner::apply(int64_t i, const Readings& readings, const TableUpdate& update) {
   if (readings.n_readings == 0) return;
   check_rows(readings.row, readings.n_readings, n_rows_);
-  if (update.kind == TableUpdate::Kind::online_sgd) {
+  // Of one reading there is nothing to sort or to merge.
+  const bool one_by_sgd = readings.n_readings == 1 && readings.type == RowType::float32 &&
+                          update.kind == TableUpdate::Kind::sgd && update.visit_cap >= 1.0f;
+  if (update.kind == TableUpdate::Kind::online_sgd || one_by_sgd) {
     kernels().online_sgd(readings, update.rate);
     return;
   }

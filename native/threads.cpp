@@ -45,11 +45,11 @@ class Pool {
     next_.store(0, std::memory_order_relaxed);
     failure_ = nullptr;
     gate_.fetch_sub(kClosed, std::memory_order_release);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      round_.fetch_add(1, std::memory_order_release);
+    round_.fetch_add(1);
+    if (sleepers_.load() > 0) {
+      { std::lock_guard<std::mutex> lock(mutex_); }  // who counts as a sleeper is asleep now, or sees the new round
+      wake_.notify_all();
     }
-    wake_.notify_all();
     inside_ = true;
     take_tasks(0);
     inside_ = false;
@@ -82,17 +82,23 @@ class Pool {
     uint64_t seen = 0;
     for (;;) {
       for (int spin = 0; spin < kSpins && round_.load(std::memory_order_acquire) == seen; ++spin) relax();
-      {
-        std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
-        seen = round_.load(std::memory_order_acquire);
-      }
+      if (round_.load(std::memory_order_acquire) == seen) sleep(seen);
+      seen = round_.load(std::memory_order_acquire);
       if (gate_.fetch_add(1, std::memory_order_acq_rel) < kClosed && worker <= n_wanted_) take_tasks(worker);
       if (gate_.fetch_sub(1, std::memory_order_acq_rel) == kClosed + 1) {
         std::lock_guard<std::mutex> lock(mutex_);
         done_.notify_one();
       }
     }
+  }
+
+  // A worker that is awake takes no lock to begin: it would meet the caller there and be put to sleep.
+  // It counts itself, then looks at the round; the caller goes the other way: one of them sees the other.
+  void sleep(uint64_t seen) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleepers_.fetch_add(1);
+    wake_.wait(lock, [&] { return round_.load() != seen; });
+    sleepers_.fetch_sub(1);
   }
 
   static thread_local bool inside_;
@@ -107,6 +113,7 @@ class Pool {
   std::atomic<int> gate_{kClosed};  // workers that are at it; and kClosed while nobody may begin
   std::atomic<int64_t> next_{0};
   std::atomic<uint64_t> round_{0};
+  std::atomic<int> sleepers_{0};
   std::exception_ptr failure_;
 };
 

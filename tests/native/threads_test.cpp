@@ -89,8 +89,10 @@ struct HalfTables {
 
 void layers(int n_threads, Random& draw, Bits& out) {
   for (const Kind kind : kKinds) {
-    const int64_t B = draw.between(1, 4), T = draw.between(1, 400), n = draw.between(2, 20), P = B * T;
-    const int64_t H = draw.below(5), n_tables = draw.between(1, 9), max_delay = draw.below(2) * draw.between(1, 9);
+    const bool wakes = draw.below(2) > 0;  // is large enough for a second thread
+    const int64_t B = draw.between(1, 4), T = draw.between(1, wakes ? 4000 : 400), n = draw.between(2, 20), P = B * T;
+    const int64_t H = draw.below(5), n_tables = draw.between(1, wakes ? 40 : 9);
+    const int64_t max_delay = draw.below(2) * draw.between(1, 9);
     LayerData layer(draw, n, n, n_tables, draw.between(1, 6), max_delay);
     const std::vector<float> x = draw.reals(P * n), history = draw.reals(B * H * n), v = draw.reals(P * n);
     AddressData addresses(n_tables * P);
@@ -118,7 +120,7 @@ void layers(int n_threads, Random& draw, Bits& out) {
 // A layer's forward pass in one call is its hash and its gather; rows kept or not.
 void whole_layers(int n_threads, Random& draw, Bits& out) {
   for (int round = 0; round < 6; ++round) {
-    const int64_t B = draw.between(1, 4), T = draw.between(1, 900), n = draw.between(2, 60), P = B * T;
+    const int64_t B = draw.between(1, 4), T = draw.between(1, 1800), n = draw.between(2, 60), P = B * T;
     const int64_t H = draw.below(5), n_tables = draw.between(1, 40), max_delay = draw.below(2) * draw.between(1, 9);
     LayerData layer(draw, n, n, n_tables, draw.between(1, 6), max_delay);
     const std::vector<float> x = draw.reals(P * n), history = draw.reals(B * H * n);

@@ -11,6 +11,7 @@ from polychron.anchors import draw_delays
 from polychron.nn.row_layer import RowLayer, check_width, choose_anchors
 from polychron.ops import RowUpdate, lookup, readout_cross_entropy
 from polychron.ops.dispatch import arithmetic, runs_triton
+from polychron.ops.lookup import direct
 
 
 class LookupTables(RowLayer):
@@ -80,14 +81,20 @@ class LookupTables(RowLayer):
 
     def forward(self, x: Tensor, history: Tensor | None = None) -> Tensor:
         """y of the latencies x; ``history`` (B, D, n_inputs) stands before them."""
-        check_width(x, self.n_inputs)
         kept = self.draw_step()
         if kept is not None:
+            check_width(x, self.n_inputs)
             return self._read_some(x, history, kept)
-        held = self._buffers  # attributes that a module holds this way take a search each
+        held, tables = self._buffers, self._tables()  # attributes that a module holds this way take a search each
+        anchors, delays, residual, gradient, update = (
+            held["anchors"], held["delays"], self.residual, self.gradient, self.update
+        )  # fmt: skip
+        reader = direct.find_reader(x, tables, anchors, delays, history, residual, gradient, update)
+        if reader is not None and reader.n_inputs == self.n_inputs:
+            return direct.read(reader, x, tables, residual, gradient, update)
+        check_width(x, self.n_inputs)
         return lookup(
-            x, self._tables(), held["anchors"], held["delays"], history=history,
-            residual=self.residual, gradient=self.gradient, update=self.update,
+            x, tables, anchors, delays, history=history, residual=residual, gradient=gradient, update=update
         )  # fmt: skip
 
     def _read_some(self, x: Tensor, history: Tensor | None, kept: Tensor) -> Tensor:

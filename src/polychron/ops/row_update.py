@@ -110,7 +110,7 @@ class RowUpdate:
     @property
     def step_rate(self) -> float:
         """The rate at which rows change: :attr:`rate` times :attr:`rate_factor`."""
-        return self.rate * self.rate_factor
+        return self.shared_rate.item() * self.rate_factor
 
     @property
     def step_device_rate(self) -> torch.Tensor | None:

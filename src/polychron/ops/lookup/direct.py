@@ -41,8 +41,8 @@ class Reader:
     """
 
     __slots__ = (
-        "__weakref__", "_anchors", "_delays", "_stamp", "anchors", "delays", "layer", "n_inputs", "n_rows", "n_tables",
-        "read", "update",
+        "__weakref__", "_anchors", "_anchors_stamp", "_delays", "_delays_stamp", "anchors", "delays", "layer",
+        "n_inputs", "n_rows", "n_tables", "read", "update",
     )  # fmt: skip
 
     def __init__(self, anchors: Tensor, delays: Tensor | None, n_inputs: int):
@@ -54,24 +54,23 @@ class Reader:
         self.n_rows = 1 << anchors.shape[1]
         self._anchors = weakref.ref(anchors)
         self._delays = None if delays is None else weakref.ref(delays)
-        self._stamp = _stamp(anchors, delays)
+        # A tensor's memory or its version changes when what it holds does.
+        self._anchors_stamp = anchors._version, anchors.data_ptr()
+        self._delays_stamp = None if delays is None else (delays._version, delays.data_ptr())
         _made.add(self)
 
     def is_of(self, anchors: Tensor, delays: Tensor | None, n_inputs: int) -> bool:
         """Whether it was made from these, and they did not change since."""
         return (
-            self._anchors() is anchors
-            and (delays is None if self._delays is None else self._delays() is delays)
-            and self.n_inputs == n_inputs
-            and self._stamp == _stamp(anchors, delays)
+            self.n_inputs == n_inputs
+            and self._anchors() is anchors
+            and self._anchors_stamp == (anchors._version, anchors.data_ptr())
+            and (self._delays is None) == (delays is None)
+            and (
+                delays is None
+                or (self._delays() is delays and self._delays_stamp == (delays._version, delays.data_ptr()))
+            )
         )
-
-
-def _stamp(anchors: Tensor, delays: Tensor | None) -> tuple[int, ...]:
-    """Changes when either tensor's memory or what it holds does."""
-    if delays is None:
-        return anchors._version, anchors.data_ptr()
-    return anchors._version, anchors.data_ptr(), delays._version, delays.data_ptr()
 
 
 _readers: dict[int, Reader] = {}
@@ -194,10 +193,12 @@ class DirectLookup(torch.autograd.Function):
         reader, residual, gradient, _ = call
         if x.is_neg():
             x = x.resolve_neg()
-        kept = x.new(_kept_floats(x.numel() // reader.n_inputs * reader.n_tables))
+        n_kept = _kept_floats(x.numel() // reader.n_inputs * reader.n_tables)
+        kept = x.new(n_kept)
         ctx.set_materialize_grads(False)
         ctx.call = call
         ctx.shape = x.shape
+        ctx.n_kept = n_kept
         if gradient == "fused":  # the update changes the tables on purpose: autograd is not to guard them
             ctx.tables = tables.detach() if tables.requires_grad else tables
             ctx.save_for_backward(kept)
@@ -228,8 +229,6 @@ def _differentiate(ctx, v: Tensor | None):
 
 def _are_usual(ctx, kept: Tensor, v: Tensor) -> bool:
     """Whether addresses say all of what was kept and of dL/dy: hooks may have had both in their hands."""
-    reader, shape = ctx.call[0], ctx.shape
-    its = v.shape
     return (
         type(kept) is Tensor
         and (type(v) is Tensor or type(v) is Parameter)
@@ -238,9 +237,8 @@ def _are_usual(ctx, kept: Tensor, v: Tensor) -> bool:
         and kept.is_cpu
         and v.is_cpu
         and kept.is_contiguous()
-        and kept.numel() == _kept_floats(reader.n_tables * (shape.numel() // reader.n_inputs))
-        and its[:-1] == shape[:-1]
-        and its[-1] == ctx.tables.shape[2]
+        and kept.numel() == ctx.n_kept
+        and v.shape == (*ctx.shape[:-1], ctx.tables.shape[2])
     )
 
 
