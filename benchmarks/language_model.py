@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 
 from harness.conditions import machine, versions
-from harness.counted_run import SUFFIX, run_counted
+from harness.counted_run import run_counted
 from harness.ending import exit_code
 from harness.ours import run_ours
 from harness.plan import Plan, run_name, tuning_name
 from harness.report import markdown
-from harness.results import OURS, OWN, TRAINED, Result, ResultFolder, read_results
+from harness.results import COUNTED, OURS, OWN, TRAINED, Result, ResultFolder, read_results
 from harness.twin_run import run_twin
 from polychron.errors import InputError
 from polychron.twins import RECIPES
@@ -35,8 +35,8 @@ from polychron.twins.tuning import MOST_RATES, Tuning, tune
 from references.run import KNESER_NEY, NAMES, PPMD, run_reference
 
 # Twins that take our counted and recent tables as well.
-COUNTED = tuple(name + SUFFIX for name in RECIPES if name.startswith("transformer"))
-MODELS = (OURS, TRAINED, *RECIPES, *COUNTED, *NAMES)
+COUNTED_TWINS = tuple(name + COUNTED for name in RECIPES if name.startswith("transformer"))
+MODELS = (OURS, TRAINED, *RECIPES, *COUNTED_TWINS, *NAMES)
 
 
 def measure(plan: Plan, directory: Path, *, resume: bool) -> None:
@@ -78,10 +78,10 @@ def measure(plan: Plan, directory: Path, *, resume: bool) -> None:
 def _trained(plan: Plan, split: Split, folder: ResultFolder, model: str, budget: float, seed: int) -> Result:
     if model in OWN:
         return run_ours(plan.text, budget, seed, plan.threads, say, counted=model == OURS)
-    recipe = RECIPES[model.removesuffix(SUFFIX)]
+    recipe = RECIPES[model.removesuffix(COUNTED)]
     name = f"tuning/{tuning_name(recipe.name, budget)}.json"
     tuning = Tuning.from_dict(folder.once(name, lambda: tune(recipe, split, plan.trial_part * budget).to_dict()))
-    run = run_counted if model in COUNTED else run_twin
+    run = run_counted if model in COUNTED_TWINS else run_twin
     return run(recipe, tuning.settings, split, budget, seed)
 
 
@@ -92,7 +92,7 @@ def _with(conditions: dict[str, object], result: Result) -> Result:
 def say_how_long(plan: Plan, runs: list[tuple[str, float, int]], directory: Path) -> None:
     """How much training there is to do."""
     training = sum(budget for _, budget, _ in runs)
-    twins = {(model.removesuffix(SUFFIX), budget) for model, budget, _ in runs if model not in OWN}
+    twins = {(model.removesuffix(COUNTED), budget) for model, budget, _ in runs if model not in OWN}
     trials = sum(
         (MOST_RATES + 1) * plan.trial_part * budget
         for model, budget in twins

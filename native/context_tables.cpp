@@ -88,6 +88,11 @@ const char* flaw_of(const ContextTrie& trie, int64_t n_entries) {
     if (trie.first_child[c + 1] < trie.first_child[c] || trie.first_child[c] <= c) return kChildren;
     if (trie.first_entry[c + 1] < trie.first_entry[c]) return kEntries;
   }
+  for (int64_t c = 0; c < C; ++c) {
+    for (uint32_t child = trie.first_child[c] + 1; child < trie.first_child[c + 1]; ++child) {
+      if (trie.symbol[child] <= trie.symbol[child - 1]) return "symbol must ascend among the children of each context";
+    }
+  }
   for (int64_t e = 0; e < n_entries; ++e) {
     if (trie.entry_symbol[e] >= trie.n_symbols) return "entry_symbol must lie below the vocabulary's size";
   }

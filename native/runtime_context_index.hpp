@@ -71,7 +71,7 @@ class ContextIndex {
     for (int n = 0; n < kLongestProbe; ++n, ++line) {
       n_bytes += static_cast<int64_t>(kLineBytes);
       const auto is = [&](int place) { return ((line->key[place] ^ key) & kKeyMask) == 0 ? 1 : 0; };
-      const int place = is(1) + 2 * is(2) + 3 * is(3);  // which of the four is chance: no branch
+      const int place = is(1) | 2 * is(2) | 3 * is(3);  // which of the four is chance: no branch
       if (is(place)) {
         found = {line->content + begin_of(*line, place), holds(line->key[place]),
                  (line - lines_) * ContextLine::kPlaces + place};

@@ -6,14 +6,12 @@ from dataclasses import asdict
 
 from harness.context_cost import context_cost, recent_cost
 from harness.ours import COST_BYTES
-from harness.results import Result
+from harness.results import COUNTED, Result
 from harness.twin_run import training_operations
 from polychron.twins.counted import train_counted
 from polychron.twins.split import Split
 from polychron.twins.training import Settings
 from polychron.twins.twin import Recipe
-
-SUFFIX = "-counted"
 
 
 def run_counted(recipe: Recipe, settings: Settings, split: Split, seconds: float, seed: int) -> Result:
@@ -23,7 +21,7 @@ def run_counted(recipe: Recipe, settings: Settings, split: Split, seconds: float
     reading = trained.twin.reading_cost() + context_cost(found.contexts, split.held_out[-COST_BYTES:]) + recent_cost()
     kept = {"steps": trained.steps, "scale": found.belief.scale, "alone_nats_per_byte": trained.nats_per_byte}
     return Result(
-        model=recipe.name + SUFFIX,
+        model=recipe.name + COUNTED,
         budget=seconds,
         seed=seed,
         nats_per_byte=found.nats_per_byte,

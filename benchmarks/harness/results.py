@@ -14,6 +14,7 @@ from polychron.reproduce.kept import read_object
 OURS = "polychron"
 TRAINED = "polychron-trained"  # its trained tables alone, without counted contexts
 OWN = (OURS, TRAINED)
+COUNTED = "-counted"  # ends the name of a twin beside our counted and recent tables
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from harness.results import OURS, OWN, Result
+from harness.results import COUNTED, OURS, OWN, Result
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,10 @@ def twins_in(means: Iterable[Mean]) -> list[str]:
 
 
 def best_twin(means: Iterable[Mean], budget: float) -> Mean | None:
-    """The twin with the lowest loss at a budget."""
-    candidates = [mean for mean in means if mean.budget == budget and mean.model not in OWN]
+    """The twin with the lowest loss at a budget, of those without our tables."""
+    candidates = [
+        mean for mean in means if mean.budget == budget and mean.model not in OWN and not mean.model.endswith(COUNTED)
+    ]
     return min(candidates, key=lambda mean: mean.nats_per_byte, default=None)
 
 

@@ -150,6 +150,8 @@ def overwrite_numbers(header: dict[str, Any], data: bytearray, random_: random.R
         number = random_.choice((*ODD_NUMBERS, 0x7FC00000, 0x7F800000, 0xFF800000, random_.getrandbits(32)))
         if random_.random() < 0.25:  # what only just does not fit, or does
             number = int.from_bytes(data[at : at + size], "little") + random_.choice((-1, 1))
+        elif at >= begin + size and random_.random() < 0.2:  # twice the same, where numbers should ascend
+            number = int.from_bytes(data[at - size : at], "little")
         data[at : at + size] = (number % 2 ** (8 * size)).to_bytes(size, "little")
 
 

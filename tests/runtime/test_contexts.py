@@ -224,6 +224,7 @@ def overwrite(folder: Path, name: str, at: int, number: int) -> None:
         ("first_entry", 3, -1, "first_entry must ascend"),
         ("entry_symbol", 9, 28, "entry_symbol must lie below"),
         ("entry_symbol", 1, 0, "entry_symbol must ascend in each row"),
+        ("symbol", 2, 0, "symbol must ascend among the children of each context"),
     ],
 )
 @pytest.mark.parametrize("precision", ["float32", "int8"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from polychron.data import Vocabulary
 from polychron.errors import InputError
 from polychron.twins.counted import train_counted
 from polychron.twins.split import Split
@@ -38,6 +39,9 @@ def test_tables_beside_a_twin_help_and_are_added_to_its_scaled_logits(split: Spl
     assert found.nats_per_byte == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_text_too_short_to_set_bytes_aside_is_refused(split: Split):
+def test_a_text_of_all_bytes_or_too_short_to_set_some_aside_is_refused(split: Split):
+    every = replace(split, vocabulary=Vocabulary.of(np.arange(256, dtype=np.uint8)))
+    with pytest.raises(InputError, match="know 256 symbols, the text has all bytes"):
+        train_counted(TINY["transformer"], Settings(rate=1e-2), every, 1.0, 0)
     with pytest.raises(InputError, match="too short to set bytes aside"):
         train_counted(TINY["transformer"], Settings(rate=1e-2), replace(split, training=split.training[:5000]), 1.0, 0)

@@ -359,7 +359,14 @@ def _check_rows(rows: ContextRows, depth: int, n_symbols: int) -> None:
         raise ValueError("first_entry must ascend from 0 to the number of entries")
     if len(rows.value) and int(rows.entry_symbol.max()) >= n_symbols:
         raise ValueError(f"entry_symbol must lie below {n_symbols}")
-    begins = torch.zeros(len(rows.value) + 1, dtype=torch.bool)
-    begins[entry.long()] = True
-    if bool((~begins[1:-1] & (rows.entry_symbol[1:] <= rows.entry_symbol[:-1])).any()):
+    if not _ascend_between(rows.symbol, child):
+        raise ValueError("symbol must ascend among the children of each context")
+    if not _ascend_between(rows.entry_symbol, entry):
         raise ValueError("entry_symbol must ascend in each row")
+
+
+def _ascend_between(symbols: Tensor, begins: Tensor) -> bool:
+    """Whether symbols ascend but where a run of them begins; a first one is of no run's inside."""
+    is_begin = torch.zeros(len(symbols) + 1, dtype=torch.bool)
+    is_begin[begins.long()] = True
+    return bool((is_begin[1:-1] | (symbols[1:] > symbols[:-1])).all())

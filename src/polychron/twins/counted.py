@@ -24,6 +24,8 @@ from polychron.twins.split import Split
 from polychron.twins.training import Settings, Trained, mean_nats, train
 from polychron.twins.twin import Recipe
 
+_MOST_SYMBOLS = 256  # of counted contexts: entries are single bytes
+
 
 @dataclass(frozen=True)
 class CountedTwin:
@@ -45,17 +47,22 @@ class CountedTwin:
 
 
 def train_counted(recipe: Recipe, settings: Settings, split: Split, seconds: float, seed: int) -> CountedTwin:
-    """Count, train for what is left of ``seconds``, fit, score.
+    """Count all of the text, up to ``MOST_COUNTED`` bytes, train for what is left of ``seconds``, fit, score.
 
     Args:
         recipe: of a twin that has ``logits``: a transformer.
 
     Raises:
-        InputError: a text too short to set bytes aside, or as :func:`polychron.twins.training.train`.
+        InputError: a text too short to set bytes aside, one of all 256 bytes, or as
+            :func:`polychron.twins.training.train`.
     """
     began = time.perf_counter()
     n_aside = models.calibration_bytes(0.0, split.training.size, contexts=True)
     segments, aside = set_aside([(0, split.training.size)], n_aside)
+    if split.vocabulary.size > _MOST_SYMBOLS:
+        raise InputError(
+            f"{recipe.name} with counted tables: they know {_MOST_SYMBOLS} symbols, the text has all bytes"
+        )
     if not aside:
         raise InputError(f"{recipe.name} with counted tables: the text is too short to set bytes aside")
     counted = spread(segments, MOST_COUNTED, COUNTED_STRETCHES)
