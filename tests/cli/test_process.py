@@ -123,6 +123,7 @@ def test_a_command_runs_with_standard_output_closed(trained: Path):
 
 
 def test_ctrl_c_ends_generation_quietly(polychron: Command, trained: Path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     done = polychron("generate", trained, "In", "--bytes", 10**9)
