@@ -33,7 +33,7 @@ def written(folder: Path, prompt: bytes, n_bytes: int, **options: Any) -> bytes:
     """What `polychron generate` writes: the runtime's stream with the command's defaults."""
     stream = runtime.load(folder).stream()
     stream.start(prompt)
-    return stream.generate(n_bytes, SamplingOptions(**{"temperature": 0.8, "top_p": 0.95} | options))
+    return stream.generate(n_bytes, SamplingOptions(**{"temperature": 1.0, "top_p": 0.95} | options))
 
 
 def events(body: bytes) -> list[tuple[str, dict[str, Any]]]:

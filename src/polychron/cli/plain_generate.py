@@ -23,7 +23,7 @@ OPTIONS: dict[str, tuple[str, Callable[[str], Any], float, float]] = {
     "--threads": ("threads", int, 1, 1024),
 }
 DEFAULTS: dict[str, Any] = {
-    "prompt": "", "n_bytes": 500, "temperature": 0.8, "top_p": 0.95, "seed": 0, "threads": None, "json": False,
+    "prompt": "", "n_bytes": 500, "temperature": 1.0, "top_p": 0.95, "seed": 0, "threads": None, "json": False,
 }  # fmt: skip
 
 

@@ -403,7 +403,7 @@ def _result(run: Run, finished: Finished) -> dict[str, Any]:
 
 def _sample(run: Run) -> str:
     """Some text of the trained model's own."""
-    sampler = Sampler(temperature=0.8, top_p=0.95, seed=run.record.training.seed, excluded=[run.vocabulary.unseen_id])
+    sampler = Sampler(temperature=1.0, top_p=0.95, seed=run.record.training.seed, excluded=[run.vocabulary.unseen_id])
     pieces = generate(Stream(run.model.cpu()), run.vocabulary, b"", _SAMPLE_BYTES, sampler)
     return b"".join(pieces).decode("utf-8", errors="replace")
 

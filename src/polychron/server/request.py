@@ -50,7 +50,7 @@ class Wanted(pydantic.BaseModel):
     prompt: str = ""
     prompt_base64: str | None = None
     n_bytes: Annotated[int, Field(alias="bytes", ge=0)] = 500
-    temperature: float = 0.8
+    temperature: float = 1.0
     top_p: float = 0.95
     seed: int = 0
     format: Literal["json", "bytes", "events"] = "json"

@@ -48,7 +48,7 @@ def generate(
     n_bytes: Annotated[int, typer.Option("--bytes", min=0, max=2**40, help="How many bytes to write.")] = 500,
     temperature: Annotated[
         float, typer.Option(help="Below 1 more careful, above 1 bolder; 0 always takes the likeliest byte.")
-    ] = 0.8,
+    ] = 1.0,
     top_p: Annotated[
         float, typer.Option(help="Draw only from the likeliest bytes that together have this probability.")
     ] = 0.95,
