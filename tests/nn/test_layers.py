@@ -4,6 +4,7 @@ import torch
 from polychron.errors import InputError
 from polychron.nn import LookupTables, PairAttention, Readout, RecurrentTables
 from polychron.ops import RowUpdate, pair_lookup
+from polychron.optim import attach
 
 
 def fill(layer, seed=0):
@@ -169,3 +170,16 @@ def test_token_ids_are_recognised():
 def test_given_anchors_are_int32_pairs_of_neurons_that_are_there(anchors: torch.Tensor):
     with pytest.raises(ValueError, match=rf"anchors must be int32 \(2, 1, 2\).*; got {anchors.dtype}"):
         LookupTables(6, 3, 2, 1, anchors=anchors)
+
+
+def test_a_call_of_the_wrong_width_is_refused_before_anything_is_drawn():
+    layer = LookupTables(n_inputs=8, n_outputs=5, n_tables=6, n_comparisons=3)
+    attach(layer, "sgd", rate=0.1, drop=0.5)
+    layer.train()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="8"):
+        layer(torch.zeros(2, 7))
+    assert torch.equal(torch.get_rng_state(), before)
+    layer(torch.zeros(2, 8))
+    assert not torch.equal(torch.get_rng_state(), before)

@@ -10,7 +10,7 @@ import numpy as np
 
 from polychron.analysis.context_usage import ContextUsage
 from polychron.analysis.drawing import Axes
-from polychron.analysis.recent_usage import RUNS, RecentUsage
+from polychron.analysis.recent_usage import RUNS, RecentUsage, percent
 
 _WIDE = 1040
 
@@ -79,11 +79,10 @@ def _table(usage: ContextUsage) -> str:
 
 
 def _recent_section(usage: RecentUsage) -> str:
-    share = lambda part: "" if part is None else f"{part:.1%}"  # noqa: E731
     head = ("table", "met", "latest is right", "the one before is", *(f"latest, run of {run}" for run in RUNS))
     of_tables = zip(usage.names, usage.met, usage.right(0), usage.right(1), strict=True)
     rows = [
-        (name, *map(share, (met, latest, before, *usage.right_by_run(i))))
+        (name, *map(percent, (met, latest, before, *usage.right_by_run(i))))
         for i, (name, met, latest, before) in enumerate(of_tables)
     ]
     about = (

@@ -83,6 +83,11 @@ def _shares(parts: np.ndarray, wholes: np.ndarray) -> list[float | None]:
     return [part / whole if whole else None for part, whole in zip(parts.tolist(), wholes.tolist(), strict=True)]
 
 
+def percent(part: float | None) -> str:
+    """A part for a table's cell, which is empty where nothing was found."""
+    return "" if part is None else f"{part:.1%}"
+
+
 @torch.no_grad()
 def inspect_recent(model: LanguageModel, tokens: Tensor) -> RecentUsage | None:
     """How a model's recent tables are used on a text that begins here; None where it has none.

@@ -13,7 +13,7 @@ from polychron import models, runtime
 from polychron.analysis.context_report import ContextsShown
 from polychron.analysis.context_usage import ContextUsage, inspect_contexts
 from polychron.analysis.inspection import as_the_papers_layers, compared_latencies, inspect_model
-from polychron.analysis.recent_usage import RUNS, RecentUsage, inspect_recent
+from polychron.analysis.recent_usage import RUNS, RecentUsage, inspect_recent, percent
 from polychron.analysis.report import Raster, write_report
 from polychron.analysis.usage import CONSTANT_SHARE, CORRELATED, NEAR_TIES, TELLING_SHARE, LayerUsage
 from polychron.cli.classify import load_test_set
@@ -134,7 +134,6 @@ def context_lines(usage: ContextUsage) -> list[str]:
 
 def recent_lines(usage: RecentUsage) -> list[str]:
     """How often the text met its own past in each recent table, and how often that was right."""
-    share = lambda part: "" if part is None else f"{part:.1%}"  # noqa: E731
     lines = [
         f"recent tables at {usage.n_positions:,} positions",
         f"{'':10}{'':8}{'right':^16}{'latest right, after a run of':^{8 * len(RUNS)}}",
@@ -142,8 +141,8 @@ def recent_lines(usage: RecentUsage) -> list[str]:
     ]
     of_tables = zip(usage.names, usage.met, usage.right(0), usage.right(1), strict=True)
     for i, (name, met, latest, before) in enumerate(of_tables):
-        by_run = "".join(f"{share(part):>8}" for part in usage.right_by_run(i))
-        lines.append(f"{name:10}{share(met):>8}{share(latest):>8}{share(before):>8}{by_run}")
+        by_run = "".join(f"{percent(part):>8}" for part in usage.right_by_run(i))
+        lines.append(f"{name:10}{percent(met):>8}{percent(latest):>8}{percent(before):>8}{by_run}")
     return [
         *lines,
         "met      the context was met earlier in this text; of these, right: what followed it then follows again,",

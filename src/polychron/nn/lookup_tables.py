@@ -81,18 +81,17 @@ class LookupTables(RowLayer):
 
     def forward(self, x: Tensor, history: Tensor | None = None) -> Tensor:
         """y of the latencies x; ``history`` (B, D, n_inputs) stands before them."""
+        check_width(x, self.n_inputs)  # before anything is drawn: a call that is refused leaves the generator alone
         kept = self.draw_step()
         if kept is not None:
-            check_width(x, self.n_inputs)
             return self._read_some(x, history, kept)
         held, tables = self._buffers, self._tables()  # attributes that a module holds this way take a search each
         anchors, delays, residual, gradient, update = (
             held["anchors"], held["delays"], self.residual, self.gradient, self.update
         )  # fmt: skip
         reader = direct.find_reader(x, tables, anchors, delays, history, residual, gradient, update)
-        if reader is not None and reader.n_inputs == self.n_inputs:
+        if reader is not None:
             return direct.read(reader, x, tables, residual, gradient, update)
-        check_width(x, self.n_inputs)
         return lookup(
             x, tables, anchors, delays, history=history, residual=residual, gradient=gradient, update=update
         )  # fmt: skip
