@@ -98,7 +98,7 @@ def compare_language_models(arguments: argparse.Namespace, folder: Path) -> list
     n_train = int(len(data) * 0.9)
     held_out = data[n_train : n_train + arguments.scored].tobytes()
     *_, (nats, n_bytes) = score_progressively(model, held_out)
-    export_c(integers, folder / "tables", temperature=0.8)
+    export_c(integers, folder / "tables")
     tokens = np.frombuffer(integers.vocabulary.ids_of(data.tobytes()), dtype=np.uint8)
     text = held_out[: arguments.examples]
 
@@ -147,7 +147,7 @@ def write_on_a_board(arguments: argparse.Namespace, folder: Path) -> None:
     lacking = missing(board)
     if lacking or not prompt:
         raise SystemExit(f"not installed: {', '.join(lacking)}" if lacking else "the prompt must not be empty")
-    done = export_c(read_integer_model(arguments.directory), folder / "model", arguments.temperature)
+    done = export_c(read_integer_model(arguments.directory), folder / "model", temperature=arguments.temperature)
     main = filled("measure_language_model.c.in", NAME="model", N_BYTES=len(prompt), N_PROMPT=len(prompt),
                   TEXT=",".join(map(str, prompt)))  # fmt: skip
     measured = measure(board, done.source, main, len(prompt), f"-DWRITES={arguments.write}")
@@ -222,7 +222,7 @@ def main() -> None:
     write.add_argument("prompt")
     write.add_argument("--board", choices=BOARDS, default="cortex-m0")
     write.add_argument("--write", type=int, default=200, help="bytes")
-    write.add_argument("--temperature", type=float, default=0.8)
+    write.add_argument("--temperature", type=float, default=1.0)
     for command in (classifier, text, write):
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--folder", type=Path, help="where the C and the programs are to stay")

@@ -322,10 +322,10 @@ void bind_runtime(nb::module_& m) {
       .def("forget_counts", &BoundStream::forget_counts)
       .def("counts", &BoundStream::counts);
   nb::class_<Sampler>(m, "RuntimeSampler")
-      .def("__init__", [](Sampler* self, const BoundModel& model, double temperature, double top_p, uint64_t seed) {
-        require(temperature >= 0.0 && top_p > 0.0 && top_p <= 1.0, "temperature or top_p is out of range");
-        new (self) Sampler(model.get(), {temperature, top_p, seed});
-      }, nb::arg("model"), nb::arg("temperature"), nb::arg("top_p"), nb::arg("seed"))
+      .def("__init__", [](Sampler* self, const BoundModel& model, double temperature, uint32_t left_out, uint64_t seed) {
+        require(temperature >= 0.0 && left_out < 65536, "temperature or left_out is out of range");
+        new (self) Sampler(model.get(), {temperature, left_out, seed});
+      }, nb::arg("model"), nb::arg("temperature"), nb::arg("left_out"), nb::arg("seed"))
       .def("draw", [](Sampler& self, BoundStream& stream) {
         stream.check(self);
         return self.draw(stream.get());

@@ -98,13 +98,10 @@ int64_t Sampler::find(uint32_t number) const {
 int64_t Sampler::draw_weighted() {
   std::fill(weight_.begin() + n_drawn_, weight_.end(), 0);
   const uint32_t total = set_.sum_blocks(weight_.data(), n_padded_, block_sums_.data());
+  const auto left_out = static_cast<uint32_t>(uint64_t{total} * settings_.left_out >> 16);
   for (;;) {
     const int64_t token = find(random_.below(total));
-    // In the nucleus are the tokens before which less than top_p of all weights comes.
-    if (settings_.top_p >= 1.0 || static_cast<double>(set_.sum_before(weight_.data(), n_padded_, token)) <
-                                      settings_.top_p * static_cast<double>(total)) {
-      return token;
-    }
+    if (settings_.left_out == 0 || total - set_.sum_before(weight_.data(), n_padded_, token) > left_out) return token;
   }
 }
 

@@ -34,7 +34,7 @@ struct WeightTable {
 
 struct SamplerSettings {
   double temperature;                 // 0: always the likeliest
-  double top_p;                       // in (0, 1]
+  uint32_t left_out;                  // by top-p, 65,536ths of all weights, below 65536
   uint64_t seed;
 };
 

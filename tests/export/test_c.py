@@ -40,14 +40,14 @@ ARM = re.compile(r"(mul|mla|mls|smull|umull|smlal|umlal|sdiv|udiv|v\w+\.f\d+)s?"
 def test_a_full_disk_leaves_the_old_files_together(in_file: bool, tmp_path: Path):
     model = read_integer_model(save_model(random_model(MODELS["delay"]), tmp_path / "run"))
     out = tmp_path / "out"
-    tables = [out / "model.tables"] if in_file else []
-    export_c(model, out / "model", 0.8, *tables)
+    tables = out / "model.tables" if in_file else None
+    export_c(model, out / "model", tables=tables)
     sizes = sorted(path.stat().st_size for path in out.iterdir())  # the header is the shortest
     for path in out.iterdir():
         path.write_text("the last one")
     for n_bytes in {0, 100, *(size - 1 for size in sizes)}:
         with files_limited_to(n_bytes), pytest.raises(InputError, match="cannot write"):
-            export_c(model, out / "model", 0.8, *tables)
+            export_c(model, out / "model", tables=tables)
         assert len(list(out.iterdir())) == len(sizes)
         assert {path.read_text() for path in out.iterdir()} == {"the last one"}
 
@@ -106,17 +106,33 @@ def test_it_says_what_the_runtime_says_bit_for_bit(
 ):
     folder = quantized(saved(name)[1], "int8")
     model = runtime.load(folder)
-    tables = (tmp_path / "model.tables",) if in_file else ()
-    done = export_c(read_integer_model(folder), tmp_path / "out" / "model.c", 0.7, *tables)
+    tables = tmp_path / "model.tables" if in_file else None
+    done = export_c(read_integer_model(folder), tmp_path / "out" / "model.c", temperature=0.7, top_p=0.9, tables=tables)
     text = random_text(800)
     program = compiled(sanitizing_compiler, done.source, "-O1", *SANITIZERS, *(["-DTABLES"] if in_file else []))
-    logits, likeliest, written = replayed(program, text, model.vocabulary.size, 800, *tables)
+    logits, likeliest, written = replayed(program, text, model.vocabulary.size, 800, *filter(None, [tables]))
     expected = streamed_units(model, text)
     assert np.array_equal(logits, expected)
     assert likeliest == model.vocabulary.decode(expected[:, :-1].argmax(axis=1))
     stream = model.stream()
     stream.read(text)
-    assert written == stream.generate(800, SamplingOptions(temperature=0.7, seed=7))
+    assert written == stream.generate(800, SamplingOptions(temperature=0.7, top_p=0.9, seed=7))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(1.0, 1.0), (1.0, 0.95), (0.5, 0.5), (3.0, 0.3), (1.0, 1e-9), (40.0, 0.9999)]
+)
+@pytest.mark.skipif(not COMPILERS, reason="no C compiler")
+def test_its_draws_are_the_runtimes_for_any_temperature_and_top_p(
+    temperature: float, top_p: float, saved: Saved, tmp_path: Path
+):
+    folder = quantized(saved("readout alone")[1], "int8")
+    done = export_c(read_integer_model(folder), tmp_path / "model", temperature=temperature, top_p=top_p)
+    model = runtime.load(folder)
+    _, _, written = replayed(compiled(COMPILERS[0], done.source), b"ab", model.vocabulary.size, 2000)
+    stream = model.stream()
+    stream.read(b"ab")
+    assert written == stream.generate(2000, SamplingOptions(temperature=temperature, top_p=top_p, seed=7))
 
 
 def functions(disassembly: str) -> Iterator[tuple[str, list[str]]]:
@@ -206,17 +222,20 @@ def test_the_sizes_it_gives_are_the_compilers(saved: Saved, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("out", "temperature", "message"),
+    ("out", "draws", "message"),
     [
-        ("9lives", 1.0, "begins with a letter"),
-        ("model", 0.0, "temperature must be above 0 in C"),
-        ("model", -1.0, "temperature must be 0 or above"),
+        ("9lives", {}, "begins with a letter"),
+        ("model", {"temperature": 0.0}, "temperature must be above 0 in C"),
+        ("model", {"temperature": -1.0}, "temperature must be 0 or above"),
+        ("model", {"top_p": 0.0}, "top-p must be above 0"),
     ],
 )
-def test_what_c_cannot_express_is_refused(out: str, temperature: float, message: str, saved: Saved, tmp_path: Path):
+def test_what_c_cannot_express_is_refused(
+    out: str, draws: dict[str, float], message: str, saved: Saved, tmp_path: Path
+):
     model = read_integer_model(saved("delay")[1])
     with pytest.raises(InputError, match=message):
-        export_c(model, tmp_path / out, temperature)
+        export_c(model, tmp_path / out, **draws)
     assert not (tmp_path / "model.c").exists()
 
 

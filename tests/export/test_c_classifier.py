@@ -89,10 +89,12 @@ def test_c_says_what_the_definition_says_bit_for_bit(
     name: str, in_file: bool, sanitizing_compiler: str, tmp_path: Path
 ):
     model = integers(name)
-    tables = (tmp_path / "model.tables",) if in_file else ()
-    done = export_c(model, tmp_path / "c" / "model", 0.8, *tables)
+    tables = tmp_path / "model.tables" if in_file else None
+    done = export_c(model, tmp_path / "c" / "model", tables=tables)
     inputs = random_inputs(200, model.n_pixels)
-    logits, classes = replayed(done.source, inputs, len(model.class_names), sanitizing_compiler, *tables)
+    logits, classes = replayed(
+        done.source, inputs, len(model.class_names), sanitizing_compiler, *filter(None, [tables])
+    )
     expected = model.logits(inputs)
     assert np.unique(expected).size > 100
     assert np.array_equal(logits, expected)

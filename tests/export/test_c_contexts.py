@@ -47,10 +47,10 @@ def test_it_says_what_the_runtime_says_bit_for_bit(
 ):
     folder = quantized(save_model(counted_model(name, depth, recent=recent), tmp_path / "run"), "int8")
     model, text = runtime.load(folder), random_text(800)
-    tables = (tmp_path / "model.tables",) if in_file else ()
-    done = export_c(read_integer_model(folder), tmp_path / "out" / "model.c", 0.7, *tables)
+    tables = tmp_path / "model.tables" if in_file else None
+    done = export_c(read_integer_model(folder), tmp_path / "out" / "model.c", temperature=0.7, tables=tables)
     program = compiled(sanitizing_compiler, done.source, "-O1", *SANITIZERS, *(["-DTABLES"] if in_file else []))
-    logits, likeliest, written = replayed(program, text, 28, 800, *tables)
+    logits, likeliest, written = replayed(program, text, 28, 800, *filter(None, [tables]))
     expected = defined_units(folder, model.vocabulary.ids_of(text))
     assert np.array_equal(logits, expected)
     assert likeliest == model.vocabulary.decode(expected[:, :-1].argmax(axis=1))
@@ -60,7 +60,7 @@ def test_it_says_what_the_runtime_says_bit_for_bit(
     assert np.array_equal(logits, streamed_units(model, text))
     stream = model.stream()
     stream.read(text)
-    assert written == stream.generate(800, SamplingOptions(temperature=0.7, seed=7))
+    assert written == stream.generate(800, SamplingOptions(temperature=0.7, top_p=0.95, seed=7))
 
 
 def test_lines_and_words_of_any_kind_are_read_as_defined(sanitizing_compiler: str, tmp_path: Path):
@@ -72,7 +72,7 @@ def test_lines_and_words_of_any_kind_are_read_as_defined(sanitizing_compiler: st
     trained = counted_model("readout alone", 7, text, LINE_BYTES, recent=True)
     folder = quantized(save_model(trained, tmp_path / "run", LINE_BYTES), "int8")
     model = read_integer_model(folder)
-    done = export_c(model, tmp_path / "out" / "model", 0.7)
+    done = export_c(model, tmp_path / "out" / "model", temperature=0.7)
     program = compiled(sanitizing_compiler, done.source, "-O1", *SANITIZERS)
     for read in (text[:4000], b"\na", b"\n\na", b"a\na", text_of_lines(1000, seed=1)):
         logits, _, _ = replayed(program, read, model.vocabulary.size, 0)
@@ -84,7 +84,7 @@ def test_more_contexts_than_16_bits_count(tmp_path: Path):
     text = random_text(60_000)
     folder = quantized(save_model(counted_model("readout alone", 5, text), tmp_path / "run"), "int8")
     model = read_integer_model(folder)
-    done = export_c(model, tmp_path / "out" / "model", 0.7, tmp_path / "model.tables")
+    done = export_c(model, tmp_path / "out" / "model", temperature=0.7, tables=tmp_path / "model.tables")
     assert "text_first_child ((const uint32_t *)" in done.source.read_text()
     assert "line_first_child ((const uint16_t *)" in done.source.read_text()
     program = compiled(COMPILERS[0], done.source, "-DTABLES")
@@ -99,7 +99,7 @@ def test_no_function_multiplies_divides_or_uses_floating_point(
     compiler: str, optimization: str, in_file: bool, tmp_path: Path
 ):
     folder = save_model(counted_model("two delay layers", recent=True), tmp_path / "run")
-    done = export_c(read_integer_model(folder), tmp_path / "model", 0.8, *([tmp_path / "t"] if in_file else []))
+    done = export_c(read_integer_model(folder), tmp_path / "model", tables=tmp_path / "t" if in_file else None)
     subprocess.run([compiler, *WARNINGS, optimization, "-c", done.source, "-o", tmp_path / "o"], check=True)
     shown = subprocess.run(["objdump", "-d", tmp_path / "o"], capture_output=True, text=True, check=True)
     check_functions(shown.stdout, X86)
@@ -130,8 +130,8 @@ def test_the_sizes_it_gives_count_recent_tables(tmp_path: Path):
 def test_the_sizes_it_gives_count_the_contexts(tmp_path: Path):
     model = read_integer_model(save_model(counted_model("delay"), tmp_path / "run"))
     plain = read_integer_model(save_model(random_model(MODELS["delay"]), tmp_path / "plain"))
-    done = export_c(model, tmp_path / "a" / "model", 0.8, tmp_path / "a.tables")
-    without = export_c(plain, tmp_path / "b" / "model", 0.8, tmp_path / "b.tables")
+    done = export_c(model, tmp_path / "a" / "model", tables=tmp_path / "a.tables")
+    without = export_c(plain, tmp_path / "b" / "model", tables=tmp_path / "b.tables")
     # Places of 16 bits, a byte of symbol each, values of 16 bits, and what contexts know the 256 bytes as.
     added = 256
     for arrays in model.contexts.kinds.values():
@@ -147,7 +147,7 @@ def test_too_many_contexts_for_arrays_are_refused(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("polychron.export.c_source._MAXIMUM_TABLE_BYTES", rows)
     with pytest.raises(InputError, match=r"C arrays are limited to .*: put them into a file \(--tables FILE\)"):
         export_c(model, tmp_path / "model")
-    export_c(model, tmp_path / "model", 0.8, tmp_path / "model.tables")
+    export_c(model, tmp_path / "model", tables=tmp_path / "model.tables")
 
 
 @pytest.mark.parametrize("kind", LISTS)

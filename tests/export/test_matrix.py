@@ -137,19 +137,19 @@ def replay_c(model: models.LanguageModel, folder: Path, out: Path, target: str, 
     assert np.array_equal(logits, streamed_units(expected, text))
     stream = expected.stream()
     stream.read(text)
-    assert written == stream.generate(200, SamplingOptions(temperature=0.8, seed=7))
+    assert written == stream.generate(200, SamplingOptions(top_p=0.95, seed=7))
 
 
 def replay_web(model: models.LanguageModel, folder: Path, out: Path, target: str, tmp_path: Path) -> None:
     if shutil.which("node") is None:
         pytest.skip("no node")
     core = resources.files("polychron.export").joinpath("web/core.js").read_text()
-    about = {**test_web.about(out), "settings": [("ab\n", 0.8, 1, 200)]}
+    about = {**test_web.about(out), "settings": [("ab\n", 1.0, 0.95, 1, 200)]}
     command = ["node", "-e", core + test_web.RUN]
     ran = subprocess.run(command, input=json.dumps(about), capture_output=True, text=True, check=True)
     stream = in_int8(folder).stream()
     stream.start(b"ab\n")
-    assert base64.b64decode(json.loads(ran.stdout)[0]) == stream.generate(200, SamplingOptions(temperature=0.8, seed=1))
+    assert base64.b64decode(json.loads(ran.stdout)[0]) == stream.generate(200, SamplingOptions(top_p=0.95, seed=1))
 
 
 def replay_hf(model: models.LanguageModel, folder: Path, out: Path, target: str, tmp_path: Path) -> None:

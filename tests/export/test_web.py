@@ -31,8 +31,8 @@ RUN = """
 const about = JSON.parse(require("fs").readFileSync(0, "utf8"));
 const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
 Model.load(bytes(about.program), bytes(about.tables), about).then((model) => {
-  const texts = about.settings.map(([prompt, temperature, seed, n]) => {
-    model.begin(Buffer.from(prompt), temperature, seed);
+  const texts = about.settings.map(([prompt, temperature, topP, seed, n]) => {
+    model.begin(Buffer.from(prompt), temperature, topP, seed);
     return Buffer.from(Array.from({ length: n }, () => model.next())).toString("base64");
   });
   console.log(JSON.stringify(texts));
@@ -56,16 +56,19 @@ def test_a_page_writes_what_the_runtime_writes(name: str, tmp_path: Path):
     done = export_web(read_integer_model(folder), tmp_path / "page", title="A <title>", prompt="</textarea>")
     assert done.page == tmp_path / "page.html"
     assert "<title>A &lt;title&gt;</title>" in done.page.read_text()
-    settings = [("ab\n", 0.8, 1, 300), ("", 1.3, 4294967295, 300), ("xyz", 0, 5, 100), ("q", 40.0, 2, 200)]
+    settings = [
+        ("ab\n", 0.8, 1.0, 1, 300), ("", 1.3, 0.95, 4294967295, 300), ("xyz", 0, 0.9, 5, 100), ("q", 40.0, 0.5, 2, 200),
+        ("ab", 1.0, 1e-9, 3, 100),
+    ]  # fmt: skip
     core = resources.files("polychron.export").joinpath("web/core.js").read_text()
     ran = subprocess.run(
         ["node", "-e", core + RUN], input=json.dumps({**about(done.page), "settings": settings}), capture_output=True,
         text=True, check=True,
     )  # fmt: skip
     stream = runtime.load(folder).stream()
-    for (prompt, temperature, seed, n), text in zip(settings, json.loads(ran.stdout), strict=True):
+    for (prompt, temperature, top_p, seed, n), text in zip(settings, json.loads(ran.stdout), strict=True):
         stream.start(prompt.encode())
-        expected = stream.generate(n, SamplingOptions(temperature=temperature, seed=seed))
+        expected = stream.generate(n, SamplingOptions(temperature=temperature, top_p=top_p, seed=seed))
         assert base64.b64decode(text) == expected
 
 
@@ -83,7 +86,7 @@ def test_a_browser_opens_the_page_from_disk_and_it_writes(tmp_path: Path):
     assert len(shown) == min(n_written, 40_000)
     stream = runtime.load(folder).stream()
     stream.start(b"")
-    assert stream.generate(n_written, SamplingOptions(temperature=0.7, seed=1)).decode().endswith(shown)
+    assert stream.generate(n_written, SamplingOptions(temperature=0.7, top_p=0.95, seed=1)).decode().endswith(shown)
 
 
 @needs_clang

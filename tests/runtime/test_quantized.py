@@ -112,8 +112,8 @@ def test_int8_draws_take_their_weights_from_the_table(options: SamplingOptions, 
             while True:
                 cumulative = np.cumsum(weights)
                 token = int(np.searchsorted(cumulative, random.below(sum(weights)), side="right"))
-                above = sum(w for k, w in enumerate(weights) if (-w, k) < (-weights[token], token))
-                if above < options.top_p * sum(weights):
+                behind = sum(w for k, w in enumerate(weights) if (-w, k) >= (-weights[token], token))
+                if behind > sum(weights) * options.left_out // 65536:
                     break
         assert model.vocabulary.decode([token]) == bytes([byte])
         reader.read(bytes([byte]))

@@ -12,14 +12,14 @@ from polychron.storage import read_config
 from polychron.training.classify import ClassifierRecord
 
 
-def run_export_web(directory: Path, *, out: Path, temperature: float, json: bool) -> None:
+def run_export_web(directory: Path, *, out: Path, temperature: float, top_p: float, json: bool) -> None:
     """Write the page and say how large it is."""
     from polychron.export.integer_model import read_integer_model
     from polychron.export.web_page import export_web
     from polychron.training.checkpoint import open_checkpoint
 
     name = open_checkpoint(directory).record.corpus.name
-    done = export_web(read_integer_model(directory), out, title=f"After {name}", temperature=temperature)
+    done = export_web(read_integer_model(directory), out, title=f"After {name}", temperature=temperature, top_p=top_p)
     if json:
         print_json({"page": str(done.page), "program_bytes": done.program_bytes, "table_bytes": done.table_bytes})
         return
@@ -29,7 +29,9 @@ def run_export_web(directory: Path, *, out: Path, temperature: float, json: bool
     )
 
 
-def run_export(directory: Path, *, out: Path, tables: Path | None, temperature: float, json: bool) -> None:
+def run_export(
+    directory: Path, *, out: Path, tables: Path | None, temperature: float, top_p: float, json: bool
+) -> None:
     """Write the C files and say how large they make a program; of a classifier also what int8 costs it."""
     fields, _ = read_config(directory, task=None)
     measured: dict[str, Any] = {}
@@ -38,12 +40,12 @@ def run_export(directory: Path, *, out: Path, tables: Path | None, temperature: 
         from polychron.export.integer_classifier import read_integer_classifier
 
         model = read_integer_classifier(directory)
-        done = export_c(model, out, temperature, tables)
+        done = export_c(model, out, tables=tables)
         measured = score_integers(directory, model)
     else:
         from polychron.export.integer_model import read_integer_model
 
-        done = export_c(read_integer_model(directory), out, temperature, tables)
+        done = export_c(read_integer_model(directory), out, temperature=temperature, top_p=top_p, tables=tables)
     if json:
         files = {"source": str(done.source), "header": str(done.header)}
         if done.tables is not None:

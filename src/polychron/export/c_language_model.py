@@ -12,6 +12,7 @@ from polychron.export.c_layers import key_bits, longest_delay, n_words
 from polychron.export.c_model_text import Member, ModelText
 from polychron.export.network import Network
 from polychron.runtime.extension import require_native
+from polychron.runtime.options import SamplingOptions
 
 
 class LanguageModelText(ModelText):
@@ -21,7 +22,7 @@ class LanguageModelText(ModelText):
         model: its numbers.
         name: of the source.
         in_file: arrays stand in a file.
-        temperature: of the draws.
+        draws: temperature and top-p.
 
     Attributes:
         source: the .c file.
@@ -30,13 +31,13 @@ class LanguageModelText(ModelText):
         ram_bytes: of the state.
     """
 
-    def __init__(self, model: Network, name: str, in_file: bool, temperature: float) -> None:
+    def __init__(self, model: Network, name: str, in_file: bool, draws: SamplingOptions) -> None:
         super().__init__(model.layers, name, model.embedding.shape[1], in_file)
         self.model = model
         self.n_tokens = model.vocabulary.size
         self.members = self._members()
         self.ram_bytes = sum(member.n_bytes for member in self.members)
-        weights, weight_shift = require_native().runtime_weight_table(2.0**-model.logit_bits, temperature)
+        weights, weight_shift = require_native().runtime_weight_table(2.0**-model.logit_bits, draws.temperature)
         self._add_vocabulary(np.array(weights, dtype=np.uint32))
         functions = self.add_layers()
         if model.contexts is not None:
@@ -48,6 +49,7 @@ class LanguageModelText(ModelText):
             "N_TOKENS": self.n_tokens,
             "N_WEIGHTS": len(weights),
             "WEIGHT_SHIFT": weight_shift,
+            "LEFT_OUT": draws.left_out,
             "STEPS": self._steps(),
             "LOCAL": self.local,
             "REMEMBER": self.local,
@@ -64,7 +66,8 @@ class LanguageModelText(ModelText):
             GUARD=name.upper() + "_H",
             N_TOKENS=self.n_tokens,
             LOGIT_BITS=model.logit_bits,
-            TEMPERATURE=f"{temperature:g}",
+            TEMPERATURE=f"{draws.temperature:g}",
+            TOP_P=f"{draws.top_p:g}",
             **self.header_opening(self.members),
         )
 

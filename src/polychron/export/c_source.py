@@ -47,7 +47,9 @@ class ExportedC:
 def export_c(
     model: Network | IntegerClassifier,
     out: str | os.PathLike[str],
-    temperature: float = 0.8,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 0.95,
     tables: str | os.PathLike[str] | None = None,
 ) -> ExportedC:
     """Write ``out.c`` and ``out.h``, whose names begin with the file's, and where it is asked for the file of tables.
@@ -56,11 +58,12 @@ def export_c(
         model: from `read_integer_model` or `read_integer_classifier`.
         out: path without suffix (``.c`` or ``.h`` is taken off); the folder is made.
         temperature: of a language model's draws; it goes into a table, for the functions cannot divide.
+        top_p: of its draws, as in `polychron.runtime.SamplingOptions`.
         tables: where the arrays are to stand, instead of in the source.
 
     Raises:
-        InputError: a name that is no C identifier; tables of more than 64 MB in C (2 GB in a file); a temperature of 0
-            or out of range; the system refused to write.
+        InputError: a name that is no C identifier; tables of more than 64 MB in C (2 GB in a file); a temperature of 0;
+            a temperature or top-p out of range; the system refused to write.
     """
     path = Path(out)
     if path.suffix in (".c", ".h"):
@@ -73,7 +76,7 @@ def export_c(
         )
     if temperature == 0:
         raise InputError("temperature must be above 0 in C; the function that takes the likeliest byte needs none")
-    SamplingOptions(temperature=temperature)
+    draws = SamplingOptions(temperature=temperature, top_p=top_p)
     n_bytes = model.table_bytes
     limit, what = (_MAXIMUM_TABLE_BYTES, "C arrays are") if tables is None else (_MAXIMUM_FILE_BYTES, "files are")
     if n_bytes > limit:
@@ -82,7 +85,7 @@ def export_c(
             f"the model has {format_bytes(n_bytes)} of tables and {what} limited to {format_bytes(limit)}{hint}"
         )
     if isinstance(model, Network):
-        text = LanguageModelText(model, name, tables is not None, temperature)
+        text = LanguageModelText(model, name, tables is not None, draws)
     else:
         text = ClassifierText(model, name, tables is not None)
     files = {path.with_suffix(".h"): text.header.encode("ascii"), path.with_suffix(".c"): text.source.encode("ascii")}

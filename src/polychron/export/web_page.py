@@ -1,6 +1,6 @@
 """A language model as one static page: WebAssembly of the C export, its tables, and a little JavaScript that draws.
 
-A text is a function of prompt, temperature and seed: the one that the int8 runtime writes with top-p 1.
+A text is a function of prompt, temperature, top-p and seed: the one that the int8 runtime writes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from polychron.export.c_source import export_c
 from polychron.export.files import write_files
 from polychron.export.network import Network
 from polychron.limits import format_bytes
+from polychron.runtime.options import SamplingOptions
 
 _MAXIMUM_TABLE_BYTES = 256 << 20
 _HIGHEST_TEMPERATURE = 1.5  # the end of the page's slider
@@ -48,7 +49,13 @@ class ExportedPage:
 
 
 def export_web(
-    model: Network, out: str | os.PathLike[str], *, title: str, temperature: float = 0.8, prompt: str = ""
+    model: Network,
+    out: str | os.PathLike[str],
+    *,
+    title: str,
+    temperature: float = 1.0,
+    top_p: float = 0.95,
+    prompt: str = "",
 ) -> ExportedPage:
     """Write ``out.html``, which opens from disk without a server.
 
@@ -57,14 +64,16 @@ def export_web(
         out: path, with or without ``.html``; the folder is made.
         title: of the page.
         temperature: that the page begins with, from 0 to 1.5.
+        top_p: that the page begins with.
         prompt: that the page begins with.
 
     Raises:
-        InputError: clang or wasm-ld is missing; tables of more than 256 MB; a temperature out of range; the system
-            refused to write.
+        InputError: clang or wasm-ld is missing; tables of more than 256 MB; a temperature or top-p out of range;
+            the system refused to write.
     """
     if not 0 <= temperature <= _HIGHEST_TEMPERATURE:
         raise InputError(f"the temperature of a page must be from 0 to {_HIGHEST_TEMPERATURE}; got {temperature:g}")
+    SamplingOptions(temperature=temperature, top_p=top_p)
     n_bytes = model.table_bytes
     if n_bytes > _MAXIMUM_TABLE_BYTES:
         limit = format_bytes(_MAXIMUM_TABLE_BYTES)
@@ -89,6 +98,7 @@ def export_web(
         ),
         PROMPT=html.escape(prompt),
         TEMPERATURE=f"{temperature:g}",
+        TOP=f"{top_p:g}",
         MODEL=json.dumps(about).replace("<", "\\u003c"),
         CORE=_read("core.js"),
         PAGE=_read("page.js"),

@@ -14,7 +14,7 @@ class SamplingOptions:
 
     Attributes:
         temperature: 0 or above; below 1 is more careful than the model, above 1 bolder.
-        top_p: above 0, at most 1; 1 keeps every token.
+        top_p: above 0, at most 1; 1 keeps every token. It counts as the nearest 65,536th.
         seed: in [0, 2^64).
 
     Raises:
@@ -36,3 +36,8 @@ class SamplingOptions:
             raise InputError(f"top-p must be above 0 and at most 1; got {self.top_p}")
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed must be at least 0 and below 2^64; got {self.seed}")
+
+    @property
+    def left_out(self) -> int:
+        """1 - top_p in 65,536ths, a whole number, so that every machine cuts the nucleus at the same token."""
+        return min(round((1 - self.top_p) * 65536), 65535)

@@ -99,6 +99,8 @@ class Sampler:
     Logits become whole weights (`weigh`), a number below their sum picks the first id whose weights up to and with its
     own exceed it, and an id outside the nucleus is drawn again. The nucleus is the smallest set of most probable
     tokens whose probabilities sum to at least ``top_p``; it has at least one member. Equal weights are ordered by id.
+    Whole numbers decide: an id is in it if its own weight and those behind it in this order sum to more than
+    ``floor(total * left_out / 65536)``, where ``left_out`` is 1 - top_p in 65,536ths.
     Temperature 0 takes the largest logit, the lowest id of equals, and uses no randomness. The same seed and the same
     logits give the same ids, here and in the native runtime.
 
@@ -135,11 +137,12 @@ class Sampler:
         weights = weigh(scores, self.options.temperature)
         cumulative = np.cumsum(weights)
         total = int(cumulative[-1])
+        left_out = total * self.options.left_out >> 16
         while True:
             drawn = int(np.searchsorted(cumulative, self._random.below(total), side="right"))
             own = weights[drawn]
             before = int(weights[weights > own].sum() + weights[:drawn][weights[:drawn] == own].sum())
-            if before < self.options.top_p * total:
+            if total - before > left_out:
                 return drawn
 
 

@@ -95,7 +95,7 @@ class TextStream:
     def sampler(self, options: SamplingOptions | None = None) -> Any:
         """A native sampler for this stream's model."""
         options = options or SamplingOptions()
-        return require_native().RuntimeSampler(self.model.native, options.temperature, options.top_p, options.seed)
+        return require_native().RuntimeSampler(self.model.native, options.temperature, options.left_out, options.seed)
 
 
 def generate_many(

@@ -48,7 +48,8 @@ def export(
     tables: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of c: tables into a file that C is given a pointer to.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later, a page can.")] = 0.8,
+    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later, a page can.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Of the draws, as in generate; likewise.")] = 0.95,
     json: Json = False,
 ) -> None:
     """Write a model as C that neither multiplies nor divides, or for another library.
@@ -81,9 +82,9 @@ def export(
 
     with quiet_when_nobody_reads():
         if to is ExportKind.web:
-            run_export_web(directory, out=out, temperature=temperature, json=json)
+            run_export_web(directory, out=out, temperature=temperature, top_p=top_p, json=json)
             return
-        run_export(directory, out=out, tables=tables, temperature=temperature, json=json)
+        run_export(directory, out=out, tables=tables, temperature=temperature, top_p=top_p, json=json)
 
 
 def serve(

@@ -67,16 +67,22 @@ class Model {
     return new Model(wasm, about);
   }
 
-  begin(prompt, temperature, seed) {
+  begin(prompt, temperature, topP, seed) {
     this.wasm.reset();
     this.random = new Random(seed);
     this.setTemperature(temperature);
+    this.setTopP(topP);
     for (const byte of prompt.length ? prompt : [this.about.start]) this.wasm.read(byte);
   }
 
   setTemperature(temperature) {
     this.temperature = temperature;
     this.table = temperature > 0 ? weightTable(2 ** -this.about.logitBits, temperature) : null;
+  }
+
+  /* What it leaves out counts in 65,536ths, as in the runtime. */
+  setTopP(topP) {
+    this.leftOut = Math.min(Math.round((1 - topP) * 65536), 65535);
   }
 
   /* The next byte, which is read, too. */
@@ -96,11 +102,14 @@ class Model {
     const share = (k) => weight[(highest - logit[k]) >>> shift] || 0;
     let total = 0;
     for (let k = 0; k < n; ++k) total += share(k);
-    let left = this.random.below(total);
-    for (let k = 0; ; ++k) {
-      const w = share(k);
-      if (left < w) return k;
-      left -= w;
+    const leftOut = Math.floor((total * this.leftOut) / 65536);
+    for (;;) {
+      let left = this.random.below(total), k = 0;
+      for (; left >= share(k); ++k) left -= share(k);
+      const own = share(k);
+      let behind = 0; /* weights in descending order, from this one on */
+      for (let j = 0; j < n; ++j) if (share(j) < own || (share(j) === own && j >= k)) behind += share(j);
+      if (behind > leftOut) return k;
     }
   }
 }

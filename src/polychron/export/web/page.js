@@ -33,7 +33,7 @@ function step(now) {
 
 function start() {
   const prompt = part("prompt").value, seed = Number(part("seed").value) >>> 0;
-  model.begin(new TextEncoder().encode(prompt), Number(part("temperature").value), seed);
+  model.begin(new TextEncoder().encode(prompt), Number(part("temperature").value), Number(part("top-p").value), seed);
   decoder = new TextDecoder();
   nWritten = busy = 0;
   due = 1;
@@ -59,12 +59,20 @@ function temperatureChanged() {
   if (running) model.setTemperature(temperature);
 }
 
+function topPChanged() {
+  const topP = Number(part("top-p").value);
+  part("top-p-shown").textContent = topP < 1 ? topP.toFixed(2) : "1, all";
+  if (running) model.setTopP(topP);
+}
+
 part("go").addEventListener("click", () => (running ? stop() : start()));
 part("temperature").addEventListener("input", temperatureChanged);
+part("top-p").addEventListener("input", topPChanged);
 part("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) start();
 });
 temperatureChanged();
+topPChanged();
 Model.load(unpacked(about.program), unpacked(about.tables), about).then(
   (loaded) => {
     model = loaded;
