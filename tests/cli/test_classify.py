@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,23 @@ import pytest
 import safetensors.torch
 
 from polychron.cli import main
+from polychron.cli.classify import _View
+from polychron.data.examples import load_labelled
+from polychron.errors import InputError
 from polychron.training import CheckpointWriter, checkpoint
-from polychron.training.classify import ClassifierRecord, open_classifier
+from polychron.training.classify import (
+    ClassifierFinished,
+    ClassifierMetrics,
+    ClassifierRecord,
+    ClassifierRun,
+    open_classifier,
+)
 from polychron.training.records import PositionRecord
+from polychron.training.run import CheckpointReport
+from polychron.training.steps import StepReport
 
 from ..data.test_examples import write_idx_folder
+from ..data.test_sensors import write_hapt
 from .conftest import Command, Outcome
 
 TINY = ("--preset", "tiny", "--batch", "10")
@@ -189,6 +202,118 @@ def test_a_run_that_counted_is_finished(polychron: Command, counted: Outcome):
     again = polychron("train-classifier", "--resume", "--out", "run")
     assert "every example once" in again.out
     assert f"{counted.objects[-1]['test_correct']} of 120" in again.out
+
+
+def write_columns(path: Path, n: int) -> None:
+    inputs = np.random.default_rng(0).integers(0, 256, (60, n)).tolist()
+    path.write_text("".join(",".join(map(str, [*one, int(one[0] > 99)])) + "\n" for one in inputs))
+
+
+def test_columns_are_moved_about_only_where_somebody_calls_them_an_image(polychron: Command):
+    write_columns(Path("set.csv"), 9)
+    for options, augment, width in (([], "none", 0), (["--augment", "shift"], "shift", 3)):
+        folder = f"run-{augment}"
+        done = polychron("train-classifier", "set.csv", *TINY, "--steps", 3, *options, "--out", folder, "--json")
+        assert done.code == 0, done.err
+        record = open_classifier(folder).record
+        assert (record.training.augment, record.model["width"]) == (augment, width)
+        assert polychron("train-classifier", "--resume", "--out", folder).code == 0
+        assert polychron("classify", folder).code == 0
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "message"),
+    [
+        (7, ["--augment", "shift"], "7 numbers before the label are no square"),
+        (
+            4,
+            [],
+            "4 numbers an example form 6 pairs, and a table compares 8: give examples of more numbers, or --anchors",
+        ),
+    ],
+)
+def test_columns_that_do_not_suit_are_refused_and_leave_no_folder(polychron: Command, n, options, message):
+    write_columns(Path("set.csv"), n)
+    refused = polychron("train-classifier", "set.csv", *TINY, *options, "--steps", 3)
+    assert (refused.code, message in refused.err, refused.err.count("\n")) == (2, True, 1)
+    assert not Path("runs").exists()
+
+
+def test_few_columns_are_compared_with_set_times(polychron: Command):
+    write_columns(Path("set.csv"), 4)
+    assert polychron("train-classifier", "set.csv", *TINY, "--anchors", "random", "--steps", 3).code == 0
+
+
+def test_sensors_are_no_images(polychron: Command, tmp_path: Path):
+    refused = polychron("train-classifier", write_hapt(tmp_path / "hapt"), "--augment", "shift")
+    assert (refused.code, "--augment shift moves images about" in refused.err) == (2, True)
+    assert not Path("runs").exists()
+
+
+def test_a_moved_file_is_not_taken_for_a_set_of_its_name(polychron: Command):
+    write_columns(Path("digits.csv"), 9)
+    assert polychron("train-classifier", "digits.csv", *TINY, "--steps", 3, "--out", "run").code == 0
+    Path("digits.csv").rename("numbers.csv")
+    refused = polychron("classify", "run")
+    assert (refused.code, "no such data: " in refused.err) == (2, True)
+    assert polychron("classify", "run", "numbers.csv").code == 0
+
+
+def test_a_set_of_a_package_is_recorded_by_its_name(polychron: Command):
+    assert polychron("train-classifier", "digits", *TINY, "--steps", 1, "--out", "run").code == 0
+    assert open_classifier("run").record.data.data == "digits"
+
+
+def test_a_path_that_is_no_unicode_is_recorded_as_well_as_it_goes(polychron: Command):
+    path = os.fsdecode(b"s\xe4tze.csv")
+    write_columns(Path(path), 9)
+    done = polychron("train-classifier", path, *TINY, "--steps", 3, "--out", "run")
+    assert done.code == 0, done.err
+    assert polychron("train-classifier", path, "--resume", "--out", "run").code == 0
+
+
+def begin_again(classifier: Path, folder: Path, **training: Any) -> ClassifierRun:
+    """A run like the one that made a classifier, which saves after every report."""
+    record = open_classifier(classifier).record
+    fresh = {"position": PositionRecord(), "metrics": ClassifierMetrics(), "weights": None}
+    record = record.model_copy(update={**fresh, "training": record.training.model_copy(update=training)})
+    writer = CheckpointWriter(folder, kind=ClassifierRecord)
+    return ClassifierRun.begin(record, load_labelled(record.data.data), writer, checkpoint_seconds=0)
+
+
+def test_closing_the_events_saves(classifier: Path, tmp_path: Path):
+    run = begin_again(classifier, tmp_path / "run", steps=10**6)
+    with contextlib.closing(run.writer), contextlib.closing(run.events()) as events:
+        for event in events:
+            if isinstance(event, StepReport):
+                break
+    assert open_classifier(tmp_path / "run").record.position.step == event.step > 0
+
+
+def test_a_checkpoint_that_fails_on_the_way_is_said_and_training_goes_on(classifier: Path, tmp_path: Path, monkeypatch):
+    run = begin_again(classifier, tmp_path / "run", steps=None, seconds=1.2)
+    save, n_saves = run.writer.save, 0
+
+    def fail_once(*arguments: object) -> Path:
+        nonlocal n_saves
+        n_saves += 1
+        if n_saves == 2:
+            raise InputError("disk full")
+        return save(*arguments)
+
+    monkeypatch.setattr(run.writer, "save", fail_once)
+    with contextlib.closing(run.writer):
+        events = list(run.events())
+    assert [event.problem for event in events if isinstance(event, CheckpointReport)][:3] == [None, "disk full", None]
+    assert isinstance(events[-1], ClassifierFinished)
+
+
+def test_a_failed_checkpoint_is_a_warning(capsys: pytest.CaptureFixture[str]):
+    failed = CheckpointReport(7, Path("run"), problem="disk full")
+    _View(json=False).show(failed)
+    assert capsys.readouterr().err == "warning: disk full; training goes on\n"
+    _View(json=True).show(failed)
+    assert json.loads(capsys.readouterr().out) == {"event": "warning", "step": 7, "problem": "disk full"}
 
 
 def test_counting_has_no_rate(polychron: Command):

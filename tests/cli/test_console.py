@@ -5,9 +5,21 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
-from polychron.cli.console import JsonView, StatusLine, TerminalView, duration, resume_command, visible
+from polychron.cli.console import (
+    JsonView,
+    StatusLine,
+    TerminalView,
+    duration,
+    make_console,
+    resume_command,
+    say,
+    visible,
+)
+from polychron.cli.outcome import exit_code
+from polychron.errors import InputError
 from polychron.training.evaluate import Score
 from polychron.training.run import CheckpointReport, ValidationReport
 from polychron.training.steps import StepReport
@@ -93,6 +105,43 @@ def test_control_characters_are_shown_not_obeyed():
     assert visible("a\tb\nc\x1b]0;title\x07\x9b\r€") == "a\tb\nc·]0;title···€"
 
 
+def test_no_line_for_people_commands_the_terminal(capsys: pytest.CaptureFixture[str]):
+    say(make_console(), "a\x1b[31mb")
+    output = io.StringIO()
+    say(Console(file=output, force_terminal=True, highlight=False, markup=False, _environ={}), "a\x1b[31mb")
+
+    def refuse() -> None:
+        raise InputError("it says \x1b[31mb")
+
+    assert exit_code(refuse) == 2
+    said = capsys.readouterr()
+    assert (said.out, output.getvalue(), said.err) == ("a·[31mb\n", "a·[31mb\n", "error: it says ·[31mb\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 TiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+)
+def test_too_little_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]):
+    def run() -> None:
+        raise error
+
+    assert exit_code(run) == 2
+    assert capsys.readouterr().err.startswith("error: out of memory: take a smaller preset")
+
+
+def test_other_errors_of_a_program_are_not_hidden():
+    def run() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        exit_code(run)
+
+
 def test_durations_read_like_speech():
     assert [duration(seconds) for seconds in (0.4, 59.4, 59.6, 3599.4, 3600, 7290)] == [
         "0 s", "59 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "2 h 01 min",
@@ -101,3 +150,4 @@ def test_durations_read_like_speech():
 
 def test_the_resume_command_can_be_pasted():
     assert resume_command(Path("runs/a b")) == "polychron train --resume --out 'runs/a b'"
+    assert resume_command(Path("run"), "cuda") == "polychron train --resume --out run --device cuda"

@@ -86,6 +86,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path):
         (["--preset", "huge"], "must be one of micro, tiny, small, medium, base"),
         (["--plot", "capacity.doc"], "must end in one of"),
         (["--measure", "nowhere.txt"], "give its folder DIR as well"),
+        ([trained, "--bytes", 100], "--bytes says how much of a text --measure reads"),
         ([trained, "--measure", "nowhere.txt"], "no such file or folder: nowhere.txt"),
     ]:
         refused = polychron("cost", *arguments)

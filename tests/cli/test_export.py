@@ -42,6 +42,8 @@ def test_a_classifier_becomes_a_program_and_its_accuracy_is_told(polychron: Comm
     refused = polychron("export", "r", "--to", "web", "--out", tmp_path / "page")
     assert refused.code == 2
     assert "holds a classifier, and a language model is asked for" in refused.err
+    refused = polychron("export", "r", "--out", tmp_path / "rows_model", "--top-p", 0.5)
+    assert (refused.code, "--top-p is for language models" in refused.err) == (2, True)
     (tmp_path / "rows" / "train-labels-idx1-ubyte").unlink()
     assert "accuracy not measured: " in polychron("export", "r", "--out", tmp_path / "rows_model").out
 
@@ -67,6 +69,12 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path
         ([trained, "--out", "x", "--to", "web", "--temperature", 2], "from 0 to 1.5; got 2"),
         ([trained, "--out", "1"], "begins with a letter"),
         ([trained, "--out", "x", "--to", "web", "--tables", "t"], "--tables is an option of --to c"),
+        ([trained, "--out", ".", "--to", "web"], "is a folder: --out must name a file"),
+        ([trained, "--out", "..", "--to", "web"], "is a folder: --out must name a file"),
+        ([trained, "--out", "x", "--tables", "x.c"], "--tables must be a file of its own"),
+        ([trained, "--out", "x", "--tables", "./x.h"], "--tables must be a file of its own"),
+        ([trained, "--out", "x", "--to", "hf", "--temperature", 1], "--temperature is an option of --to c and web"),
+        ([trained, "--out", "x", "--to", "onnx", "--top-p", 1], "--top-p is an option of --to c and web"),
         ([trained, "--out", trained / "config.json" / "x"], "cannot write"),
     ]:
         refused = polychron("export", *arguments)

@@ -34,6 +34,14 @@ def test_prompts_may_be_empty_or_unknown_to_the_model(polychron: Command, traine
     assert len(polychron("generate", trained, "x" * 500, "--bytes", 10).out) == 510
 
 
+def test_an_empty_folder_is_not_the_working_folder(polychron: Command, trained: Path, monkeypatch):
+    monkeypatch.chdir(trained)
+    for line in (["", "x"], ["", "x", "--bytes=3"], ["--bytes", "3", ""]):
+        refused = polychron("generate", *line)
+        assert (refused.code, refused.out, "DIR is empty" in refused.err) == (2, "", True)
+    assert polychron("generate", ".", "", "--bytes=3").code == 0
+
+
 def test_json_is_one_object(polychron: Command, trained: Path):
     (result,) = polychron("generate", trained, "In", "--bytes", 50, "--json").objects
     assert result["prompt"] == "In"

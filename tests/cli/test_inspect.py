@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import html.parser
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +87,15 @@ def test_a_classifier_is_inspected_on_its_test_part(polychron: Command):
     (result,) = polychron("inspect", "run", "--html", "report.html", "--json").objects
     assert [layer["readings"] for layer in result["layers"]] == [12, 12]
     assert polychron("inspect", "run", "set.csv", "--bytes", 5).code == 0
-    refused = polychron("inspect", "run", "--spikes", "abc")
+    refused = polychron("inspect", "run", "--html", "report.html", "--spikes", "abc")
     assert (refused.code, "--spikes is a text" in refused.err) == (2, True)
+
+
+def test_a_folder_whose_name_is_no_unicode_has_a_report(polychron: Command, trained: Path, text: Path):
+    folder = shutil.copytree(trained, os.fsdecode(b"t\xfcr"))
+    done = polychron("inspect", folder, text, "--bytes", 500, "--html", "report.html")
+    assert done.code == 0, done.err
+    assert r"t\udcfcr: how its tables are used" in Path("report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("int8", 1e-6), ("bfloat16", 1e-6)])
@@ -109,6 +118,8 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path):
         (["nowhere"], "nowhere does not exist"),
         ([trained, "nowhere.txt"], "nowhere.txt"),
         ([trained, "--html", "no/such/folder/report.html"], "is not a folder"),
+        ([trained, "--html", "."], "it is a folder"),
+        ([trained, "--spikes", "abc"], "give --html FILE as well"),
     ]:
         refused = polychron("inspect", *arguments)
         assert refused.code == 2

@@ -38,6 +38,11 @@ def test_what_is_not_plain_is_left_to_typer(line: str):
     assert parse(line.split()) is None
 
 
+def test_an_empty_folder_is_left_to_typer_and_an_empty_prompt_is_not():
+    assert parse(["generate", "", "x"]) is None
+    assert parse(["generate", "a", ""]) == {**DEFAULTS, "directory": "a"}
+
+
 def test_what_is_plain_is_understood():
     assert parse(["generate", "--json", "a", "--temperature", "0", "b c", "--seed", "7"]) == {
         **DEFAULTS, "directory": "a", "prompt": "b c", "json": True, "temperature": 0.0, "seed": 7,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_what_the_runtime_does_not_run_is_not_written(polychron: Command, text: 
     assert refused.code == 2
     assert "the runtime reads one row a table, addressed by order; this model has reading soft" in refused.err
     assert not Path("run-int8").exists()
+
+
+@pytest.mark.parametrize("inside", [".", "below"])
+def test_a_folder_given_by_dots_has_its_own_name(polychron: Command, trained: Path, monkeypatch, inside: str):
+    shutil.copytree(trained, "model")
+    Path("model/below").mkdir()
+    here = Path.cwd()
+    monkeypatch.chdir(here / "model" / inside)
+    done = polychron("quantize", "." if inside == "." else "..")
+    assert done.code == 0, done.err
+    assert (here / "model-int8" / "config.json").is_file()
 
 
 def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path: Path):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -136,6 +137,29 @@ def test_a_signal_saves_and_the_run_can_be_resumed_to_the_same_bits(
     assert weights(Path("parts")) == weights(Path("whole"))
 
 
+def test_a_run_below_the_folder_that_it_reads_resumes(polychron: Command, text: Path):
+    shutil.copy(text, "flock.txt")
+    assert polychron("train", ".", *SMALL_RUN, "--steps", 5, "--out", "runs/a").code == 0
+    assert polychron("train", "--resume", "--out", "runs/a", "--json").code == 0
+
+
+def test_a_path_that_is_no_unicode_is_recorded_as_well_as_it_goes(polychron: Command, text: Path, trained: Path):
+    copy, start = (os.fsdecode(name) for name in (b"fl\xf6ck.txt", b"t\xfcr"))
+    shutil.copy(text, copy)
+    shutil.copytree(trained, start)
+    done = polychron("train", copy, "--from", start, "--steps", 5, "--out", "run")
+    assert done.code == 0, done.err
+    assert open_checkpoint("run").record.start.path.endswith(r"t\udcfcr")
+    assert polychron("train", copy, "--from", start, "--resume", "--out", "run").code == 0
+
+
+def test_a_run_refused_late_leaves_no_folder(polychron: Command, text: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    refused = polychron("train", text, *SMALL_RUN, "--steps", 5, "--tensorboard")
+    assert (refused.code, "pip install 'polychron[tensorboard]'" in refused.err) == (2, True)
+    assert list(Path().iterdir()) == []
+
+
 def test_resuming_keeps_the_settings_and_refuses_others(polychron: Command, text: Path, trained: Path):
     folder = Path(shutil.copytree(trained, "run"))
     assert polychron("train", text, *SMALL_RUN, "--steps", 300, "--out", "run", "--resume").code == 0
@@ -206,6 +230,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(polychron: Comman
         ([text, "--rate", 0], "--rate must be positive and finite"),
         ([text, "--seed", -1], "--seed"),
         ([text, "--threads", 0], "--threads"),
+        ([text, "--checkpoint-seconds", "nan"], "--checkpoint-seconds"),
         ([text, "--holdout-fraction", 0.9], "at most 0.5; got 0.9"),
         ([text, "--update", "online"], "--update online is the transformer's"),
         ([text, "--model", "transformer", "--update", "online", "--optimizer", "adagrad"], "leave --optimizer"),

@@ -54,6 +54,21 @@ def test_a_folder_gives_its_text_files_sorted_by_path_and_nothing_else(tmp_path:
     assert corpus.name == "shelf"
 
 
+def test_a_checkpoint_in_a_folder_is_left_out_and_another_programs_config_is_not(tmp_path: Path):
+    checkpoint, other = b'{"format": "polychron", "version": 1}', b'{"format": "other"}'
+    for name, content in {
+        "config.json": checkpoint,
+        "runs/a/config.json": checkpoint,
+        "runs/newer/config.json": b'{"format": "polychron", "version": 99}',
+        "runs/a/notes.txt": b"of the run",
+        "other/config.json": other,
+        "text": b"text",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert load_corpus(tmp_path, minimum_bytes=1).data.tobytes() == other + b"\ntext"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_file_in_a_folder_is_left_out_and_alone_is_refused(tmp_path: Path):
     (tmp_path / "a").write_bytes(PROSE)
@@ -119,6 +134,18 @@ def test_a_text_larger_than_memory_is_refused_unread(tmp_path: Path):
         file.truncate(2**42)
     with pytest.raises(InputError, match=r"need 13194\.1 GB of memory"):
         load_corpus(huge)
+
+
+def test_a_file_larger_than_memory_in_a_folder_is_no_text_or_is_refused_unread(tmp_path: Path):
+    (tmp_path / "text").write_bytes(PROSE)
+    huge = tmp_path / "huge"
+    with huge.open("wb") as file:
+        file.truncate(2**42)
+    assert load_corpus(tmp_path).data.tobytes() == PROSE
+    with huge.open("r+b") as file:
+        file.write(b"a" * 2**20)
+    with pytest.raises(InputError, match=r"the bytes of .*huge need 13194\.1 GB of memory"):
+        load_corpus(tmp_path)
 
 
 def test_byte_counts_counts_across_its_pieces():

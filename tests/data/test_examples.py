@@ -80,6 +80,14 @@ def test_what_is_no_idx_file_is_refused_before_memory_is_taken(tmp_path, content
         read_idx(path, 3)
 
 
+def test_idx_files_without_an_image_are_refused(tmp_path):
+    write_idx_folder(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((0, 5, 4), np.uint8)))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(0, np.uint8)))
+    with pytest.raises(InputError, match="at least one; got 0 examples"):
+        load_labelled(str(tmp_path))
+
+
 def test_a_damaged_gzip_is_refused(tmp_path):
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(idx_bytes(np.zeros((9, 9), np.uint8)))[:-9])
@@ -91,9 +99,20 @@ def test_a_csv_file_is_divided(tmp_path):
     path = tmp_path / "set.csv"
     np.savetxt(path, np.column_stack([np.arange(20).repeat(9).reshape(20, 9), np.arange(20) % 2]), "%d", ",")
     labelled = load_labelled(str(path))
-    assert (len(labelled.train_labels), len(labelled.test_labels), labelled.width) == (16, 4, 3)
+    assert (len(labelled.train_labels), len(labelled.test_labels)) == (16, 4)
     together = np.concatenate([labelled.train_inputs[:, 0], labelled.test_inputs[:, 0]])
     assert sorted(together.tolist()) == list(range(20))
+
+
+def test_nine_columns_are_an_image_only_where_somebody_says_so(tmp_path):
+    path = tmp_path / "set.csv"
+    path.write_text("1,2,3,4,5,6,7,8,9,0\n" * 10)
+    for images, size in ((False, (0, 0)), (True, (3, 3))):
+        labelled = load_labelled(str(path), images=images)
+        assert (labelled.height, labelled.width) == size
+    path.write_text("1,2,3,0\n" * 10)
+    with pytest.raises(InputError, match="3 numbers before the label are no square"):
+        load_labelled(str(path), images=True)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +122,7 @@ def test_a_csv_file_is_divided(tmp_path):
         (["1,2,3"] * 9 + ["300,2,1"], "from 0 to 255"),
         (["1,2,3"] * 9 + ["3,2,0.5"], "a whole number"),
         (["1,2,3"] * 9 + ["nan,2,1"], "from 0 to 255"),
+        (["1,2,3"] * 9 + ["0.25,1,1"], "whole numbers from 0 to 255 .* got 0.25: scale the columns to 0-255"),
         (["1,2,3"] * 9 + ["word,2,1"], "lines of numbers"),
         (["1,2,3"] * 9 + ["2,1"], "changed from 3 to 2 at row 10$"),
         ([], "holds no numbers"),

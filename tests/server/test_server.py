@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import anyio
 import pytest
 
 from polychron import runtime
@@ -21,6 +22,7 @@ from polychron.cli import main
 from polychron.errors import InputError
 from polychron.models import DelayConfig
 from polychron.runtime import SamplingOptions
+from polychron.server.app import create_app
 from polychron.server.limits import Limits
 
 from ..runtime.conftest import COUNTED, MODELS, random_model, random_text, save_model
@@ -164,9 +166,32 @@ def test_wrong_addresses_methods_and_types_are_refused_in_json(server: Server):
 
 
 def test_a_page_that_gives_this_machine_a_name_of_its_own_is_refused(server: Server):
-    assert server.ask("GET", "/info", Host="evil.example").status == 421
-    for name in ("localhost", "127.0.0.1:1", "[::1]:8000"):
+    for name in ("evil.example", "", "a@localhost", "evil.example:x@localhost", "localhost:x", "localhost/", "[::1",
+                 "localhost.evil.example", "evil.example?localhost", "localhost, evil.example"):  # fmt: skip
+        assert server.ask("GET", "/info", Host=name).status in (400, 421), name
+    for name in ("localhost", "LOCALHOST:80", "127.0.0.1:1", "[::1]:8000"):
         assert server.ask("GET", "/info", Host=name).status == 200
+
+
+@pytest.mark.parametrize("hosts", [[], [b"localhost", b"localhost"], [b"localhost", b"evil.example"]])
+def test_a_request_must_name_one_host(hosts: list[bytes], folder: Path):
+    sent = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/info",
+        "query_string": b"",
+        "headers": [(b"host", host) for host in hosts],
+    }
+    anyio.run(create_app(runtime.load(folder)), scope, receive, send)
+    assert sent[0]["status"] == 421
 
 
 def test_a_body_that_is_larger_than_it_says_or_never_comes_is_refused(server: Server, hasty: Server):

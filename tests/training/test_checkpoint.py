@@ -117,6 +117,14 @@ def test_one_run_at_a_time_writes_to_a_folder(tmp_path: Path):
     CheckpointWriter(tmp_path / "run").close()
 
 
+def test_a_folder_made_for_a_run_that_saved_nothing_is_gone(tmp_path: Path):
+    CheckpointWriter(tmp_path / "runs" / "a").close()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    CheckpointWriter(tmp_path / "mine").close()
+    assert (tmp_path / "mine").is_dir()
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write checkpoints to .*file"):

@@ -15,8 +15,10 @@ def written_beside(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; it is renamed to ``path`` when the block ends well, and is gone otherwise.
 
     Raises:
-        InputError: the system refused.
+        InputError: the system refused, or the path is a folder's.
     """
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder")
     scratch = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         yield scratch

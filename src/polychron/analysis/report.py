@@ -85,7 +85,7 @@ def write_report(
     """
     text = render_report(title, facts, usages, rasters, contexts)
     with written_beside(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")  # a folder's name may be no Unicode
 
 
 def render_report(

@@ -198,7 +198,17 @@ Threads = Annotated[
     typer.Option(min=1, max=1024, help="Threads to compute with. No result depends on it."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line, and nothing else.")]
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a checkpoint.", show_default=False)]
+
+
+def _folder(given: str) -> Path:
+    if not given:  # it would mean the working folder
+        raise typer.BadParameter("DIR is empty: perhaps a variable of the shell that is not set")
+    return Path(given)
+
+
+Directory = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Folder of a checkpoint.", show_default=False, parser=_folder)
+]
 Labelled = (
     "fashion-mnist, mnist-5k or digits; a folder of idx files or of UCI HAPT's raw data; or a .csv file, label last."
 )

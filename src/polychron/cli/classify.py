@@ -13,7 +13,17 @@ from typing import Any
 import torch
 
 from polychron.cli.choices import recorded_minutes, require_minutes
-from polychron.cli.console import StatusLine, counted, duration, make_console, print_json, say, variant_words
+from polychron.cli.console import (
+    LOG_SECONDS,
+    StatusLine,
+    counted,
+    duration,
+    make_console,
+    print_json,
+    say,
+    variant_words,
+    warn,
+)
 from polychron.cli.signals import signals_noted
 from polychron.data.examples import load_labelled
 from polychron.data.labelled import LabelledSet
@@ -34,9 +44,10 @@ from polychron.training.classify import (
     open_classifier,
     score_classifier,
 )
+from polychron.training.records import storable
+from polychron.training.run import CheckpointReport
 from polychron.training.steps import StepReport
 
-_LOG_SECONDS = 10.0
 _WIDEST_MATRIX = 20  # classes; more would not fit a line
 
 
@@ -63,7 +74,7 @@ def run_train_classifier(
         _refuse_contradictions(record, settings, out)
         labelled = _recorded_set(record, data)
     else:
-        labelled = load_labelled(data)
+        labelled = load_labelled(data, images=settings["augment"] not in (None, "none"))
         record = _new_record(labelled, settings)
     directory = out or _fresh_directory(record)
 
@@ -145,6 +156,9 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
     rate = settings["rate"]
     if rate is not None and not (math.isfinite(rate) and rate > 0):
         raise InputError(f"--rate must be positive and finite; got {rate:g}")
+    augment = settings["augment"]
+    if augment not in (None, "none") and not labelled.height:
+        raise InputError(f"--augment {augment} moves images about, and {labelled.source} has none: leave it out")
     name = settings["preset"] or ("small" if len(labelled.train_labels) >= 20_000 else "tiny")
     preset = classifier_preset(name)
     fields = {"n_pixels": labelled.n_inputs, "n_classes": len(labelled.class_names), "width": labelled.width}
@@ -160,9 +174,9 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
         DeepConfig(**fields), hash=settings["hash"], reading=settings["reading"], gradient=settings["gradient"],
         n_bins=settings["bins"], anchors=settings["anchors"],
     )  # fmt: skip
+    _require_pairs(config, labelled)
     if counts and not config.is_native:
         raise InputError("--counts fills the paper's readout: leave --hash, --reading and --gradient out")
-    augment = settings["augment"]
     if augment is None:
         augment = ("shift+mirror" if labelled.mirrors else "shift") if labelled.height else "none"
     minutes = 1.0 if settings["minutes"] is None else settings["minutes"]
@@ -171,7 +185,7 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
         preset=name,
         data=DataRecord(
             name=labelled.name,
-            data=labelled.path or labelled.name,
+            data=storable(labelled.path or labelled.name),
             sha256=labelled.sha256,
             n_train=len(labelled.train_labels),
             n_test=len(labelled.test_labels),
@@ -189,6 +203,17 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
             seconds=None if settings["steps"] is not None else 60 * minutes,
         ),
     )
+
+
+def _require_pairs(config: DeepConfig, labelled: LabelledSet) -> None:
+    """Raises InputError if examples are too short for the comparisons that a table makes."""
+    wanted = max(config.n_comparisons if config.n_layers else 0, config.readout_n_comparisons)
+    n_pairs = math.comb(labelled.n_inputs, 2)
+    if config.anchors == "sensory" and n_pairs < wanted:
+        raise InputError(
+            f"{labelled.source}: {labelled.n_inputs} numbers an example form {counted(n_pairs, 'pair')}, and a table "
+            f"compares {wanted}: give examples of more numbers, or --anchors random"
+        )
 
 
 def _refuse_contradictions(record: ClassifierRecord, settings: dict[str, Any], out: Path) -> None:
@@ -212,9 +237,7 @@ def _recorded_set(record: ClassifierRecord, data: str | None) -> LabelledSet:
     Raises:
         InputError: they are not there, or are not the same any more.
     """
-    # What Debian or a package installed is asked for by name: its path may differ on another machine.
-    named = record.data.name in ("fashion-mnist", "mnist-5k", "digits") and not Path(record.data.data).exists()
-    labelled = load_labelled(data or (record.data.name if named else record.data.data))
+    labelled = load_labelled(data or record.data.data, images=record.training.augment != "none")
     if labelled.sha256 != record.data.sha256:
         raise InputError(f"{labelled.source} is not what the classifier was trained on: it has changed since then")
     return labelled
@@ -282,6 +305,11 @@ class _View:
         )
 
     def show(self, event: ClassifierEvent) -> None:
+        if isinstance(event, CheckpointReport) and event.problem is not None:
+            if self._json:
+                print_json({"event": "warning", "step": event.step, "problem": event.problem})
+            else:
+                warn(event)
         if not isinstance(event, StepReport):
             return
         if self._json:
@@ -301,7 +329,7 @@ class _View:
             f"training loss {event.nats_per_byte:.4f} nats  {duration(event.seconds_left)} left"
         )
         self._status.show(line)
-        if not self._status.shown and event.seconds - self._logged >= _LOG_SECONDS:
+        if not self._status.shown and event.seconds - self._logged >= LOG_SECONDS:
             self._logged = event.seconds
             say(self._console, line)
 

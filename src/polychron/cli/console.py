@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from polychron.cli.output import print_json, visible
+from polychron.cli.output import print_json, print_line, visible
 from polychron.training.run import CheckpointReport, Event, ValidationReport
 from polychron.training.steps import StepReport
 
 # Lines of a log are further apart than a terminal's refreshes.
-_LOG_SECONDS = 10.0
+LOG_SECONDS = 10.0
 
 
 def make_console() -> Console:
@@ -26,11 +26,11 @@ def make_console() -> Console:
 
 
 def say(console: Console, line: str, style: str = "") -> None:
-    """One line for people, whole even where it is longer than the terminal is wide."""
+    """One line for people, whole even where it is longer than the terminal is wide, and made safe for the eye."""
     if console.is_terminal:
-        console.print(line, style=style)
+        console.print(visible(line), style=style)
     else:  # not through rich, which would end the process when nobody reads on
-        print(line, flush=True)
+        print_line(line)
 
 
 def variant_words(hash: str, reading: str, gradient: str) -> str:
@@ -71,7 +71,7 @@ class StatusLine:
     def show(self, line: str) -> None:
         """Replace the line."""
         if self._live is not None:
-            self._live.update(Text(line, no_wrap=True, overflow="ellipsis", style="cyan"), refresh=True)
+            self._live.update(Text(visible(line), no_wrap=True, overflow="ellipsis", style="cyan"), refresh=True)
 
 
 def duration(seconds: float) -> str:
@@ -99,9 +99,16 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def resume_command(directory: Path) -> str:
-    """What to type to go on with a run."""
-    return f"polychron train --resume --out {shlex.quote(str(directory))}"
+def resume_command(directory: Path, device: str = "cpu") -> str:
+    """What to type to go on with a run where it computes; its checkpoint does not tell where that is."""
+    where = "" if device == "cpu" else f" --device {device}"
+    return f"polychron train --resume --out {shlex.quote(str(directory))}{where}"
+
+
+def warn(checkpoint: CheckpointReport) -> None:
+    """Tell a person of a checkpoint that could not be written."""
+    if checkpoint.problem is not None:
+        print(f"warning: {visible(checkpoint.problem)}; training goes on", file=sys.stderr)
 
 
 class TerminalView:
@@ -158,7 +165,7 @@ class TerminalView:
                 f"training loss {event.nats_per_byte:.4f} nats/byte  {duration(event.seconds_left)} left"
             )
             self._status.show(line)
-            if not self._status.shown and event.seconds - self._logged_seconds >= _LOG_SECONDS:
+            if not self._status.shown and event.seconds - self._logged_seconds >= LOG_SECONDS:
                 self._logged_seconds = event.seconds
                 say(self._console, line)
         elif isinstance(event, ValidationReport):
@@ -170,13 +177,13 @@ class TerminalView:
                     f"      step {event.step:,}: validation loss {_loss(event.score.nats_per_byte)} "
                     f"(on {event.score.n_bytes:,} bytes)",
                 )
-        elif isinstance(event, CheckpointReport) and event.problem is not None:
-            print(f"warning: {event.problem}; training goes on", file=sys.stderr)
+        elif isinstance(event, CheckpointReport):
+            warn(event)
 
     def end(self, sample: str, result: dict[str, Any]) -> None:
         """A sample of what the model writes, and the figures."""
         self._status.__exit__()
-        say(self._console, "\n" + visible(sample) + "\n")
+        say(self._console, "\n" + sample + "\n")
         self._say(
             "trained",
             f"{result['train_bytes']:,} bytes in {duration(result['train_seconds'])} "

@@ -21,6 +21,7 @@ from polychron.training.checkpoint import open_checkpoint
 from polychron.training.classify import open_classifier
 
 _BYTES = 256  # vocabulary of a preset that nobody trained yet
+_MEASURED_BYTES = 65_536
 _NEURONS = (16, 32, 60, 100, 512)
 
 
@@ -33,19 +34,19 @@ def run_cost(
     element: str,
     plot: Path | None,
     measure: Path | None = None,
-    n_measured: int = 65536,
+    n_measured: int | None = None,
     json: bool,
 ) -> None:
     """Count a checkpoint or a preset; without either, the paper's tables and all presets.
 
-    ``measure``: a text, of which a checkpoint reads ``n_measured`` bytes with kernels that count.
+    ``measure``: a text, of which a checkpoint reads ``n_measured`` bytes, by default 65,536, with kernels that count.
     """
-    if element not in ELEMENT_BYTES:
-        raise InputError(f"--element must be one of {', '.join(ELEMENT_BYTES)}; got {element!r}")
     if directory is not None and (model is not None or preset is not None):
         raise InputError("DIR and --model or --preset exclude each other: a checkpoint says what it is")
     if measure is not None and directory is None:
         raise InputError("--measure counts what a trained model does: give its folder DIR as well")
+    if n_measured is not None and measure is None:
+        raise InputError("--bytes says how much of a text --measure reads: give --measure TEXT as well")
     if plot is not None:
         analysis.plot_capacity(plot)
     if directory is None and model is None and preset is None:
@@ -66,7 +67,7 @@ def run_cost(
         fields = _one(title, config, positions, element)
         lines = list(_one_lines(fields, element))
         if directory is not None and measure is not None:
-            fields["measured"] = measure_cost(directory, config, measure, n_measured)
+            fields["measured"] = measure_cost(directory, config, measure, n_measured or _MEASURED_BYTES)
             lines += ["", *measured_lines(fields["measured"])]
     if plot is not None:
         fields["plot"] = str(plot)

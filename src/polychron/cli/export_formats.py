@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polychron.cli.output import print_json
+from polychron.cli.output import print_json, print_line
 from polychron.errors import InputError
 from polychron.limits import format_bytes
 
@@ -22,7 +22,7 @@ def run_export_hf(directory: Path, *, out: Path, json: bool) -> None:
     if json:
         print_json({"folder": str(done.folder), "bytes": done.n_bytes, "loads_with": done.loads_with})
         return
-    print(f"{done.folder}: {format_bytes(done.n_bytes)}, for {done.loads_with}.from_pretrained", flush=True)
+    print_line(f"{done.folder}: {format_bytes(done.n_bytes)}, for {done.loads_with}.from_pretrained")
 
 
 def run_export_onnx(directory: Path, *, out: Path, json: bool) -> None:
@@ -37,7 +37,7 @@ def run_export_onnx(directory: Path, *, out: Path, json: bool) -> None:
     if json:
         print_json({"file": str(done.file), "bytes": done.n_bytes, "input": done.inputs, "output": done.outputs})
         return
-    print(f"{done.file}: {format_bytes(done.n_bytes)}, {done.inputs} -> {done.outputs}", flush=True)
+    print_line(f"{done.file}: {format_bytes(done.n_bytes)}, {done.inputs} -> {done.outputs}")
 
 
 def _missing(error: ModuleNotFoundError, kind: str, extra: str) -> InputError | ModuleNotFoundError:

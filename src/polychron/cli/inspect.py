@@ -50,6 +50,10 @@ def run_inspect(
         torch.set_num_threads(threads)
     if page is not None and not page.absolute().parent.is_dir():
         raise InputError(f"cannot write {page}: {page.parent} is not a folder")
+    if page is not None and page.is_dir():
+        raise InputError(f"cannot write {page}: it is a folder")
+    if spikes is not None and page is None:
+        raise InputError("--spikes says what the report draws: give --html FILE as well")
     inspected = _language_model if task_of(directory) == LANGUAGE_MODEL else _classifier
     model, inputs, facts, shown, labels = inspected(directory, data, n_inputs, spikes)
     model = as_the_papers_layers(model)

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+from polychron.cli.output import visible
 from polychron.errors import InputError
 
 
@@ -38,8 +39,6 @@ def exit_code(run: Callable[[], int | None]) -> int:
         return run() or 0
     except InputError as error:
         return _refuse(str(error))
-    except MemoryError:
-        return _refuse("out of memory: take a smaller preset, batch or length, or close other programs")
     except KeyboardInterrupt:
         return 130
     except OSError as error:
@@ -49,10 +48,20 @@ def exit_code(run: Callable[[], int | None]) -> int:
         _forget_output()
         return _refuse("cannot write to standard output: no space left on the device")
     except Exception as error:
+        if _is_out_of_memory(error):
+            return _refuse("out of memory: take a smaller preset, batch or length, or close other programs")
         # Wrong usage, in whatever class this version of typer has for it.
         if not hasattr(error, "format_message"):
             raise
         return _refuse(error.format_message())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's own MemoryError, and what PyTorch raises in its place, known without importing it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(some in str(error) for some in words)
 
 
 def _forget_output() -> None:
@@ -63,5 +72,5 @@ def _forget_output() -> None:
 
 def _refuse(message: str) -> int:
     line = " ".join(message.split()).rstrip(".")
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {visible(line)}", file=sys.stderr)  # a damaged checkpoint's own words may be in it
     return 2

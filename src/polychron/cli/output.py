@@ -15,6 +15,11 @@ def print_json(fields: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def print_line(text: str) -> None:
+    """A line for people on standard output, at once, made safe for the eye: a stranger's file may have a part in it."""
+    print(visible(text), flush=True)
+
+
 class ByteStream:
     """Writes bytes as they come: unchanged to a file or pipe, made safe for the eye to a terminal.
 

@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> dict[str, Any] | None:
             return None
         else:
             positional.append(argument)
-    if not 1 <= len(positional) <= 2:
+    if not 1 <= len(positional) <= 2 or not positional[0]:
         return None
     return values | dict(zip(("directory", "prompt"), positional, strict=False))
 

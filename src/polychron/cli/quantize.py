@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polychron.cli.evaluate import load_recorded_corpus
-from polychron.cli.output import print_json
+from polychron.cli.output import print_json, print_line
 from polychron.data import hold_out, load_corpus
 from polychron.errors import InputError
 from polychron.limits import format_bytes
@@ -36,7 +36,7 @@ def run_quantize(directory: Path, *, to: str, out: Path | None, text: Path | Non
     checkpoint = open_checkpoint(directory)
     read_settings(directory)  # refuses what the runtime does not run, before anything is written
     checkpoint.load_model()  # checks every tensor
-    target = out if out is not None else directory.with_name(f"{directory.name}-{to}")
+    target = out if out is not None else _beside(directory, to)
     if (target / CONFIG_NAME).exists():
         raise InputError(f"{target} already has a checkpoint: give another --out")
     data, source = _text(checkpoint.record, text)
@@ -71,7 +71,15 @@ def run_quantize(directory: Path, *, to: str, out: Path | None, text: Path | Non
     if json:
         print_json(result)
     else:
-        print("\n".join(lines), flush=True)
+        print_line("\n".join(lines))
+
+
+def _beside(directory: Path, to: str) -> Path:
+    """Where the result goes: the folder's name with what it becomes, also where it was given as ``.`` or ``..``."""
+    named = directory.resolve() if directory.name in ("", "..") else directory
+    if not named.name:
+        raise InputError(f"{directory} has no name to put -{to} after: give --out")
+    return named.with_name(f"{named.name}-{to}")
 
 
 def _text(record: Record, text: Path | None) -> tuple[bytes | None, str]:

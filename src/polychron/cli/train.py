@@ -26,7 +26,7 @@ from polychron.training.begin_from import grown_model, start_record
 from polychron.training.blend import COUNTED_PER_TRAINED, LEAST_COUNTED, MOST_COUNTED
 from polychron.training.checkpoint import Checkpoint, open_checkpoint
 from polychron.training.checkpoint_writer import CheckpointWriter
-from polychron.training.records import CorpusRecord, Record, TrainingRecord
+from polychron.training.records import CorpusRecord, Record, TrainingRecord, storable
 from polychron.training.run import Event, Finished, Run, ValidationReport, require_room, windows_of
 from polychron.training.schedule import ReferenceSchedule
 from polychron.training.steps import StepReport
@@ -95,6 +95,8 @@ def run_train(
     """Train and return the exit code: 0, or 128 + the signal that stopped the run."""
     if threads is not None:
         torch.set_num_threads(threads)
+    if math.isnan(checkpoint_seconds):
+        raise InputError("--checkpoint-seconds must be a number of seconds; got nan")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda needs a GPU that torch can use, and torch sees none here: leave it out")
     record, corpus, model = _recorded_run(text, settings, out) if resume else _new_run(text, settings, device)
@@ -120,7 +122,7 @@ def run_train(
             view.end(_sample(run), _result(run, event))
             return 0
     print(
-        f"stopped at step {event.step:,}, saved in {directory}. To go on: {resume_command(directory)}",
+        f"stopped at step {event.step:,}, saved in {directory}. To go on: {resume_command(directory, device)}",
         file=sys.stderr,
     )
     return 128 + signals[0]
@@ -200,7 +202,7 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
         vocabulary=list(vocabulary.byte_values),
         corpus=CorpusRecord(
             name=corpus.name,
-            path=_storable(corpus.path),
+            path=None if corpus.path is None else storable(corpus.path),
             sha256=corpus.sha256,
             bytes=corpus.data.size,
             holdout=holdout,
@@ -331,7 +333,7 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
     }
     given = settings.given()
     if settings.start is not None:
-        given["start"] = str(Path(settings.start).absolute())
+        given["start"] = storable(str(Path(settings.start).absolute()))
     for name, value in given.items():
         if value != recorded[name]:
             option = "--from" if name == "start" else "--" + name.replace("_", "-")
@@ -448,8 +450,3 @@ class _Scalars:
 
 def _or(given: Any, default: Any) -> Any:
     return default if given is None else given
-
-
-def _storable(path: str | None) -> str | None:
-    """A path as JSON can hold it; one that is no Unicode will not be found again and must be given."""
-    return None if path is None else path.encode("utf-8", "backslashreplace").decode()

@@ -12,14 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
+from polychron.data.names import safe_name
 from polychron.errors import InputError
 from polychron.limits import require_memory
+from polychron.storage.config_file import CONFIG_NAME, is_checkpoint, reason
 
 # Below this a held-out part says nothing: a tenth of it would be less than two lines of text.
 MINIMUM_TRAINING_BYTES = 1024
 
 STANDARD_LIBRARY = "stdlib"
 STANDARD_LIBRARY_LIMIT = 16 * 2**20
+
+_LOOKED_AT = 2**20  # bytes of a file in a folder, which tell whether it is text before all of it is read
 
 # Not the library itself: installed packages, test suites, and compiled files.
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
@@ -54,8 +58,8 @@ def load_corpus(
 
     - A file is taken as it is, any bytes.
     - A folder gives its text files, sorted by path, joined by newlines. Left out, without a word, are hidden
-      files and folders, symbolic links to folders, files that may not be read, and binary files (those with a
-      NUL byte).
+      files and folders, symbolic links to folders, files that may not be read, binary files (those with a
+      NUL byte), and polychron's own checkpoints, so that a run may write below the folder that it reads.
     - None gives the ``.py`` files of Python's standard library, without test suites, sorted by path, joined
       by newlines. Should they exceed 16 MiB, files are taken in the order of the SHA-256 of their path, as
       far as each still fits: the same choice on every machine with the same library, and no letter of the
@@ -85,7 +89,7 @@ def load_corpus(
         except FileNotFoundError:
             raise InputError(f"no such file or folder: {text_path}") from None
         except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"cannot read {text_path}: {_reason(error)}") from None
+            raise InputError(f"cannot read {text_path}: {reason(error)}") from None
         if stat.S_ISDIR(mode):
             data, source = _read_folder(text_path)
         elif stat.S_ISREG(mode):
@@ -95,7 +99,7 @@ def load_corpus(
                 f"{text_path} is neither a file nor a folder: a pipe or a device cannot be read again when "
                 "a run is resumed, so save its content to a file first"
             )
-        name = _short_name(Path(absolute), is_folder=stat.S_ISDIR(mode))
+        name = safe_name(Path(absolute).name if stat.S_ISDIR(mode) else Path(absolute).stem, "text")
 
     if data.size == 0:
         raise InputError(f"{source} is empty: at least {minimum_bytes:,} bytes are needed")
@@ -125,7 +129,7 @@ def _read_file(path: Path) -> tuple[np.ndarray, str]:
         require_memory(3 * path.stat().st_size, f"the bytes of {path}", "take a smaller text")
         return np.fromfile(path, dtype=np.uint8), str(path)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+        raise InputError(f"cannot read {path}: {reason(error)}") from None
 
 
 def _read_folder(folder: Path) -> tuple[np.ndarray, str]:
@@ -133,7 +137,7 @@ def _read_folder(folder: Path) -> tuple[np.ndarray, str]:
         with os.scandir(folder):
             pass
     except OSError as error:
-        raise InputError(f"cannot read {folder}: {_reason(error)}") from None
+        raise InputError(f"cannot read {folder}: {reason(error)}") from None
     pieces = []
     n_bytes = 0
     for path in _files_below(folder):
@@ -144,7 +148,8 @@ def _read_folder(folder: Path) -> tuple[np.ndarray, str]:
             pieces.append(piece)
     if not pieces:
         raise InputError(
-            f"{folder} holds no text: there is no readable file without NUL bytes in it (hidden files are left out)"
+            f"{folder} holds no text: there is no readable file without NUL bytes in it (hidden files and checkpoints "
+            "are left out)"
         )
     return _joined(pieces), f"{folder} ({len(pieces):,} text files)"
 
@@ -170,9 +175,14 @@ def _read_standard_library() -> tuple[np.ndarray, str]:
 
 
 def _files_below(folder: Path, leave_out: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Files in and below a folder that are not hidden, sorted by the bytes of their path below it."""
+    """Files in and below a folder that are neither hidden nor a checkpoint's, sorted by the bytes of their path."""
     found = []
     for parent, folders, files in os.walk(folder):
+        if CONFIG_NAME in files and is_checkpoint(parent):
+            if Path(parent) != folder:
+                folders.clear()
+                continue
+            files.remove(CONFIG_NAME)  # the weights are binary
         folders[:] = [name for name in folders if not name.startswith(".") and name not in leave_out]
         found.extend(Path(parent, name) for name in files if not name.startswith("."))
     yield from sorted(found, key=lambda path: os.fsencode(path.relative_to(folder).as_posix()))
@@ -183,7 +193,12 @@ def _text_or_none(path: Path) -> bytes | None:
     try:
         if not path.is_file():  # a pipe would wait for ever
             return None
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            begins = file.read(_LOOKED_AT)
+            if b"\0" in begins:
+                return None
+            require_memory(3 * os.fstat(file.fileno()).st_size, f"the bytes of {path}", "leave it out of the folder")
+            content = begins + file.read()
     except OSError:
         return None
     return None if b"\0" in content else content
@@ -191,14 +206,3 @@ def _text_or_none(path: Path) -> bytes | None:
 
 def _joined(pieces: list[bytes]) -> np.ndarray:
     return np.frombuffer(bytearray(b"\n".join(pieces)), dtype=np.uint8)
-
-
-def _short_name(path: Path, *, is_folder: bool) -> str:
-    """The name in letters that are safe in a folder's name everywhere."""
-    name = path.name if is_folder else path.stem
-    safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-" for letter in name)
-    return safe.strip("-")[:40] or "text"
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

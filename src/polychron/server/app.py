@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import anyio
@@ -24,7 +26,7 @@ from polychron.server.writing import Writer
 
 # A client that reads nothing holds its place so much longer than the limit, in which the last words may reach others.
 _GRACE_SECONDS = 1.0
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_LOOPBACK_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 def create_app(model: Model, limits: Limits | None = None, *, threads: int = 1, loopback: bool = True) -> Starlette:
@@ -193,16 +195,24 @@ async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
 
 
 class _OwnNamesOnly:
-    """Refuses requests whose Host is no name of the loopback: a page's own name may be made to mean this machine."""
+    """Refuses requests without one Host that names the loopback: a page's own name may be made to mean this machine.
+
+    The header is compared as it came; what a URL's parser makes of a wrong one may be the server's own name.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and Request(scope).url.hostname not in _LOOPBACK_NAMES:
+        if scope["type"] == "http" and not _names_loopback(scope["headers"]):
             await Refusal(421, "this server answers to localhost only").response()(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+def _names_loopback(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    hosts = [value for name, value in headers if name.lower() == b"host"]
+    return len(hosts) == 1 and _LOOPBACK_HOST.fullmatch(hosts[0]) is not None
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -46,7 +46,27 @@ def task_of(directory: str | os.PathLike[str]) -> str:
     return str(_read_any(directory)[0].get("task", LANGUAGE_MODEL))
 
 
+def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
+    """Whether a folder's ``config.json`` says that it is polychron's, of any task and version."""
+    try:
+        _read_fields(directory)
+    except InputError:
+        return False
+    return True
+
+
 def _read_any(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
+    fields, text = _read_fields(directory)
+    version = fields.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise InputError(
+            f"{Path(directory) / CONFIG_NAME} has format version {version} and this polychron reads up to {VERSION}: "
+            "upgrade polychron"
+        )
+    return fields, text
+
+
+def _read_fields(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
     folder = Path(directory)
     path = folder / CONFIG_NAME
     try:
@@ -69,11 +89,6 @@ def _read_any(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]
         raise InputError(f"{path} is damaged or not polychron's: it is not JSON") from None
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise InputError(f'{path} is not polychron\'s: it does not say "format": "{FORMAT}"')
-    version = fields.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise InputError(
-            f"{path} has format version {version} and this polychron reads up to {VERSION}: upgrade polychron"
-        )
     return fields, text
 
 

@@ -12,7 +12,7 @@ from polychron.errors import InputError
 from polychron.models import growth
 from polychron.optim import FrozenTables, RowOptimizer
 from polychron.training.checkpoint import Checkpoint
-from polychron.training.records import Record, StartRecord
+from polychron.training.records import Record, StartRecord, storable
 
 
 def grown_model(
@@ -42,7 +42,7 @@ def grown_model(
 def start_record(checkpoint: Checkpoint, add_tables: int, add_comparisons: int) -> StartRecord:
     """Where a run began."""
     return StartRecord(
-        path=str(Path(checkpoint.directory).absolute()),
+        path=storable(str(Path(checkpoint.directory).absolute())),
         step=checkpoint.record.position.step,
         add_tables=add_tables,
         add_comparisons=add_comparisons,

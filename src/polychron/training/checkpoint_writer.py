@@ -40,7 +40,8 @@ class CheckpointWriter:
     Order of a save: weights under a temporary name, flushed to the disk, renamed; then ``config.json``
     likewise, whose renaming makes the new checkpoint valid; then what the old one needed is deleted.
 
-    While the writer is open the folder is locked: a second run in it is refused.
+    While the writer is open the folder is locked: a second run in it is refused. A folder that the writer made and
+    saved nothing in is gone when it is closed.
 
     Args:
         directory: for a new run made if it does not exist. Other files in it are left alone.
@@ -59,9 +60,11 @@ class CheckpointWriter:
         self._written: tuple[int, WeightsRecord] | None = None
         self._others: frozenset[str] = frozenset()
         self._lock: int | None = None
+        self._made: list[Path] = []
         if resume:
             read_record(self.directory, kind)
         try:
+            self._made = [folder for folder in (self.directory, *self.directory.parents) if not folder.exists()]
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = _lock_folder(self.directory)
         except OSError as error:
@@ -118,6 +121,11 @@ class CheckpointWriter:
 
     def close(self) -> None:
         """Release the folder."""
+        if self._written is None:  # a run that was refused
+            with suppress(OSError):
+                for folder in self._made:
+                    folder.rmdir()
+        self._made = []
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -257,10 +257,13 @@ class ClassifierRun:
         )
 
     def events(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[ClassifierEvent]:
-        """Train to the end of the budget, save, then score the test part. ``should_stop()`` saves and ends.
+        """Train to the end of the budget, save, then score the test part.
+
+        ``should_stop()`` saves and ends. Closing the generator saves as well.
 
         Raises:
-            InputError: the training diverged, or a checkpoint cannot be written.
+            InputError: the training diverged, or the first or the last checkpoint cannot be written. One in
+                between that cannot be written is reported and tried again later.
         """
         if self.record.position.step == 0:
             yield self._save()
@@ -269,7 +272,11 @@ class ClassifierRun:
             if position.step == 0:
                 self._count()
         else:
-            yield from self._train(should_stop)
+            try:
+                yield from self._train(should_stop)
+            except GeneratorExit:
+                self._save()
+                raise
         yield self._save()
         position = self.record.position
         if training.budget.progress(position.step, position.seconds) < 1 or should_stop():
@@ -304,7 +311,11 @@ class ClassifierRun:
             yield report
             if report.seconds - saved >= self.checkpoint_seconds and report.progress < 1:
                 saved = report.seconds
-                yield self._save()
+                try:
+                    outcome = self._save()
+                except InputError as error:
+                    outcome = CheckpointReport(report.step, self.writer.directory, problem=str(error))
+                yield outcome
 
     def _note(self, **fields: Any) -> None:
         self.record = self.record.model_copy(update=fields)

@@ -16,6 +16,16 @@ _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+def storable(path: str) -> str:
+    """A path as JSON can hold it; one that is no Unicode will not be found again and must be given.
+
+    Example:
+        >>> storable("caf\\udce9")
+        'caf\\\\udce9'
+    """
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 class Section(pydantic.BaseModel):
     """Base of what ``config.json`` consists of: strict, nothing unknown, never changed."""
 

@@ -48,8 +48,10 @@ def export(
     tables: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of c: tables into a file that C is given a pointer to.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the draws; C cannot change it later, a page can.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Of the draws, as in generate; likewise.")] = 0.95,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the draws; C cannot change it later, a page can. [default: 1.0]")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Of the draws, as in generate; likewise. [default: 0.95]")] = None,
     json: Json = False,
 ) -> None:
     """Write a model as C that neither multiplies nor divides, or for another library.
@@ -72,7 +74,14 @@ def export(
         from polychron.errors import InputError
 
         raise InputError(f"--tables is an option of --to c; the export is {to.value}")
+    draws = {"temperature": temperature, "top_p": top_p}
+    draws = {name: value for name, value in draws.items() if value is not None}
     if to in (ExportKind.hf, ExportKind.onnx):
+        if draws:
+            from polychron.errors import InputError
+
+            option = next(iter(draws)).replace("_", "-")
+            raise InputError(f"--{option} is an option of --to c and web; the export is {to.value}")
         from polychron.cli.export_formats import run_export_hf, run_export_onnx
 
         with quiet_when_nobody_reads():
@@ -82,9 +91,9 @@ def export(
 
     with quiet_when_nobody_reads():
         if to is ExportKind.web:
-            run_export_web(directory, out=out, temperature=temperature, top_p=top_p, json=json)
+            run_export_web(directory, out=out, draws=draws, json=json)
             return
-        run_export(directory, out=out, tables=tables, temperature=temperature, top_p=top_p, json=json)
+        run_export(directory, out=out, tables=tables, draws=draws, json=json)
 
 
 def serve(

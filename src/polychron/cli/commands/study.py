@@ -28,7 +28,10 @@ def cost(
         Path | None,
         typer.Option(metavar="TEXT", help="Let DIR read this file or folder with kernels that count what they do."),
     ] = None,
-    n_bytes: Annotated[int, typer.Option("--bytes", min=2, max=2**24, help="Measure on so much of the text.")] = 65536,
+    n_bytes: Annotated[
+        int | None,
+        typer.Option("--bytes", min=2, max=2**24, help="Measure on so much of the text. [default: 65536]"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Count what a token or an example costs: comparisons, additions, rows, bytes, and energy under a named table.
