@@ -1,4 +1,8 @@
-"""The border of the operators: shapes, types and ranges are checked here once, in words that name the argument."""
+"""The border of the operators: shapes and types are checked here once, in words that name the argument.
+
+What anchors and delays hold is checked where they are read: by the native kernels themselves, elsewhere by
+:func:`check_anchor_range` and :func:`check_delay_range`.
+"""
 
 # B sequence, T position, I table, R comparison, J row, K output
 
@@ -30,8 +34,8 @@ def check_latencies(x: Tensor) -> None:
         raise ValueError(f"x must have shape (B, n) or (B, T, n); got {_shape(x)}")
 
 
-def check_anchors(anchors: Tensor, n_inputs: int, name: str = "anchors") -> None:
-    """Anchors must be int32 (n_tables, n_comparisons, 2) with every neuron in [0, n_inputs)."""
+def check_anchors(anchors: Tensor, name: str = "anchors") -> None:
+    """Anchors must be int32 (n_tables, n_comparisons, 2)."""
     if anchors.dtype != torch.int32 or anchors.dim() != 3 or anchors.shape[2] != 2 or anchors.numel() == 0:
         raise ValueError(
             f"{name} must be int32 of shape (n_tables, n_comparisons, 2); got {anchors.dtype} {_shape(anchors)}"
@@ -51,7 +55,7 @@ def check_anchor_range(anchors: Tensor, n_inputs: int, name: str = "anchors") ->
 
 
 def check_delays(delays: Tensor | None, anchors: Tensor) -> None:
-    """Delays must be int32, of the anchors' shape, in [0, 65536)."""
+    """Delays must be int32, of the anchors' shape."""
     if delays is None:
         return
     if delays.dtype != torch.int32 or delays.shape != anchors.shape:

@@ -60,7 +60,7 @@ def recurrence(
     """
     checks.check_latencies(z)
     n = z.shape[2]
-    checks.check_anchors(anchors, n)
+    checks.check_anchors(anchors)
     checks.check_tables(tables, z, anchors.shape[0], anchors.shape[1])
     if tables.shape[2] != n:
         raise ValueError(f"tables must drive the {n} neurons that they read; got {tables.shape[2]} outputs")

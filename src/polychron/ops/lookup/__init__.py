@@ -74,7 +74,7 @@ def lookup(
             raise ValueError("delays and history need x of shape (B, T, n); got two dimensions")
         x = x[None]
     checks.check_latencies(x)
-    checks.check_anchors(anchors, x.shape[2])
+    checks.check_anchors(anchors)
     checks.check_delays(delays, anchors)
     checks.check_tables(tables, x, anchors.shape[0], anchors.shape[1])
     checks.check_history(history, x)

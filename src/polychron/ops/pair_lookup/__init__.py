@@ -87,10 +87,10 @@ def _check(
     n_past: int,
 ) -> None:
     checks.check_latencies(x)
-    checks.check_anchors(anchors, x.shape[2])
+    checks.check_anchors(anchors)
     n_key = anchors.shape[1]
     if key_anchors is not None:
-        checks.check_anchors(key_anchors, x.shape[2], "key_anchors")
+        checks.check_anchors(key_anchors, "key_anchors")
         n_key = key_anchors.shape[1]
         if key_anchors.shape[0] != anchors.shape[0]:
             raise ValueError(

@@ -55,7 +55,7 @@ def readout_cross_entropy(
         tensor([[1.3863]])
     """
     checks.check_latencies(x)
-    checks.check_anchors(anchors, x.shape[2])
+    checks.check_anchors(anchors)
     checks.check_delays(delays, anchors)
     checks.check_tables(tables, x, anchors.shape[0], anchors.shape[1])
     checks.check_history(history, x)
