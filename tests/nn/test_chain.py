@@ -132,6 +132,38 @@ def test_a_replaced_parameter_is_noticed():
     assert torch.equal(after, model.readout.loss(model.latencies(tokens), targets))
 
 
+def test_anchors_and_delays_that_changed_are_read_again():
+    model, _, _ = trained(DELAY, "sgd", 1, chained=True)
+    other = models.build(DELAY, seed=4)
+    tokens, targets = torch.randint(19, (2, 2, 9))
+    model.nats(tokens, targets)
+    model.load_state_dict({**model.state_dict(), **{k: v for k, v in other.state_dict().items() if "anchors" in k}})
+    assert torch.equal(model.nats(tokens, targets), model.readout.loss(model.latencies(tokens), targets))
+    model.layers[0].delays.zero_()
+    assert torch.equal(model.nats(tokens, targets), model.readout.loss(model.latencies(tokens), targets))
+    twin = copy.deepcopy(model)
+    model.train_step(tokens, targets)
+    twin.loss(tokens, targets).backward()
+    for name, tensor in twin.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    model.readout.anchors[0, 0, 0] = 12
+    for step in (model.nats, model.train_step):
+        with pytest.raises(ValueError, match="anchors must lie in"):
+            step(tokens, targets)
+
+
+def test_anchors_that_do_not_say_when_they_change():
+    with torch.inference_mode():
+        model = models.build(DELAY, seed=3)
+        model.readout.synaptic_vectors.normal_()
+        tokens, targets = torch.randint(19, (2, 2, 9))
+        before = model.nats(tokens, targets)
+        model.readout.anchors.copy_(model.readout.anchors.flip(0))
+        after = model.nats(tokens, targets)
+        assert not torch.equal(before, after)
+        assert torch.equal(after, model.readout.loss(model.latencies(tokens), targets))
+
+
 def test_a_copy_trains_itself():
     model, _, _ = trained(DELAY, "sgd", 1, chained=True)
     twin = copy.deepcopy(model)

@@ -29,7 +29,7 @@ class Chain:
     through all layers while it is in the cache.
 
     The chain points into the layers' memory. :meth:`fits` says whether it still does: not after a parameter was
-    replaced, moved to another type or device, or another kernel chosen.
+    replaced, moved to another type or device, anchors or delays written to, or another kernel chosen.
 
     Args:
         embedding: latencies of each token, (V, n) float32; not trained.
@@ -137,7 +137,12 @@ def stamp_of(embedding: Tensor, layers: Sequence[RowLayer], trains: bool) -> lis
         for parameter in held["_parameters"].values():
             if parameter is not None:
                 stamp += parameter.data_ptr(), parameter.requires_grad
-        stamp += [buffer.data_ptr() for buffer in held["_buffers"].values() if buffer is not None]
+        buffers = [buffer for buffer in held["_buffers"].values() if buffer is not None]
+        stamp += [buffer.data_ptr() for buffer in buffers]
+        try:  # anchors and delays are laid out once
+            stamp += [buffer._version for buffer in buffers]
+        except RuntimeError:  # an inference tensor does not say when it changes: a new object is like no other
+            stamp.append(object())
         if trains:
             update = held["update"]
             stamp += held["gradient"], id(update)
