@@ -103,6 +103,31 @@ def test_every_kernel_and_number_of_threads_gives_the_same_bits(gradient):
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
 
 
+@pytest.mark.parametrize("time_major", [False, True])
+def test_the_gradient_that_arrives_is_not_written_to(kernel, time_major):
+    z, tables, anchors, start = case(B=3 if time_major else 1)
+    v = torch.randn(z.transpose(0, 1).shape, generator=torch.manual_seed(1)).transpose(0, 1)
+    v = v if time_major else v.contiguous()
+    before = v.clone()
+    recurrence(z.requires_grad_(), tables, anchors, start).backward(v)
+    assert torch.equal(v, before)
+
+
+def test_autograd_guards_the_graph(kernel):
+    z, tables, anchors, start = case()
+    z.requires_grad_()
+    tables.requires_grad_()
+    h = recurrence(z, tables, anchors, start)
+    h.sum().backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        h.sum().backward()
+    h = recurrence(z, tables, anchors, start)
+    with torch.no_grad():
+        tables += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        h.sum().backward()
+
+
 def test_integers_are_exact_on_every_kernel():
     results = []
     for name in available_kernels():

@@ -92,8 +92,10 @@ class _Recurrence(torch.autograd.Function):
             address = run.address(before, anchors, None, None)
             before = run.gather(tables.detach(), address[0], inputs[t : t + 1])
             h[t] = before[0]
-            kept.append(address)
-        ctx.kept, ctx.tables, ctx.anchors = kept, tables.detach(), anchors
+            kept += address
+        # A fused update changes the tables on purpose: they are kept out of autograd's guard of saved tensors.
+        ctx.tables = tables.detach() if gradient == "fused" else None
+        ctx.save_for_backward(anchors, None if gradient == "fused" else tables, *kept)
         ctx.options = (truncation, gradient, update)
         return h.transpose(0, 1).contiguous()
 
@@ -102,26 +104,25 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx, v):
         """DL/dz and DL/dS; v is DL/dh without what flows back through time."""
         truncation, gradient, update = ctx.options
-        run, kept = operators.arithmetic(v), ctx.kept
+        run = operators.arithmetic(v)
+        anchors, tables, *parts = ctx.saved_tensors
+        tables = ctx.tables if tables is None else tables
         _, T, n = v.shape
-        whole = v.transpose(0, 1).contiguous()
+        kept = [parts[3 * t : 3 * t + 3] for t in range(T)]
+        whole = v.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # v is autograd's: it must not change
         for t in range(T - 1, 0, -1):
             if truncation is not None and t % truncation == 0:
                 continue
-            whole[t - 1] += run.latency_gradient(
-                ctx.tables, ctx.anchors, None, *kept[t], whole[t : t + 1], n, False
-            )[0]  # fmt: skip
+            whole[t - 1] += run.latency_gradient(tables, anchors, None, *kept[t], whole[t : t + 1], n, False)[0]
         dS = None
         if T and ctx.needs_input_grad[1]:
             row, pair, u = (torch.cat(part, dim=1) for part in zip(*kept, strict=True))  # (I, T, B)
-            reading = (ctx.tables, ctx.anchors, None, row, pair, u, whole, n, False, False)
+            reading = (tables, anchors, None, row, pair, u, whole, n, False, False)
             if gradient == "fused":
                 run.backward_fused(*reading, update)
             elif gradient == "sparse":
                 _, indices, values = run.backward_sparse(*reading)
-                dS = torch.sparse_coo_tensor(
-                    indices, values, ctx.tables.shape, is_coalesced=True, check_invariants=False
-                )  # fmt: skip
+                dS = torch.sparse_coo_tensor(indices, values, tables.shape, is_coalesced=True, check_invariants=False)
             else:
                 _, dS = run.backward_dense(*reading)
         return whole.transpose(0, 1), dS, None, None, None, None, None
