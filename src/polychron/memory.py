@@ -11,11 +11,12 @@ from polychron.ops.row_layout import row_stride
 
 
 def zero_tables(n_tables: int, n_rows: int, n_outputs: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """CPU tables, float32 or bfloat16, of zeros on a 64-byte boundary; from 2 MiB on huge pages are asked for.
+    """CPU tables of zeros; of float32 or bfloat16 on a 64-byte boundary, and from 2 MiB on huge pages are asked for.
 
     Rows are padded in memory (:func:`polychron.ops.row_layout.row_stride`), not in shape: the tensor need not be
     contiguous. All of it is touched at once: a run does not stop for pages later, and memory that is not there is
-    missed now. :func:`polychron.kernel_info` says which pages it got. Without the extension this is ``torch.zeros``.
+    missed now. :func:`polychron.kernel_info` says which pages it got. Without the extension, or of another type, this
+    is ``torch.zeros``.
 
     Raises:
         MemoryError: the system has no room for it.
@@ -24,7 +25,7 @@ def zero_tables(n_tables: int, n_rows: int, n_outputs: int, dtype: torch.dtype =
         >>> zero_tables(2, 4, 3).sum()
         tensor(0.)
     """
-    if native is None:
+    if native is None or dtype not in (torch.float32, torch.bfloat16):
         return torch.zeros(n_tables, n_rows, n_outputs, dtype=dtype)
     shape = [n_tables, n_rows, row_stride(n_outputs, dtype.itemsize)]
     memory = native.allocate_tables(shape, torch.get_num_threads(), bfloat16=dtype == torch.bfloat16)

@@ -64,6 +64,13 @@ def test_every_command_takes_it(polychron: Command, text: Path, folder: Path, co
     assert done.code == 0, done.err
 
 
+def test_a_grown_model_keeps_the_type(polychron: Command, text: Path, folder: Path):
+    grown = ("--add-tables", 1, "--add-comparisons", 1, "--steps", 3, "--out", "grown")
+    assert polychron("train", text, "--from", folder, *grown).code == 0
+    tensors = open_checkpoint("grown").load_tensors()
+    assert {t.dtype for name, t in tensors.items() if name.endswith("synaptic_vectors")} == {torch.bfloat16}
+
+
 def test_comparisons_are_replaced_in_it(polychron: Command, text: Path):
     done = polychron("train", text, *OPTIONS, "--steps", 20, "--rewire", 5, "--out", "rewired")
     assert done.code == 0, done.err

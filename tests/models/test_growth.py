@@ -11,9 +11,11 @@ from polychron.optim import FrozenTables, attach
 
 from .test_models import with_random_rows
 
+DELAY = DelayConfig(vocabulary_size=7, n_neurons=8, n_layers=2, n_tables=3, n_comparisons=3, max_delay=3,
+                    readout_n_tables=2, readout_n_comparisons=2)  # fmt: skip
 CONFIGS = {
-    "delay": DelayConfig(vocabulary_size=7, n_neurons=8, n_layers=2, n_tables=3, n_comparisons=3, max_delay=3,
-                         readout_n_tables=2, readout_n_comparisons=2),
+    "delay": DELAY,
+    "bfloat16": dataclasses.replace(DELAY, table_type="bfloat16"),
     "transformer": TransformerConfig(vocabulary_size=7, context=8, n_neurons=8, n_layers=1, n_heads=2, n_tables=2,
                                      n_comparisons=2, n_position_bits=1),
     "recurrent": RecurrentConfig(vocabulary_size=7, n_neurons=8, n_tables=3, n_comparisons=3, readout_n_tables=2,
@@ -36,6 +38,7 @@ def test_a_grown_model_computes_the_same_and_can_be_built_from_its_configuration
     again = build(model.config, seed=9)
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(TOKENS), logits)
+    assert [p.dtype for p in again.parameters()] == [p.dtype for p in model.parameters()]
     assert model.n_parameters() == sum(p.numel() for p in model.parameters()) + model.embedding.latencies.numel()
 
 
@@ -81,9 +84,11 @@ def test_freezing_refuses_what_is_not_there():
         FrozenTables(attach(model, "online_sgd"), model, {"readout": 1})
 
 
-def test_an_extended_vocabulary_costs_nothing_on_old_texts_and_the_same_on_new_bytes():
+@pytest.mark.parametrize(("table_type", "atol"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_an_extended_vocabulary_costs_nothing_on_old_texts_and_the_same_on_new_bytes(table_type, atol):
     old, new = Vocabulary(b"bdefgh"), Vocabulary(b"abdeffgh".replace(b"ff", b"f") + b"x")
-    model = with_random_rows(DelayLM(dataclasses.replace(CONFIGS["delay"], vocabulary_size=old.size), seed=1))
+    config = dataclasses.replace(DELAY, vocabulary_size=old.size, table_type=table_type)
+    model = with_random_rows(DelayLM(config, seed=1))
     text = b"badge dxfehab"
 
     def ids(vocabulary, part):
@@ -94,9 +99,11 @@ def test_an_extended_vocabulary_costs_nothing_on_old_texts_and_the_same_on_new_b
     unseen = model.score(ids(old, known + b"x"))[-1] + old.unseen_nats
     extend_vocabulary(model, old, new)
     assert model.config.vocabulary_size == new.size == model(ids(new, known)[None]).shape[2]
-    torch.testing.assert_close(model.score(ids(new, known)), expected)
-    torch.testing.assert_close(model.score(ids(new, known + b"x"))[-1], unseen)
-    torch.testing.assert_close(model.score(ids(new, known + b"!"))[-1] + new.unseen_nats, unseen)
+    near = {"rtol": 1e-5, "atol": atol}
+    torch.testing.assert_close(model.score(ids(new, known)), expected, **near)
+    torch.testing.assert_close(model.score(ids(new, known + b"x"))[-1], unseen, **near)
+    torch.testing.assert_close(model.score(ids(new, known + b"!"))[-1] + new.unseen_nats, unseen, **near)
+    assert str(model.readout.synaptic_vectors.dtype) == f"torch.{table_type}"
     model.check()
 
 

@@ -11,6 +11,7 @@ LAYERS = {
     "tables": lambda: LookupTables(8, 8, 3, 4, residual=True),
     "delayed": lambda: LookupTables(8, 8, 3, 4, max_delay=3, residual=True),
     "readout": lambda: Readout(8, 5, 3, 4),
+    "bfloat16": lambda: LookupTables(8, 8, 3, 4, dtype=torch.bfloat16),
     "recurrent": lambda: RecurrentTables(8, 3, 4),
     "attention": lambda: PairAttention(8, 8, 3, 2, 2, window=4, residual=True),
     "attention, own keys": lambda: PairAttention(8, 8, 3, 2, 1, window=4, share_anchors=False),
@@ -32,9 +33,10 @@ X = torch.randn(4, 9, 8, generator=torch.manual_seed(2))
 @pytest.mark.parametrize("grow", [add_tables, add_comparisons])
 @pytest.mark.parametrize("n", [1, 2])
 def test_the_function_is_unchanged_to_the_bit(layer, grow, n):
-    before = layer(X)
+    before, dtype = layer(X), layer.synaptic_vectors.dtype
     grow(layer, n, seed=5)
     assert torch.equal(layer(X), before)
+    assert layer.synaptic_vectors.dtype == dtype
 
 
 def test_both(layer):

@@ -75,7 +75,7 @@ def _grow(model: LanguageModel, what: str, n: int, seed: int) -> None:
     sizes = {name: getattr(config, name) + n for name in (what, f"readout_{what}") if hasattr(config, name)}
     grown = dataclasses.replace(config, **sizes)
     # The grown tables of a layer exist beside the old ones for a moment: a layer's more, at most.
-    require_memory(4 * grown.n_parameters(), "the grown tables", "add fewer")
+    require_memory(grown.number_bytes * grown.n_parameters(), "the grown tables", "add fewer")
     seeds = torch.Generator().manual_seed(seed)
     for name, layer in _named_layers(model).items():
         options = {
@@ -136,9 +136,10 @@ def extend_vocabulary(model: LanguageModel, old: Vocabulary, new: Vocabulary, se
     bias[fresh] = -math.log(n_unseen)
     bias[-1] = math.log(left / n_unseen) if left else -_IMPOSSIBLE_NATS
     tables = model.readout.synaptic_vectors
-    grown = zero_tables(tables.shape[0], tables.shape[1], new.size)
-    grown.copy_(tables.detach()[..., source])
-    grown += bias / len(tables)
+    grown = zero_tables(tables.shape[0], tables.shape[1], new.size, tables.dtype)
+    numbers = tables.detach()[..., source].float()
+    numbers += bias / len(tables)
+    grown.copy_(numbers)
     tables.grad = None
     tables.data = grown
     model.config = dataclasses.replace(model.config, vocabulary_size=new.size)

@@ -59,7 +59,7 @@ def add_tables(
         layer.delays = torch.cat([layer.delays, delays])
     layer.anchors = torch.cat([layer.anchors, pairs])
     old = layer.synaptic_vectors
-    grown = zero_tables(old.shape[0] + n, old.shape[1], old.shape[2])
+    grown = zero_tables(old.shape[0] + n, old.shape[1], old.shape[2], old.dtype)
     grown[: len(old)] = old
     _replace(old, grown)
     if layer.update is not None and layer.update.state is not None:
@@ -124,7 +124,7 @@ def add_comparisons(
                                                                           1 << (n_held + n_code))  # fmt: skip
     else:
         parts, grown_parts = (1, 1 << n_held), (1 << n, 1 << n_held)
-    grown = zero_tables(old.shape[0], _product(grown_parts), old.shape[2])
+    grown = zero_tables(old.shape[0], _product(grown_parts), old.shape[2], old.dtype)
     grown.unflatten(1, grown_parts).copy_(old.detach().unflatten(1, parts).expand(-1, *grown_parts, -1))
     _replace(old, grown)
     if layer.update is not None and layer.update.state is not None:
