@@ -108,6 +108,19 @@ def test_fused_layer_leaves_no_gradient_and_changes_only_the_rows_read():
     torch.testing.assert_close(layer.synaptic_vectors[changed], before[changed] - 0.5)
 
 
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_a_frozen_layer_passes_the_gradient_through_and_stays_as_it_is(drop):
+    layer = fill(LookupTables(8, 3, 4, 6))
+    attach(layer, "sgd", rate=0.5, drop=drop)
+    layer.requires_grad_(False)
+    before = layer.synaptic_vectors.clone()
+    for _ in range(2):
+        x = torch.randn(5, 8, requires_grad=True)
+        layer(x).square().sum().backward()
+        assert x.grad.any()
+        assert torch.equal(layer.synaptic_vectors, before)
+
+
 def test_attention_sees_no_later_position_and_nothing_beyond_its_window():
     head = fill(PairAttention(8, 8, n_tables=4, n_comparisons=3, n_position_bits=2, window=3))
     x = torch.randn(1, 10, 8)

@@ -78,7 +78,8 @@ def test_opcheck(one_of_each, case):
     operator, arguments, v, leaves = CASES[case]
     with Recorder() as recorder:
         differentiate(operator, arguments, v, leaves)
-    assert len(recorder.calls) >= 2  # forward and backward
+        differentiate(operator, arguments, v, ("x",))
+    assert len({function for function, *_ in recorder.calls}) >= 3  # forward and backward, with tables and without
     for function, args, kwargs in recorder.calls:
         torch.library.opcheck(function, args, kwargs)
 
@@ -88,10 +89,11 @@ def test_opcheck(one_of_each, case):
 )
 def test_compiled_is_eager(case, dynamic):
     operator, arguments, v, leaves = CASES[case]
-    expected = differentiate(operator, arguments, v, leaves)
-    torch.compiler.reset()
-    compiled = torch.compile(operator, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    assert_same_bits(differentiate(compiled, arguments, v, leaves), expected)
+    for some in (leaves, ("x",)):
+        expected = differentiate(operator, arguments, v, some)
+        torch.compiler.reset()
+        compiled = torch.compile(operator, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+        assert_same_bits(differentiate(compiled, arguments, v, some), expected)
     torch.compiler.reset()
 
 

@@ -179,7 +179,7 @@ def test_what_a_hook_spoils_is_refused(spoilt):
     arguments, v = without_history(PLAIN)
     lookup(**arguments)
     arguments["x"].requires_grad_()
-    tables = arguments["tables"]
+    tables = arguments["tables"].requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t, spoilt):
         y = lookup(**arguments, gradient="fused", update=RowUpdate("sgd", rate=0.5))
         before = tables.clone()

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 import torch
 
-from polychron.ops import dispatch, lookup, readout_cross_entropy
+from polychron.ops import RowUpdate, dispatch, lookup, readout_cross_entropy
 from polychron.ops.readout import reference
 
 from . import transcription
@@ -151,6 +151,17 @@ def test_the_gradient_in_the_tables_is_the_finite_difference():
             loss.append((readout_cross_entropy(**(arguments | {"tables": moved})) * dnats).sum())
         difference.append((loss[0] - loss[1]) / (2 * step))
     assert_near([dtables], [torch.stack(difference)], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("gradient", ["dense", "fused"])
+def test_what_is_kept_is_autograds_to_let_go(one_of_each, gradient):
+    arguments, _ = readout_case(LookupSizes(2, 7, 8, 5, 3, 2), values="real")
+    arguments["tables"].requires_grad_()
+    update = RowUpdate("sgd", rate=0.1) if gradient == "fused" else None
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        readout_cross_entropy(**arguments, gradient=gradient, update=update).sum().backward()
+    assert (2, 7, 5) in kept  # the error, the largest of all
 
 
 def test_the_gradient_of_every_latency_vector_sums_to_zero(kernel):

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from polychron.ops import RowUpdate, dispatch, lookup, pair_lookup, readout_cross_entropy
 
@@ -289,6 +291,40 @@ def test_tables_are_updated_though_nothing_else_asks_for_a_gradient(kernel, name
     operator.call(**arguments, gradient="fused", update=RowUpdate(kind="sgd", rate=RATE)).backward(v)
     assert tables.grad is None
     assert_near([tables.detach()], [updated], rtol=1e-6, atol=1e-6)
+
+
+class Sizes(TorchDispatchMode):
+    """Shapes of what is made while it is in force, but for other views of `tables`."""
+
+    def __init__(self, tables: torch.Tensor):
+        super().__init__()
+        self.tables = tables
+        self.made = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        made = (t for t in tree_leaves(results) if isinstance(t, torch.Tensor))
+        self.made += [t.shape for t in made if t.data_ptr() != self.tables.data_ptr()]
+        return results
+
+
+@every_operator
+@pytest.mark.parametrize("options", [{}, {"gradient": "sparse"}, {"kind": "sgd"}, {"kind": "adagrad"}], ids=str)
+def test_tables_that_ask_for_no_gradient_stay_as_they_are(kernel, name, options):
+    operator = OPERATORS[name]
+    arguments, v = operator.case(SMALL[name], values="integer", seed=17)
+    expected = differentiate(operator.call, arguments, v, (*operator.leaves, "tables"))[:-1]
+    before = arguments["tables"].clone()
+    if "kind" in options:
+        options = {"gradient": "fused", "update": RowUpdate(options["kind"], rate=RATE)}
+    for _ in range(2):  # the second call goes past the dispatcher, where one does
+        leaves = {leaf: arguments[leaf].clone().requires_grad_() for leaf in operator.leaves}
+        y = operator.call(**(arguments | leaves), **options)
+        with Sizes(arguments["tables"]) as sizes:
+            y.backward(v)
+        assert_same_bits([y.detach(), *(leaf.grad for leaf in leaves.values())], expected)
+        assert torch.equal(arguments["tables"], before)
+        assert before.shape not in sizes.made
 
 
 @every_operator

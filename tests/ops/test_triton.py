@@ -237,6 +237,29 @@ def test_tables_that_a_step_leaves_out_are_not_touched(kind, dtype):
     assert (results[1][2] != start).any(dim=(1, 2)).sum() == 2
 
 
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_a_frozen_layer_passes_the_gradient_through_and_stays_as_it_is(drop):
+    layer = LookupTables(5, 5, n_tables=4, n_comparisons=2, max_delay=1, residual=True)
+    attach(layer, "sgd", rate=RATE, drop=drop)
+    layer.synaptic_vectors.data.copy_(torch.randint(-3, 4, layer.synaptic_vectors.shape))
+    layer.requires_grad_(False).to(DEVICE)
+    start = layer.synaptic_vectors.clone()
+    x = lookup_case(LookupSizes(2, 3, 5, 5, 4, 2), values="integer")[0]["x"].to(DEVICE).requires_grad_()
+    layer(x).square().sum().backward()
+    assert x.grad.any()
+    assert torch.equal(layer.synaptic_vectors, start)
+
+
+def test_frozen_tables_of_attention_stay_as_they_are():
+    arguments, v = pair_case(SMALL_PAIRS, values="integer")
+    expected = on_device(pair_lookup, arguments, v, ("x", "tables", "position_code"))
+    start = arguments["tables"].clone()
+    options = {"gradient": "fused", "update": RowUpdate("sgd", rate=RATE)}
+    y, dx, dcode = on_device(pair_lookup, arguments, v, ("x", "position_code"), **options)
+    assert_same_bits([y, dx, dcode], [*expected[:2], expected[3]])
+    assert torch.equal(arguments["tables"], start)
+
+
 # --- readout --------------------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,8 @@ def lookup(
             sequence nor the history reaches, a latency is 0. No gradient flows into it.
         residual: adds x (equation 10); needs n_outputs == n.
         gradient: of the tables: ``"dense"`` (any torch optimizer), ``"sparse"`` (a coalesced sparse COO tensor), or
-            ``"fused"`` (``update`` is applied during the backward pass, ``tables.grad`` stays None).
+            ``"fused"`` (``update`` is applied during the backward pass, ``tables.grad`` stays None). Tables that ask
+            for no gradient stay as they are, whatever it says.
         update: how rows change when ``gradient="fused"``.
 
     Returns:

@@ -148,10 +148,14 @@ def find_reader(
 
 def read(reader: Reader, x: Tensor, tables: Tensor, residual: bool, gradient: str, update: RowUpdate | None) -> Tensor:
     """The layer of :func:`polychron.ops.lookup` for arguments that passed :func:`find_reader`."""
-    if _gradients_wanted() and (x.requires_grad or tables.requires_grad):
-        # A fused update leaves no gradient for the tables: where x has one to receive, the graph need not reach them.
-        reached = tables.detach() if gradient == "fused" and x.requires_grad else tables
-        return _apply(x, reached, (reader, residual, gradient, update))
+    learns = tables.requires_grad
+    if _gradients_wanted() and (learns or x.requires_grad):
+        if not learns:
+            gradient, update = "none", None
+        elif gradient == "fused" and x.requires_grad:
+            # Nothing is left for the tables: where x has a gradient to receive, the graph need not reach them.
+            tables = tables.detach()
+        return _apply(x, tables, (reader, residual, gradient, update))
     return _forward(reader, x, tables, residual, 0)
 
 
@@ -185,7 +189,7 @@ def _kept_floats(n_readings: int) -> int:
 
 
 class DirectLookup(torch.autograd.Function):
-    """The same with its gradients: dense or sparse in the tables, or their update inside the backward pass."""
+    """The same with its gradients: dense, sparse or none in the tables, or their update inside the backward pass."""
 
     @staticmethod
     def forward(ctx, x, tables, call):

@@ -105,35 +105,65 @@ def _(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx):
     return dx, row.new_empty((2, n_read), dtype=torch.int64), v.new_empty((n_read, tables.shape[2]))
 
 
+@torch.library.custom_op("polychron::lookup_backward_latencies", mutates_args=())
+def backward_latencies(
+    tables: Tensor,
+    anchors: Tensor,
+    delays: Tensor | None,
+    row: Tensor,
+    pair: Tensor,
+    u: Tensor,
+    v: Tensor,
+    n_inputs: int,
+    residual: bool,
+) -> Tensor:
+    """dL/dx alone."""
+    return arithmetic(v).latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs, residual)
+
+
+@backward_latencies.register_fake
+def _(tables, anchors, delays, row, pair, u, v, n_inputs, residual):
+    return v.new_empty((*v.shape[:2], n_inputs))
+
+
 class SavedReading:
-    """What a forward pass keeps for :func:`finish_backward`; shared by the layer and the readout."""
+    """What a forward pass keeps for :func:`finish_backward`; shared by the layer and the readout.
+
+    ``error``: the readout's, which comes last of the saved tensors.
+    """
 
     def __init__(self, ctx, tables, anchors, delays, row, pair, u, n_inputs: int, residual: bool, kind: str,
-                 update: RowUpdate | None = None):  # fmt: skip
+                 update: RowUpdate | None = None, error: Tensor | None = None):  # fmt: skip
         self.options = (n_inputs, residual)
         self.kind = kind
-        self.update = update
+        # Tables that ask for no gradient do not learn.
+        self.update = update if ctx.needs_input_grad[1] else None
         # A fused update changes the tables on purpose: they are kept out of autograd's guard of saved tensors.
-        self.tables = None if update is None else tables.detach()
-        ctx.save_for_backward(row, pair, u, anchors, delays, tables if update is None else None)
+        self.tables = None if self.update is None else tables.detach()
+        ctx.save_for_backward(row, pair, u, anchors, delays, tables if self.update is None else None, error)
         ctx.set_materialize_grads(False)
         ctx.reading = self
 
 
-def finish_backward(ctx, v: Tensor, need_dx: bool) -> tuple[Tensor | None, Tensor | None]:
-    """(dL/dx or None, dL/dS or None) from what :class:`SavedReading` kept and v = dL/dy."""
+def finish_backward(ctx, v: Tensor, saved: tuple[Tensor | None, ...]) -> tuple[Tensor | None, Tensor | None]:
+    """(dL/dx or None, dL/dS or None) from what :class:`SavedReading` ``saved`` and v = dL/dy."""
     reading: SavedReading = ctx.reading
-    row, pair, u, anchors, delays, tables = ctx.saved_tensors
-    addresses = (anchors, delays, row, pair, u, v, *reading.options, need_dx)
-    dS = None
+    row, pair, u, anchors, delays, tables, _ = saved
+    need_dx, need_dS, *_ = ctx.needs_input_grad
+    addresses = (anchors, delays, row, pair, u, v, *reading.options)
+    dx = dS = None
     if reading.update is not None:
-        dx = arithmetic(v).backward_fused(reading.tables, *addresses, reading.update)
+        dx = arithmetic(v).backward_fused(reading.tables, *addresses, need_dx, reading.update)
+    elif reading.kind == "fused":
+        dx = arithmetic(v).latency_gradient(tables, *addresses)
+    elif not need_dS:
+        dx = backward_latencies(tables, *addresses)
     elif reading.kind == "sparse":
-        dx, indices, values = backward_sparse(tables, *addresses)
+        dx, indices, values = backward_sparse(tables, *addresses, need_dx)
         # Each row is listed once and in order: that is what coalesced means.
         dS = torch.sparse_coo_tensor(indices, values, tables.shape, is_coalesced=True, check_invariants=False)
     else:
-        dx, dS = backward_dense(tables, *addresses)
+        dx, dS = backward_dense(tables, *addresses, need_dx)
     return (dx if need_dx else None), dS
 
 
@@ -147,7 +177,7 @@ def _keep(ctx, inputs, output):
 def _backward(ctx, v, *_):
     if v is None:
         return (None,) * 7
-    dx, dS = finish_backward(ctx, v, ctx.needs_input_grad[0])
+    dx, dS = finish_backward(ctx, v, ctx.saved_tensors)
     return dx, dS, None, None, None, None, None
 
 
@@ -172,8 +202,8 @@ class FusedLookup(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, v):
-        """DL/dx; the tables change, their gradient is never made."""
+        """DL/dx; tables that ask for a gradient change instead of getting one."""
         if v is None:
             return (None,) * 7
-        dx, _ = finish_backward(ctx, v, ctx.needs_input_grad[0])
+        dx, _ = finish_backward(ctx, v, ctx.saved_tensors)
         return dx, None, None, None, None, None, None

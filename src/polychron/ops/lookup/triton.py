@@ -347,15 +347,20 @@ class _ReadSome(torch.autograd.Function):
         """Y, (B, T, K)."""
         row, pair, u = address(x, anchors, delays, history)
         ctx.save_for_backward(row, pair, u, anchors, delays, kept)
-        ctx.tables, ctx.update, ctx.n_inputs = tables.detach(), update, x.shape[2]
+        ctx.tables, ctx.n_inputs = tables.detach(), x.shape[2]
+        ctx.update = update if ctx.needs_input_grad[1] else None
         return gather(ctx.tables[kept], row, None)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, v):
-        """DL/dx; the kept tables change."""
+        """DL/dx; the kept tables change, if they ask for a gradient."""
         row, pair, u, anchors, delays, kept = ctx.saved_tensors
-        part, update = ctx.tables[kept], ctx.update.of_table(0)
+        part = ctx.tables[kept]
+        if ctx.update is None:
+            dx = latency_gradient(part, anchors, delays, row, pair, u, v, ctx.n_inputs, False)
+            return dx, None, None, None, None, None, None
+        update = ctx.update.of_table(0)
         if ctx.update.state is not None:
             update.state = ctx.update.state[kept]
         dx = backward_fused(

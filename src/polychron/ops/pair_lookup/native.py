@@ -61,7 +61,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
     """dL/dx (empty unless wanted), dL/dposition_code, and for the tables:
 
-    dL/dV if kind is "dense", (indices, values) if "sparse"; otherwise they are updated in place.
+    dL/dV if kind is "dense", (indices, values) if "sparse", nothing if "none"; otherwise they are updated in place.
     """
     dx = np.empty((*v.shape[:2], n_inputs), dtype=np.float32) if need_dx else None
     dcode = np.empty((*addresses[6].shape, n_code), dtype=np.float32)

@@ -85,6 +85,32 @@ def _(tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, near
     )
 
 
+@torch.library.custom_op("polychron::pair_lookup_backward_latencies", mutates_args=())
+def _backward_latencies(
+    tables: Tensor,
+    anchors: Tensor,
+    key_anchors: Tensor | None,
+    addresses: list[Tensor],
+    v: Tensor,
+    n_inputs: int,
+    n_code: int,
+    window: int | None,
+    nearest: bool,
+    residual: bool,
+    need_dx: bool,
+) -> tuple[Tensor, Tensor]:
+    dx, dcode, _, _ = arithmetic(v).backward(
+        tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx, "none", None
+    )
+    return dx, dcode
+
+
+@_backward_latencies.register_fake
+def _(tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx):
+    dx = v.new_empty((*v.shape[:2], n_inputs)) if need_dx else v.new_empty(0)
+    return dx, v.new_empty((*addresses[6].shape, n_code))
+
+
 def _options(ctx, x, position_code, window, nearest, residual) -> None:
     ctx.options = (x.shape[2], position_code.shape[2], window, nearest, residual)
     ctx.set_materialize_grads(False)
@@ -102,8 +128,11 @@ def _backward(ctx, v, *_):
     if v is None:
         return (None,) * 9
     tables, anchors, key_anchors, *addresses = ctx.saved_tensors
-    need_dx = ctx.needs_input_grad[0]
-    if ctx.kind == "sparse":
+    need_dx, need_dV, *_ = ctx.needs_input_grad
+    dV = None
+    if not need_dV:
+        dx, dcode = _backward_latencies(tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx)
+    elif ctx.kind == "sparse":
         dx, dcode, _, (indices, values) = arithmetic(v).backward(
             tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, "sparse", None
         )
@@ -125,9 +154,10 @@ class FusedPairLookup(torch.autograd.Function):
         """Y, as ``polychron::pair_lookup`` gives it."""
         run = arithmetic(x)
         addresses = run.address(x, anchors, key_anchors, position_code)
-        ctx.save_for_backward(anchors, key_anchors, *addresses)
-        # Kept out of autograd's guard of saved tensors: they are changed on purpose.
-        ctx.tables, ctx.update = tables.detach(), update
+        learns = ctx.needs_input_grad[1]
+        # Tables that learn are kept out of autograd's guard of saved tensors: they are changed on purpose.
+        ctx.tables, ctx.update = (tables.detach(), update) if learns else (None, None)
+        ctx.save_for_backward(None if learns else tables, anchors, key_anchors, *addresses)
         _options(ctx, x, position_code, window, nearest, residual)
         sizes = _sizes(anchors, key_anchors, position_code)
         return run.gather(tables, addresses, *sizes, window, x if residual else None)
@@ -135,12 +165,13 @@ class FusedPairLookup(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, v):
-        """DL/dx and DL/dposition_code; the tables change, their gradient is never made."""
+        """DL/dx and DL/dposition_code; tables that ask for a gradient change instead of getting one."""
         if v is None:
             return (None,) * 9
-        anchors, key_anchors, *addresses = ctx.saved_tensors
+        tables, anchors, key_anchors, *addresses = ctx.saved_tensors
         update, need_dx = ctx.update, ctx.needs_input_grad[0]
+        tables, kind = (tables, "none") if update is None else (ctx.tables, update.kind)
         dx, dcode, _, _ = arithmetic(v).backward(
-            ctx.tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, update.kind, update,
-        )  # fmt: skip
+            tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, kind, update
+        )
         return dx if need_dx else None, None, None, dcode, None, None, None, None, None

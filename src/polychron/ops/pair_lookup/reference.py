@@ -125,7 +125,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
     """dL/dx (empty unless wanted), dL/dposition_code, and for the tables:
 
-    dL/dV if kind is "dense", (indices, values) if "sparse"; otherwise they are updated in place.
+    dL/dV if kind is "dense", (indices, values) if "sparse", nothing if "none"; otherwise they are updated in place.
     """
     query, key, code = addresses[0:3], addresses[3:6], addresses[6:9]
     n_tables, B, T = query[0].shape
@@ -151,7 +151,7 @@ def backward(
         slope = torch.where(code[2].isnan(), 0.0, surrogate_slope(code[2]) * code_gain)  # NaN is never nearest
         dcode.scatter_(2, code[1].long()[..., None], slope[..., None])
 
-    if kind == "online_sgd":
+    if kind in ("none", "online_sgd"):
         return dx, dcode, None, None
     dV = torch.zeros(tables.shape, dtype=v.dtype, device=v.device)
     table = torch.arange(n_tables, device=v.device)[:, None, None].expand(r.row.shape)

@@ -169,7 +169,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
     """dL/dx (empty unless wanted), dL/dposition_code, and for the tables:
 
-    dL/dV if kind is "dense", (indices, values) if "sparse"; otherwise they are updated in place.
+    dL/dV if kind is "dense", (indices, values) if "sparse", nothing if "none"; otherwise they are updated in place.
     """
     query, key, code = (tuple(a.contiguous() for a in addresses[at : at + 3]) for at in (0, 3, 6))
     n_tables, B, T = query[0].shape
@@ -206,6 +206,8 @@ def backward(
         gain[:, 1 : W + 1] = code_gain.sum(dim=1).flip(1)
         slope = torch.where(code[2].isnan(), 0.0, surrogate_slope(code[2]) * gain)  # NaN is never nearest
         dcode.scatter_(2, code[1].long()[..., None], slope[..., None])
+    if kind == "none":
+        return dx, dcode, None, None
     rows = rows.flatten(1)
     if kind == "dense":
         return dx, dcode, triton_rows.dense(tables, rows, v, W).to(tables.dtype), None

@@ -61,14 +61,14 @@ def _keep(ctx, inputs, output):
     x, tables, anchors, delays, _, _, kind = inputs
     _, error, row, pair, u = output
     ctx.mark_non_differentiable(error, row, pair, u)
-    lookup.SavedReading(ctx, tables, anchors, delays, row, pair, u, x.shape[2], False, kind)
-    ctx.error = error
+    lookup.SavedReading(ctx, tables, anchors, delays, row, pair, u, x.shape[2], False, kind, error=error)
 
 
 def _backward(ctx, weight, *_):
     if weight is None:
         return (None,) * 7
-    dx, dS = lookup.finish_backward(ctx, _weigh(ctx.error, weight), ctx.needs_input_grad[0])
+    saved = ctx.saved_tensors
+    dx, dS = lookup.finish_backward(ctx, _weigh(saved[-1], weight), saved)
     return dx, dS, None, None, None, None, None
 
 
@@ -82,16 +82,16 @@ class FusedReadout(torch.autograd.Function):
     def forward(ctx, x, tables, anchors, delays, targets, history, update):
         """Nats, as ``polychron::readout_cross_entropy`` gives them."""
         row, pair, u = lookup.arithmetic(x).address(x, anchors, delays, history)
-        nats, ctx.error = _arithmetic(x).loss_and_padded_error(tables, row, targets)
-        lookup.SavedReading(ctx, tables, anchors, delays, row, pair, u, x.shape[2], False, "fused", update)
+        nats, error = _arithmetic(x).loss_and_padded_error(tables, row, targets)
+        lookup.SavedReading(ctx, tables, anchors, delays, row, pair, u, x.shape[2], False, "fused", update, error)
         return nats
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, weight):
-        """DL/dx; the tables change, their gradient is never made."""
+        """DL/dx; tables that ask for a gradient change instead of getting one."""
         if weight is None:
             return (None,) * 7
-        v = _arithmetic(ctx.error).weigh(ctx.error, weight)
-        dx, _ = lookup.finish_backward(ctx, v, ctx.needs_input_grad[0])
+        saved = ctx.saved_tensors
+        dx, _ = lookup.finish_backward(ctx, _arithmetic(weight).weigh(saved[-1], weight), saved)
         return dx, None, None, None, None, None, None
