@@ -1,6 +1,8 @@
 """The layers of variants beside the native ones: with two bins the hash is the order, so that all must agree."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -118,6 +120,30 @@ def test_rows_change_as_the_native_ones_do(update, drop):
             *_, dS = run(layer, whole(2, 7, 6))
             assert dS is None
     torch.testing.assert_close(native.synaptic_vectors, variant.synaptic_vectors)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copy_learns_as_its_original(copied):
+    layer = VariantTables(6, 3, 5, 2, reading="confidence")
+    fill(layer)
+    layer.use_gradient("fused", RowUpdate("sgd", rate=0.5, visit_cap=2))
+    x = torch.randn(10, 6)
+    layer(x).sum().backward()
+    before = layer.synaptic_vectors.detach().clone()
+    twin = copied(layer)
+    for one in (layer, twin):
+        one(x).square().sum().backward()
+        assert one.synaptic_vectors.grad is None
+    assert not torch.equal(twin.synaptic_vectors, before)
+    assert torch.equal(twin.synaptic_vectors, layer.synaptic_vectors)
+
+
+def test_what_a_step_counts_is_where_the_tables_are():
+    layer = VariantTables(6, 3, 5, 2, reading="confidence")
+    layer.use_gradient("fused", RowUpdate("sgd", rate=0.5))
+    for device in ("cpu", "meta"):
+        layer.to(device)(torch.randn(4, 6, device=device))
+        assert {layer._visits.device.type, layer._squares.device.type} == {device}
 
 
 def test_a_row_that_many_positions_mix_is_capped_by_all_of_them():

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from polychron.models import DelayConfig, TransformerConfig, build
+from polychron.ops import RowUpdate
 from polychron.optim import attach
 
 DELAY = DelayConfig(vocabulary_size=11, n_neurons=8, n_layers=2, n_tables=5, n_comparisons=4, max_delay=3,
@@ -59,6 +60,13 @@ def test_a_saved_state_goes_on_to_the_same_bits(kind):
         resumed.loss(*batch(step)).backward()
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_state_goes_where_the_tables_go():
+    update = RowUpdate("adagrad")
+    for device in ("cpu", "meta"):
+        update.prepare(torch.zeros(2, 4, 3, device=device))
+        assert update.state.device.type == device
 
 
 def test_a_foreign_state_is_refused():

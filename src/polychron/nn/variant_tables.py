@@ -86,11 +86,20 @@ class VariantLayer(nn.Module):
         if self._hook is not None:
             self._hook.remove()
         self.update, self._hook, self._visits, self._squares = update, None, None, None
-        if update is not None:
-            self._visits = torch.zeros(self.synaptic_vectors.shape[:2], dtype=torch.int64)
+
+    def _prepare(self) -> None:
+        """The hook that ends a step, which copies lack, and what a step counts, where the tables are."""
+        tables = self.synaptic_vectors
+        if self._hook is None and tables.requires_grad:
+            self._hook = tables.register_post_accumulate_grad_hook(self._change_rows)
+        if self._visits is None or self._visits.device != tables.device:
+            self._visits = torch.zeros(tables.shape[:2], dtype=torch.int64, device=tables.device)
             if self.reading == "confidence":
-                self._squares = torch.zeros(self._visits.shape, dtype=torch.float64)
-            self._hook = self.synaptic_vectors.register_post_accumulate_grad_hook(self._change_rows)
+                self._squares = torch.zeros(self._visits.shape, dtype=torch.float64, device=tables.device)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Everything but the hook, which is this layer's tables'."""
+        return {**self.__dict__, "_hook": None}
 
     @torch.no_grad()
     def _change_rows(self, tables: Tensor) -> None:
@@ -129,6 +138,8 @@ class VariantLayer(nn.Module):
         return bins_hash(x, anchors, self.n_bins, self.bin_width)
 
     def _read(self, address: Address, n_positions: int, which: Tensor | None = None) -> Tensor:
+        if self.update is not None:
+            self._prepare()
         trained = {}
         if self.reading == "confidence":
             factors = {"beta": self.beta, "gamma": self.gamma}

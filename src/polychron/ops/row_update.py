@@ -156,7 +156,7 @@ class RowUpdate:
         return one
 
     def prepare(self, tables: torch.Tensor) -> None:
-        """Makes the state that ``tables`` (n_tables, n_rows, n_outputs) need, unless it is there.
+        """Makes the state that ``tables`` (n_tables, n_rows, n_outputs) need where they are, unless it is there.
 
         Raises:
             ValueError: the state there belongs to tables of another shape.
@@ -170,6 +170,8 @@ class RowUpdate:
             )
         if self.state is None:
             self.state = torch.zeros(tables.shape[:2], dtype=torch.float32, device=tables.device)
+        elif self.state.device != tables.device:
+            self.state = self.state.to(tables.device)
 
     def __repr__(self) -> str:
         return (
