@@ -35,6 +35,13 @@ def model_of(depth):
     return model
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_model_is_left_in_its_mode(training):
+    model = model_of(2).train(training)
+    inspect_contexts(model, HELD_OUT)
+    assert {module.training for module in model.modules()} == {training}
+
+
 @pytest.mark.parametrize("kind", LISTS)
 @pytest.mark.parametrize("depth", [1, 3, 5, MAX_DEPTH])
 def test_walks_go_as_deep_as_a_context_was_met(depth, kind):

@@ -119,9 +119,12 @@ def test_a_classifier_is_inspected_on_examples():
 
 def test_inspecting_changes_nothing_and_leaves_no_hook():
     model = with_random_rows(build(DELAY, seed=1))
+    model.layers[1].eval()
+    modes = [module.training for module in model.modules()]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     inspect_model(model, TEXT)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks for module in model.modules())
 
 

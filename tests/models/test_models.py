@@ -14,6 +14,7 @@ from polychron.models import (
     preset_names,
     training_defaults,
 )
+from polychron.ops import available_kernels, use_kernel
 from polychron.optim import attach
 from polychron.runtime.stream import Stream
 
@@ -115,6 +116,22 @@ def test_a_stream_refuses_what_is_no_token(model):
 @pytest.mark.parametrize("n", [0, 1, 2, 9, 10, 11, 12, 15, 16, 37, 100])
 def test_score_covers_every_byte_after_the_first_once(model, n):
     assert model.score(text(n)).shape == (max(0, n - 1),)
+
+
+@pytest.mark.parametrize("kernel", available_kernels()[::-1])
+def test_scoring_in_training_mode_reads_all_tables_and_draws_nothing(kernel):
+    model = with_random_rows(build(DELAY, seed=1))
+    attach(model, "sgd", drop=0.5)
+    tokens = text(22).view(2, 11)
+    expected = torch.nn.functional.cross_entropy(
+        model.eval()(tokens[:, :-1]).transpose(1, 2), tokens[:, 1:], reduction="none"
+    )
+    state = torch.get_rng_state()
+    with use_kernel(kernel):
+        nats = model.train().nats(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    torch.testing.assert_close(nats, expected)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
 
 
 def test_a_delay_model_scores_its_text_as_one_stream(monkeypatch):

@@ -81,9 +81,13 @@ def test_gradients_are_read_and_nothing_learns(config, names):
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.manual_seed(3)))
     optimizer = attach(model, "adagrad", rate=0.1)
+    codes = [parameter for name, parameter in model.named_parameters() if name.endswith("position_code")]
+    for code in codes:
+        code.grad = torch.ones_like(code)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     targets = TOKENS.roll(-1, dims=1)
     read = read_gradients(model, TOKENS, targets)
+    assert all((code.grad == 1).all() for code in codes)
     modules = dict(model.named_modules())
     assert list(read) == [modules[name] for name in names]
     x, v = read[model.readout]

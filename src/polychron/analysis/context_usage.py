@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polychron.models.language_model import LanguageModel
 from polychron.nn.context_tables import ContextList
+from polychron.nn.fixed_rows import evaluated
 from polychron.ops.contexts import LISTS, advance_reference, context_of, start_state
 
 # What the byte that a depth adds is of.
@@ -116,8 +117,8 @@ def inspect_contexts(model: LanguageModel, tokens: Tensor) -> list[ContextUsage]
     tables = model.contexts
     if tables is None:
         return []
-    model.eval()
-    logits = model(tokens)[0]
+    with evaluated(model):
+        logits = model(tokens)[0]
     pieces = [
         F.cross_entropy(some, targets, reduction="none")
         for some, targets in zip(logits[:-1].split(_AT_ONCE), tokens[0, 1:].split(_AT_ONCE), strict=True)

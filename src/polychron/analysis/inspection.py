@@ -16,7 +16,7 @@ from polychron.analysis.usage import U_EDGES, LayerUsage, explained_by
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.nn import LookupTables, PairAttention, Readout, RecurrentTables, RowLayer, VariantTables
-from polychron.nn.fixed_rows import fixed_rows
+from polychron.nn.fixed_rows import evaluated, fixed_rows
 from polychron.ops.lookup.reference import comparisons
 from polychron.ops.pair_lookup.reference import hash_code
 
@@ -133,9 +133,8 @@ def _watched(model: nn.Module, inputs: Tensor, watch: Callable[[RowLayer, Tensor
             x = torch.cat([torch.zeros_like(output[:, :1]), output[:, :-1]], dim=1)
         watch(layer, x if x.dim() == 3 else x[:, None])
 
-    model.eval()
     layers = [module for module in model.modules() if isinstance(module, RowLayer)]
-    with _hooks(layers, hook), fixed_rows(layers):
+    with evaluated(model), _hooks(layers, hook), fixed_rows(layers):
         model(inputs)
 
 

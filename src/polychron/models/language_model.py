@@ -19,6 +19,7 @@ from polychron.nn import (
     VariantReadout,
 )
 from polychron.nn.chain import can_chain
+from polychron.nn.fixed_rows import evaluated
 from polychron.nn.graph_step import can_graph
 from polychron.nn.row_layer import RowLayer, anchors_in_range
 from polychron.ops.lookup.operators import read_one_table
@@ -148,14 +149,15 @@ class LanguageModel(nn.Module):
     def nats(self, tokens: Tensor, targets: Tensor, recalled: Tensor | None = None) -> Tensor:
         """Nats of ``targets`` (B, T) after ``tokens`` (B, T), position by position; nothing is differentiated.
 
-        On the device of ``tokens``, wherever the model is. ``recalled`` (B, T, ...): what :meth:`recall` gave of texts
-        that did not begin here; None: they did.
+        All tables are read, in training mode too, and nothing is drawn. On the device of ``tokens``, wherever the model
+        is. ``recalled`` (B, T, ...): what :meth:`recall` gave of texts that did not begin here; None: they did.
         """
         chain = self._chain(trains=False)
         if chain is not None:
             return chain.score(tokens, targets, self._base(tokens, recalled))
         self._check_range(tokens, targets)
-        return self._nats(tokens.to(self.device), targets.to(self.device), recalled).to(tokens.device)
+        with evaluated(self):
+            return self._nats(tokens.to(self.device), targets.to(self.device), recalled).to(tokens.device)
 
     def _nats(self, tokens: Tensor, targets: Tensor, recalled: Tensor | None = None) -> Tensor:
         if self.contexts is None:

@@ -1,9 +1,11 @@
-"""Layers that are run for a while without learning."""
+"""Layers that are run for a while without learning, and models as they are once trained."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+from torch import nn
 
 from polychron.nn.row_layer import RowLayer
 from polychron.ops import RowUpdate
@@ -29,6 +31,8 @@ def fixed_rows(layers: Iterable[RowLayer]) -> Iterator[None]:
     before = [(layer, layer.gradient, layer.update) for layer in layers]
     gradients = [(parameter, parameter.grad) for layer in layers for parameter in layer.parameters()]
     try:
+        for parameter, _ in gradients:
+            parameter.grad = None  # one that is there would be added to in place
         for layer in layers:
             layer.use_gradient("fused", RowUpdate("sgd", 0.0))
         yield
@@ -37,3 +41,25 @@ def fixed_rows(layers: Iterable[RowLayer]) -> Iterator[None]:
             layer.use_gradient(gradient, update)
         for parameter, gradient in gradients:
             parameter.grad = gradient
+
+
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """For a while a model is in evaluation mode; then each of its modules is in the mode that it was in.
+
+    Example:
+        >>> from polychron.nn import LookupTables
+        >>> layer = LookupTables(n_inputs=8, n_outputs=2, n_tables=4, n_comparisons=3)
+        >>> with evaluated(layer):
+        ...     layer.training
+        False
+        >>> layer.training
+        True
+    """
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
