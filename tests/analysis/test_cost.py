@@ -143,6 +143,14 @@ def test_a_variant_pays_for_what_it_adds(variant, synapses, comparisons, multipl
     )
 
 
+def test_a_variant_is_of_the_tables_that_are_trained():
+    config = DelayConfig(vocabulary_size=5, n_neurons=8, n_tables=4, n_comparisons=3, context_depth=2,
+                         n_contexts=(3, 3, 3), n_context_entries=(9, 9, 9), recent=True)  # fmt: skip
+    soft = count_cost(dataclasses.replace(config, reading="soft"))
+    *_, text, words, line, recent = count_cost(config).layers
+    assert soft.layers[-4:] == (text, words, line, recent)
+
+
 def test_bins_of_attention_leave_the_positions_bits_alone():
     config = TransformerConfig(vocabulary_size=5, n_neurons=8, n_layers=1, n_heads=1, n_tables=2, n_comparisons=2,
                                n_position_bits=3, ffn=None, hash="bins")  # fmt: skip

@@ -294,7 +294,8 @@ def count_cost(config: TableConfig) -> ModelCost:
     n_mixed = 0 if config.reading == "hard" else 2
     variant = {"n_bins": n_bins, "n_direction": n_direction, "n_mixed": n_mixed}
     layers = _COUNTERS[config.kind](config)
-    return ModelCost(tuple(x if isinstance(x, ContextCost) else replace(x, **variant) for x in layers))
+    untrained = (ContextCost, RecentCost)  # a variant is of the tables that are trained
+    return ModelCost(tuple(x if isinstance(x, untrained) else replace(x, **variant) for x in layers))
 
 
 def published_synapses(config: ModelConfig) -> int:
