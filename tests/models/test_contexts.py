@@ -97,6 +97,14 @@ def test_recent_tables_are_added_to_what_was_counted(n_layers: int):
 
 
 @torch.no_grad()
+def test_a_model_of_float64_has_them_too():
+    model = model_with_contexts(recent=True)
+    x = tokens(60)[None]
+    expected = model(x)
+    torch.testing.assert_close(model.double()(x).float(), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("piece", [64, 300, 5000])
 def test_a_text_scored_in_pieces_is_remembered_from_its_beginning(piece: int, monkeypatch):
     """Longer than a stretch: contexts of the beginning come again in other pieces and stretches."""

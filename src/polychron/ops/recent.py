@@ -169,15 +169,15 @@ def add_recent(y: Tensor, cells: Tensor, symbols: Tensor, found: Tensor) -> Tens
     .. math:: y_t[\mathrm{symbol}_{t,i}] \mathrel{+}= \mathrm{cells}[\mathrm{found}_{t,i}]
 
     Args:
-        y: (..., K) float32, changed.
-        cells: CELLS_SHAPE float32.
+        y: (..., K) floating, changed.
+        cells: CELLS_SHAPE floating.
         symbols: (..., 2 I) uint8.
         found: (..., 2 I) uint8, ``N_CELLS``: none.
 
     Returns:
         y.
     """
-    added = torch.cat([cells.flatten(), cells.new_zeros(1)])[found.long()]
+    added = torch.cat([cells.flatten(), cells.new_zeros(1)]).to(y.dtype)[found.long()]
     for of_one, symbol in zip(added.unbind(-1), symbols.long().unbind(-1), strict=True):
         y.scatter_add_(-1, symbol[..., None], of_one[..., None])
     return y
