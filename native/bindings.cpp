@@ -206,7 +206,7 @@ PairShape checked_pair_shape(int64_t B, int64_t T, int64_t n_inputs, const Table
   const int64_t furthest = std::min(n_past + T - 1, window);
   require(n_distances > furthest, "position_code must have more than min(n_positions - 1, window) = " +
                                       std::to_string(furthest) + " distances; got " + std::to_string(n_distances));
-  check_flat(B * T);
+  check_flat(B * (n_past + T));
   require(B * T * std::max<int64_t>(furthest, 1) < (int64_t{1} << 31),
           "at most 2^31 - 1 pairs of positions in one call; use a smaller batch or window");
   return {B, T, n_inputs, tables.n_outputs, tables.n_tables, n_query, n_key, n_code, n_distances, window,
@@ -224,11 +224,11 @@ void py_pair_gather(ConstTableArray tables, In<int32_t, 3> query_row, In<int32_t
   require_shape(code_row, "code_row", {I, D});
   require_shape(y, "y", {B, T, table_shape.n_outputs});
   const PairShape shape = checked_pair_shape(B, T, 0, table_shape, n_query, n_key, n_code, D, window, n_past);
-  check_rows(query_row.data(), I * B * T, int64_t{1} << n_query);
-  check_rows(key_row.data(), I * B * (n_past + T), int64_t{1} << n_key);
-  check_rows(code_row.data(), I * D, int64_t{1} << n_code);
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
+  check_all_rows(query_row.data(), I * B * T, int64_t{1} << n_query, workers);
+  check_all_rows(key_row.data(), I * B * (n_past + T), int64_t{1} << n_key, workers);
+  check_all_rows(code_row.data(), I * D, int64_t{1} << n_code, workers);
   // Gathering only reads.
   pair_gather(shape, {const_cast<void*>(tables.data()), table_shape.n_rows, table_shape.n_outputs, table_shape.row_stride,
                       table_shape.type},

@@ -117,6 +117,7 @@ class Reader {
            int n_threads) const {
     const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
     const int64_t K = trie_.n_symbols, n_flat = B * T;
+    require(0 <= first && first <= last, "depths must begin at 0 or more, and end no earlier");
     require_shape(value, "value", {n_entries()});
     require_shape(state, "state", {B, kStateSize});
     require_shape(y, "y", {B, T, K});

@@ -231,6 +231,18 @@ def test_borders_say_what_is_wrong():
         read_contexts(rows, BYTE, "text", 2, torch.tensor([[0, 1]]), start_state(2))
 
 
+@needs_kernel
+@pytest.mark.parametrize(("first", "last"), [(-1, 2), (2, 1), (0, -1)])
+def test_depths_that_are_none_are_refused(first: int, last: int):
+    *rows, value = (part.numpy() for part in count_contexts(text_of(300), [(0, 300)], BYTE, "text", 4))
+    reader = native.ContextReader(*rows, BYTE.numpy(), 0, 4)
+    tokens = tokens_of(text_of(5)).numpy()
+    y = np.zeros((1, 5, len(BYTE)), dtype=np.float32)
+    with pytest.raises(ValueError, match="depths must begin"):
+        reader.add(value, tokens, start_state(1).numpy(), first, last, y, 1)
+    assert not y.any()
+
+
 @pytest.mark.parametrize("kind", LISTS)
 def test_damaged_rows_are_found_or_read_within_bounds(kind: str):
     rows = count_contexts(text_of(300), [(0, 300)], BYTE, kind, 5)

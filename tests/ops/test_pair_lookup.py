@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
@@ -379,6 +380,14 @@ def test_what_does_not_fit_is_refused_by_name(one_of_each, case):
     names, changes = REFUSED[case]
     with pytest.raises(ValueError, match=rf"\b({names})\b"):
         pair_lookup(**(good_arguments() | changes))
+
+
+@pytest.mark.skipif(dispatch.native is None, reason="the extension is not built")
+def test_more_keys_than_can_be_numbered_are_refused():
+    query, key = np.empty((0, 1, 1), np.int32), np.empty((0, 1, 1 << 31), np.int32)  # of no table: no memory
+    tables, code, y = np.empty((0, 4, 1), np.float32), np.empty((0, 2), np.int32), np.zeros((1, 1, 1), np.float32)
+    with pytest.raises(ValueError, match=r"at most 2\^31 - 1 positions in one call"):
+        dispatch.native.pair_gather(tables, query, key, code, 1, 1, 0, 1, y, 1)
 
 
 def test_one_bad_anchor_among_many_is_refused(one_of_each):
