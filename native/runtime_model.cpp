@@ -150,7 +150,6 @@ Hash Model::plan_hash(const AnchorsView& view, const Tables& tables) const {
       const bool present = !delay || hash.remembers_bits();
       hash.a[place] = static_cast<int32_t>(pair[0] - (present ? 0 : delay[0] * stride_));
       hash.b[place] = static_cast<int32_t>(pair[1] - (present ? 0 : delay[1] * stride_));
-      if (!hash.of_delay.empty()) hash.of_delay[static_cast<size_t>((delay ? delay[0] : 0) * padded + q)] |= int32_t{1} << r;
       for (const int32_t at : {hash.a[place], hash.b[place]}) hash.near = hash.near && at >= 0 && at < 32;
       if (hash.of_delay.empty()) continue;
       hash.of_delay[static_cast<size_t>((delay ? delay[0] : 0) * padded + q)] |= int32_t{1} << r;

@@ -28,8 +28,9 @@ constexpr int kSpins = 4000;
 class Pool {
  public:
   void run(int n_threads, int64_t n_tasks, const std::function<void(int64_t, int)>& work) {
-    std::unique_lock<std::mutex> mine(entry_, std::try_to_lock);
-    if (n_threads <= 1 || n_tasks <= 1 || inside_ || !mine.owns_lock()) {
+    std::unique_lock<std::mutex> mine(entry_, std::defer_lock);
+    // Who is inside holds the lock already, and must not even try to take it.
+    if (n_threads <= 1 || n_tasks <= 1 || inside_ || !mine.try_lock()) {
       for (int64_t task = 0; task < n_tasks; ++task) work(task, 0);
       return;
     }
