@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -151,6 +152,30 @@ class BoundModel {
   std::vector<std::tuple<In<uint8_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<uint8_t, 1>, InAny<1>>> kept_contexts_;
 };
 
+// One call at a time. While it waits for another, Python's lock is free: that one may need it to end.
+std::unique_lock<std::mutex> alone(std::mutex& mutex) {
+  std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
+  if (!lock.owns_lock()) {
+    nb::gil_scoped_release release;
+    lock.lock();
+  }
+  return lock;
+}
+
+struct BoundSampler {
+  BoundSampler(const BoundModel& model, double temperature, uint32_t left_out, uint64_t seed)
+      : sampler(model.get(), checked(temperature, left_out, seed)) {}
+
+  Sampler sampler;
+  std::mutex mutex;  // taken after a stream's
+
+ private:
+  static SamplerSettings checked(double temperature, uint32_t left_out, uint64_t seed) {
+    require(temperature >= 0.0 && left_out < 65536, "temperature or left_out is out of range");
+    return {temperature, left_out, seed};
+  }
+};
+
 class BoundStream {
  public:
   BoundStream(const BoundModel& model, bool counting)
@@ -158,22 +183,44 @@ class BoundStream {
         stream_(model_, counters_.get()) {}
 
   // Throws unless the sampler was made for this stream's model and there are logits to draw from.
-  void check(const Sampler& sampler) const {
-    require(sampler.model() == &model_, "the sampler is another model's");
-    require(stream_.started(), "nothing has been read yet");
+  void check(const BoundSampler& by) const {
+    require_same_model(by);
+    const auto lock = alone(mutex_);
+    require_started();
   }
-  Stream& get() { return stream_; }
 
-  void reset() { stream_.reset(); }
+  int64_t draw(BoundSampler& by) {
+    require_same_model(by);
+    const auto lock = alone(mutex_), its_lock = alone(by.mutex);
+    require_started();
+    return by.sampler.draw(stream_);
+  }
+
+  // Draws and reads n tokens, for a caller without Python's lock. False: the logits are not finite.
+  bool write(BoundSampler& by, int64_t n, uint8_t* out) {
+    const std::lock_guard<std::mutex> lock(mutex_), its_lock(by.mutex);
+    require_started();
+    for (int64_t t = 0; t < n; ++t) {
+      const int64_t token = by.sampler.draw(stream_);
+      if (token < 0) return false;
+      out[t] = static_cast<uint8_t>(token);
+      stream_.read(token);
+    }
+    return true;
+  }
+
+  void reset() {
+    const auto lock = alone(mutex_);
+    stream_.reset();
+  }
 
   void read(const nb::bytes& ids) {
     const auto [data, n] = checked(ids);
     if (n == 0) return;
-    {
-      nb::gil_scoped_release release;
-      for (int64_t t = 0; t < n - 1; ++t) stream_.pass(data[t]);
-      stream_.read(data[n - 1]);
-    }
+    const auto lock = alone(mutex_);
+    nb::gil_scoped_release release;
+    for (int64_t t = 0; t < n - 1; ++t) stream_.pass(data[t]);
+    stream_.read(data[n - 1]);
   }
 
   // Nats of each of the ids that has one before it, summed in float64; written to `nats` where given.
@@ -182,6 +229,7 @@ class BoundStream {
     require(!nats || size(*nats, 0) == n, "nats must have a place for every id");
     float* out = nats ? nats->data() : nullptr;
     double sum = 0.0;
+    const auto lock = alone(mutex_);
     nb::gil_scoped_release release;
     for (int64_t t = 0; t < n; ++t) {
       const float cost = stream_.started() ? stream_.nats(data[t]) : 0.0f;
@@ -193,19 +241,22 @@ class BoundStream {
   }
 
   void logits(nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) const {
-    require(stream_.started(), "nothing has been read yet");
+    const auto lock = alone(mutex_);
+    require_started();
     require(size(out, 0) == model_.n_tokens(), "logits must have a place for every token");
     stream_.copy_logits(out.data());
   }
 
   void forget_counts() {
     require(counters_ != nullptr, "this stream does not count");
+    const auto lock = alone(mutex_);
     counters_->forget();
   }
 
   // A dictionary a layer, then the readout's and, where there are contexts, one for each kind.
   nb::list counts() const {
     require(counters_ != nullptr, "this stream does not count");
+    const auto lock = alone(mutex_);
     nb::list stages;
     for (const Counts& counts : counters_->stages()) {
       nb::dict of_stage;
@@ -227,13 +278,19 @@ class BoundStream {
 
   // An int8 model's logits in the model's unit, before they become float32.
   void units(nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) const {
-    require(stream_.started(), "nothing has been read yet");
+    const auto lock = alone(mutex_);
+    require_started();
     require(model_.integer(), "a float model has no integer logits");
     require(size(out, 0) == model_.n_tokens(), "units must have a place for every token");
     std::copy_n(stream_.units(), model_.n_tokens(), out.data());
   }
 
  private:
+  void require_started() const { require(stream_.started(), "nothing has been read yet"); }
+  void require_same_model(const BoundSampler& by) const {
+    require(by.sampler.model() == &model_, "the sampler is another model's");
+  }
+
   std::pair<const uint8_t*, int64_t> checked(const nb::bytes& ids) const {
     const auto* data = static_cast<const uint8_t*>(ids.data());
     const auto n = static_cast<int64_t>(ids.size());
@@ -247,20 +304,10 @@ class BoundStream {
   const Model& model_;
   std::unique_ptr<Counters> counters_;
   Stream stream_;
+  mutable std::mutex mutex_;  // of the stream and its counters
 };
 
-// Draws and reads n tokens. False: the logits are not finite.
-bool write_ids(Stream& stream, Sampler& sampler, int64_t n, uint8_t* out) {
-  for (int64_t t = 0; t < n; ++t) {
-    const int64_t token = sampler.draw(stream);
-    if (token < 0) return false;
-    out[t] = static_cast<uint8_t>(token);
-    stream.read(token);
-  }
-  return true;
-}
-
-nb::object generate(const std::vector<BoundStream*>& streams, const std::vector<Sampler*>& samplers, int64_t n,
+nb::object generate(const std::vector<BoundStream*>& streams, const std::vector<BoundSampler*>& samplers, int64_t n,
                     int n_threads) {
   require(streams.size() == samplers.size(), "there must be one sampler for every stream");
   require(n >= 0 && n <= (int64_t{1} << 40), "n must lie in [0, 2^40]");
@@ -279,7 +326,7 @@ nb::object generate(const std::vector<BoundStream*>& streams, const std::vector<
       const int64_t piece = std::min(kBytesBetweenSignals, n - done);
       parallel_for(std::min(n_threads, kMaxThreads), static_cast<int64_t>(streams.size()), [&](int64_t s, int) {
         const auto at = static_cast<size_t>(s);
-        finite[at] = write_ids(streams[at]->get(), *samplers[at], piece, ids[at].data() + done);
+        finite[at] = streams[at]->write(*samplers[at], piece, ids[at].data() + done);
       });
     }
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
@@ -321,15 +368,10 @@ void bind_runtime(nb::module_& m) {
       .def("units", &BoundStream::units, nb::arg("out").noconvert())
       .def("forget_counts", &BoundStream::forget_counts)
       .def("counts", &BoundStream::counts);
-  nb::class_<Sampler>(m, "RuntimeSampler")
-      .def("__init__", [](Sampler* self, const BoundModel& model, double temperature, uint32_t left_out, uint64_t seed) {
-        require(temperature >= 0.0 && left_out < 65536, "temperature or left_out is out of range");
-        new (self) Sampler(model.get(), {temperature, left_out, seed});
-      }, nb::arg("model"), nb::arg("temperature"), nb::arg("left_out"), nb::arg("seed"))
-      .def("draw", [](Sampler& self, BoundStream& stream) {
-        stream.check(self);
-        return self.draw(stream.get());
-      }, nb::arg("stream"));
+  nb::class_<BoundSampler>(m, "RuntimeSampler")
+      .def(nb::init<const BoundModel&, double, uint32_t, uint64_t>(), nb::arg("model"), nb::arg("temperature"),
+           nb::arg("left_out"), nb::arg("seed"), nb::keep_alive<1, 2>())
+      .def("draw", [](BoundSampler& self, BoundStream& stream) { return stream.draw(self); }, nb::arg("stream"));
   m.def("runtime_generate", &generate, nb::arg("streams"), nb::arg("samplers"), nb::arg("n"), nb::arg("n_threads"));
   m.def("runtime_weight_table", [](double unit, double temperature) {
     const WeightTable table(unit, temperature);

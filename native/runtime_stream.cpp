@@ -45,7 +45,7 @@ void Trail::clear() {
 }
 
 int32_t* Trail::push() {
-  if (end_ == capacity_) {
+  if (end_ >= capacity_) {
     std::copy_n(data_.data() + (end_ - n_kept_) * stride_, n_kept_ * stride_, data_.data());
     end_ = n_kept_;
   }

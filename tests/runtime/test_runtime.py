@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,32 @@ def test_streams_are_not_mixed_up(saved: Saved):
         runtime.generate_many([stream, stream], 1, [SamplingOptions()] * 2)
     with pytest.raises(ValueError, match="another model's"):
         other.stream().sampler().draw(stream.native)
+
+
+@pytest.mark.parametrize("name", ["delay", "transformer", "recent contexts"])
+def test_threads_take_turns_with_a_stream_and_a_sampler(name: str, saved: Saved):
+    _, folder = saved(name)
+    model = runtime.load(folder)
+    shared, alone = model.stream(), model.stream()
+    text = random_text(20000)
+    with ThreadPoolExecutor(4) as pool:
+        for read in [pool.submit(shared.read, text) for _ in range(4)]:
+            read.result()
+        alone.read(4 * text)
+        assert np.array_equal(shared.logits(), alone.logits())
+        sampler, its = shared.sampler(), alone.sampler()
+        written = [pool.submit(shared.write, 2000, sampler) for _ in range(4)]
+        assert {piece.result() for piece in written} == {alone.write(2000, its) for _ in range(4)}
+
+
+def test_a_sampler_keeps_its_model(saved: Saved):
+    _, folder = saved("delay")
+    model = runtime.load(folder)
+    before = sys.getrefcount(model.native)
+    sampler = model.stream().sampler()
+    during = sys.getrefcount(model.native)
+    del sampler
+    assert (during, sys.getrefcount(model.native)) == (before + 1, before)
 
 
 def test_logits_that_are_not_finite_are_refused(saved: Saved):
