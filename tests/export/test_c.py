@@ -77,9 +77,11 @@ def compiled(compiler: str, source: Path, *options: str) -> Path:
     return program
 
 
-def replayed(program: Path, text: bytes, n_tokens: int, n_bytes: int, *tables: Path) -> tuple[np.ndarray, bytes, bytes]:
+def replayed(
+    program: Path, text: bytes, n_tokens: int, n_bytes: int, tables: Path | None = None
+) -> tuple[np.ndarray, bytes, bytes]:
     """Logits, likeliest bytes, and what was written."""
-    done = subprocess.run([program, str(n_bytes), *tables], input=text, capture_output=True, check=True)
+    done = subprocess.run([program, str(n_bytes), *filter(None, [tables])], input=text, capture_output=True, check=True)
     size = (4 * n_tokens + 1) * len(text)
     steps = np.frombuffer(done.stdout[:size], dtype=np.uint8).reshape(len(text), -1)
     return np.ascontiguousarray(steps[:, :-1]).view(np.int32), steps[:, -1].tobytes(), done.stdout[size:]
@@ -110,7 +112,7 @@ def test_it_says_what_the_runtime_says_bit_for_bit(
     done = export_c(read_integer_model(folder), tmp_path / "out" / "model.c", temperature=0.7, top_p=0.9, tables=tables)
     text = random_text(800)
     program = compiled(sanitizing_compiler, done.source, "-O1", *SANITIZERS, *(["-DTABLES"] if in_file else []))
-    logits, likeliest, written = replayed(program, text, model.vocabulary.size, 800, *filter(None, [tables]))
+    logits, likeliest, written = replayed(program, text, model.vocabulary.size, 800, tables)
     expected = streamed_units(model, text)
     assert np.array_equal(logits, expected)
     assert likeliest == model.vocabulary.decode(expected[:, :-1].argmax(axis=1))

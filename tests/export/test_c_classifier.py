@@ -51,7 +51,9 @@ def random_inputs(n: int, n_pixels: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, n_pixels)).astype(np.uint8)
 
 
-def replayed(source: Path, inputs: np.ndarray, n_classes: int, compiler: str, *tables: Path) -> tuple[np.ndarray, list]:
+def replayed(
+    source: Path, inputs: np.ndarray, n_classes: int, compiler: str, tables: Path | None = None
+) -> tuple[np.ndarray, list]:
     """Logits (B, K) and classes that the compiled source gives."""
     harness = source.with_name("classify.c")
     harness.write_text(TEMPLATE.read_text().replace("@NAME@", source.stem))
@@ -59,7 +61,7 @@ def replayed(source: Path, inputs: np.ndarray, n_classes: int, compiler: str, *t
     options = ["-DTABLES"] if tables else []
     command = [compiler, *WARNINGS, "-O1", *SANITIZERS, *options, source, harness, "-o", program]
     subprocess.run(command, check=True)
-    done = subprocess.run([program, *tables], input=inputs.tobytes(), capture_output=True, check=True)
+    done = subprocess.run([program, *filter(None, [tables])], input=inputs.tobytes(), capture_output=True, check=True)
     lines = np.frombuffer(done.stdout, dtype=np.uint8).reshape(len(inputs), 4 * n_classes + 1)
     return np.ascontiguousarray(lines[:, :-1]).view(np.int32), lines[:, -1].tolist()
 
@@ -92,9 +94,7 @@ def test_c_says_what_the_definition_says_bit_for_bit(
     tables = tmp_path / "model.tables" if in_file else None
     done = export_c(model, tmp_path / "c" / "model", tables=tables)
     inputs = random_inputs(200, model.n_pixels)
-    logits, classes = replayed(
-        done.source, inputs, len(model.class_names), sanitizing_compiler, *filter(None, [tables])
-    )
+    logits, classes = replayed(done.source, inputs, len(model.class_names), sanitizing_compiler, tables)
     expected = model.logits(inputs)
     assert np.unique(expected).size > 100
     assert np.array_equal(logits, expected)

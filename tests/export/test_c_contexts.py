@@ -50,7 +50,7 @@ def test_it_says_what_the_runtime_says_bit_for_bit(
     tables = tmp_path / "model.tables" if in_file else None
     done = export_c(read_integer_model(folder), tmp_path / "out" / "model.c", temperature=0.7, tables=tables)
     program = compiled(sanitizing_compiler, done.source, "-O1", *SANITIZERS, *(["-DTABLES"] if in_file else []))
-    logits, likeliest, written = replayed(program, text, 28, 800, *filter(None, [tables]))
+    logits, likeliest, written = replayed(program, text, 28, 800, tables)
     expected = defined_units(folder, model.vocabulary.ids_of(text))
     assert np.array_equal(logits, expected)
     assert likeliest == model.vocabulary.decode(expected[:, :-1].argmax(axis=1))

@@ -130,10 +130,10 @@ def in_int8(folder: Path) -> runtime.Model:
 def replay_c(model: models.LanguageModel, folder: Path, out: Path, target: str, tmp_path: Path) -> None:
     if not test_c.COMPILERS:
         pytest.skip("no C compiler")
-    tables = [tmp_path / "out" / "model.tables"] if target == "c --tables" else []
+    tables = tmp_path / "out" / "model.tables" if target == "c --tables" else None
     expected, text = in_int8(folder), random_text(200)
     program = test_c.compiled(test_c.COMPILERS[0], out.with_suffix(".c"), *(["-DTABLES"] if tables else []))
-    logits, _, written = test_c.replayed(program, text, expected.vocabulary.size, 200, *tables)
+    logits, _, written = test_c.replayed(program, text, expected.vocabulary.size, 200, tables)
     assert np.array_equal(logits, streamed_units(expected, text))
     stream = expected.stream()
     stream.read(text)
@@ -178,9 +178,9 @@ def replay_classifier(model: DeepClassifier, folder: Path, out: Path, target: st
             (logits,) = onnxruntime.InferenceSession(out).run(None, {"inputs": brightness.numpy()})
             assert same_bits(model(brightness).numpy(), logits)
         elif test_c.COMPILERS:
-            tables = [tmp_path / "out" / "model.tables"] if target == "c --tables" else []
+            tables = tmp_path / "out" / "model.tables" if target == "c --tables" else None
             integers = read_integer_classifier(folder)
             logits, _ = test_c_classifier.replayed(
-                out.with_suffix(".c"), inputs, len(integers.class_names), test_c.COMPILERS[0], *tables
+                out.with_suffix(".c"), inputs, len(integers.class_names), test_c.COMPILERS[0], tables
             )
             assert np.array_equal(logits, integers.logits(inputs))

@@ -138,6 +138,20 @@ def test_a_copy_learns_as_its_original(copied):
     assert torch.equal(twin.synaptic_vectors, layer.synaptic_vectors)
 
 
+def test_tables_that_were_frozen_for_a_while_learn_as_if_they_had_not_been_read():
+    layers = [VariantTables(6, 3, 5, 2, reading="confidence") for _ in range(2)]
+    x = torch.randn(10, 6)
+    for layer in layers:
+        fill(layer)
+        layer.use_gradient("fused", RowUpdate("sgd", rate=0.5, visit_cap=2))
+    layers[0].synaptic_vectors.requires_grad_(False)
+    layers[0](x).sum().backward()
+    layers[0].synaptic_vectors.requires_grad_(True)
+    for layer in layers:
+        layer(x).sum().backward()
+    assert torch.equal(layers[0].synaptic_vectors, layers[1].synaptic_vectors)
+
+
 def test_what_a_step_counts_is_where_the_tables_are():
     layer = VariantTables(6, 3, 5, 2, reading="confidence")
     layer.use_gradient("fused", RowUpdate("sgd", rate=0.5))

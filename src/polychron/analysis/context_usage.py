@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polychron.models.language_model import LanguageModel
 from polychron.nn.context_tables import ContextList
-from polychron.nn.fixed_rows import evaluated
+from polychron.nn.evaluated import evaluated
 from polychron.ops.contexts import LISTS, advance_reference, context_of, start_state
 
 # What the byte that a depth adds is of.

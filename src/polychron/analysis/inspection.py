@@ -16,7 +16,8 @@ from polychron.analysis.usage import U_EDGES, LayerUsage, explained_by
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.nn import LookupTables, PairAttention, Readout, RecurrentTables, RowLayer, VariantTables
-from polychron.nn.fixed_rows import evaluated, fixed_rows
+from polychron.nn.evaluated import evaluated
+from polychron.nn.fixed_rows import fixed_rows
 from polychron.ops.lookup.reference import comparisons
 from polychron.ops.pair_lookup.reference import hash_code
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from polychron.cli.outcome import exit_code, quiet_when_nobody_reads
+from polychron.runtime.options import USUAL
 
 # Option: the argument of run_generate, its type, the least and the greatest value. As in commands/use.py, which a test
 # compares.
@@ -23,7 +24,8 @@ OPTIONS: dict[str, tuple[str, Callable[[str], Any], float, float]] = {
     "--threads": ("threads", int, 1, 1024),
 }
 DEFAULTS: dict[str, Any] = {
-    "prompt": "", "n_bytes": 500, "temperature": 1.0, "top_p": 0.95, "seed": 0, "threads": None, "json": False,
+    "prompt": "", "n_bytes": 500, "temperature": USUAL.temperature, "top_p": USUAL.top_p, "seed": USUAL.seed,
+    "threads": None, "json": False,
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from polychron.cli.signals import signals_noted
 from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
 from polychron.data.holdout import set_aside
 from polychron.errors import InputError
+from polychron.runtime.options import USUAL
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
 from polychron.training.begin_from import grown_model, start_record
@@ -405,7 +406,10 @@ def _result(run: Run, finished: Finished) -> dict[str, Any]:
 
 def _sample(run: Run) -> str:
     """Some text of the trained model's own."""
-    sampler = Sampler(temperature=1.0, top_p=0.95, seed=run.record.training.seed, excluded=[run.vocabulary.unseen_id])
+    sampler = Sampler(
+        temperature=USUAL.temperature, top_p=USUAL.top_p, seed=run.record.training.seed,
+        excluded=[run.vocabulary.unseen_id],
+    )  # fmt: skip
     pieces = generate(Stream(run.model.cpu()), run.vocabulary, b"", _SAMPLE_BYTES, sampler)
     return b"".join(pieces).decode("utf-8", errors="replace")
 

@@ -19,7 +19,7 @@ from polychron.export.files import write_files
 from polychron.export.integer_classifier import IntegerClassifier
 from polychron.export.network import Network
 from polychron.limits import format_bytes
-from polychron.runtime.options import SamplingOptions
+from polychron.runtime.options import USUAL, SamplingOptions
 
 _MAXIMUM_TABLE_BYTES = 64 << 20  # beyond this compilers take many minutes and gigabytes
 _MAXIMUM_FILE_BYTES = 1 << 31  # places in a file of tables are numbers of 32 bits
@@ -48,8 +48,8 @@ def export_c(
     model: Network | IntegerClassifier,
     out: str | os.PathLike[str],
     *,
-    temperature: float = 1.0,
-    top_p: float = 0.95,
+    temperature: float = USUAL.temperature,
+    top_p: float = USUAL.top_p,
     tables: str | os.PathLike[str] | None = None,
 ) -> ExportedC:
     """Write ``out.c`` and ``out.h``, whose names begin with the file's, and where it is asked for the file of tables.

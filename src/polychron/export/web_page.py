@@ -23,7 +23,7 @@ from polychron.export.c_source import export_c
 from polychron.export.files import write_files
 from polychron.export.network import Network
 from polychron.limits import format_bytes
-from polychron.runtime.options import SamplingOptions
+from polychron.runtime.options import USUAL, SamplingOptions
 
 _MAXIMUM_TABLE_BYTES = 256 << 20
 _HIGHEST_TEMPERATURE = 1.5  # the end of the page's slider
@@ -53,8 +53,8 @@ def export_web(
     out: str | os.PathLike[str],
     *,
     title: str,
-    temperature: float = 1.0,
-    top_p: float = 0.95,
+    temperature: float = USUAL.temperature,
+    top_p: float = USUAL.top_p,
     prompt: str = "",
 ) -> ExportedPage:
     """Write ``out.html``, which opens from disk without a server.

@@ -19,7 +19,7 @@ from polychron.nn import (
     VariantReadout,
 )
 from polychron.nn.chain import can_chain
-from polychron.nn.fixed_rows import evaluated
+from polychron.nn.evaluated import evaluated
 from polychron.nn.graph_step import can_graph
 from polychron.nn.row_layer import RowLayer, anchors_in_range
 from polychron.ops.lookup.operators import read_one_table

@@ -1,11 +1,9 @@
-"""Layers that are run for a while without learning, and models as they are once trained."""
+"""Layers that are run for a while without learning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-
-from torch import nn
 
 from polychron.nn.row_layer import RowLayer
 from polychron.ops import RowUpdate
@@ -41,25 +39,3 @@ def fixed_rows(layers: Iterable[RowLayer]) -> Iterator[None]:
             layer.use_gradient(gradient, update)
         for parameter, gradient in gradients:
             parameter.grad = gradient
-
-
-@contextmanager
-def evaluated(model: nn.Module) -> Iterator[None]:
-    """For a while a model is in evaluation mode; then each of its modules is in the mode that it was in.
-
-    Example:
-        >>> from polychron.nn import LookupTables
-        >>> layer = LookupTables(n_inputs=8, n_outputs=2, n_tables=4, n_comparisons=3)
-        >>> with evaluated(layer):
-        ...     layer.training
-        False
-        >>> layer.training
-        True
-    """
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in before:
-            module.training = training

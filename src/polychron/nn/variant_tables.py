@@ -90,7 +90,7 @@ class VariantLayer(nn.Module):
     def _prepare(self) -> None:
         """The hook that ends a step, which copies lack, and what a step counts, where the tables are."""
         tables = self.synaptic_vectors
-        if self._hook is None and tables.requires_grad:
+        if self._hook is None:
             self._hook = tables.register_post_accumulate_grad_hook(self._change_rows)
         if self._visits is None or self._visits.device != tables.device:
             self._visits = torch.zeros(tables.shape[:2], dtype=torch.int64, device=tables.device)
@@ -138,7 +138,9 @@ class VariantLayer(nn.Module):
         return bins_hash(x, anchors, self.n_bins, self.bin_width)
 
     def _read(self, address: Address, n_positions: int, which: Tensor | None = None) -> Tensor:
-        if self.update is not None:
+        # Frozen tables end no step that would use what is counted.
+        counts = self.update is not None and self.synaptic_vectors.requires_grad
+        if counts:
             self._prepare()
         trained = {}
         if self.reading == "confidence":
@@ -146,7 +148,7 @@ class VariantLayer(nn.Module):
             trained = {name: self._trained(value, n_positions, self.n_tables) for name, value in factors.items()}
         return read(
             address, self.synaptic_vectors, self.reading, self.gradient, temperature=self.temperature, which=which,
-            visits=self._visits, squares=self._squares, **trained,
+            visits=self._visits if counts else None, squares=self._squares if counts else None, **trained,
         )  # fmt: skip
 
     @property

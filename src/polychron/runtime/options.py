@@ -41,3 +41,7 @@ class SamplingOptions:
     def left_out(self) -> int:
         """1 - top_p in 65,536ths, a whole number, so that every machine cuts the nucleus at the same token."""
         return min(round((1 - self.top_p) * 65536), 65535)
+
+
+# How commands, the server, C and pages draw unless told otherwise.
+USUAL = SamplingOptions(top_p=0.95)

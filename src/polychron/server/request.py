@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 
 from polychron.errors import InputError
 from polychron.runtime import SamplingOptions
+from polychron.runtime.options import USUAL
 from polychron.server.limits import Limits
 
 
@@ -50,9 +51,9 @@ class Wanted(pydantic.BaseModel):
     prompt: str = ""
     prompt_base64: str | None = None
     n_bytes: Annotated[int, Field(alias="bytes", ge=0)] = 500
-    temperature: float = 1.0
-    top_p: float = 0.95
-    seed: int = 0
+    temperature: float = USUAL.temperature
+    top_p: float = USUAL.top_p
+    seed: int = USUAL.seed
     format: Literal["json", "bytes", "events"] = "json"
 
     @property

@@ -9,6 +9,8 @@ import typer
 
 from polychron.cli.choices import Directory, ExportKind, Json, Precision
 from polychron.cli.outcome import quiet_when_nobody_reads
+from polychron.errors import InputError
+from polychron.runtime.options import USUAL
 
 
 def quantize(
@@ -49,9 +51,16 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="Of c: tables into a file that C is given a pointer to.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Of the draws; C cannot change it later, a page can. [default: 1.0]")
+        float | None,
+        typer.Option(help=f"Of the draws; C cannot change it later, a page can. [default: {USUAL.temperature}]"),
     ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Of the draws, as in generate; likewise. [default: 0.95]")] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Draw only from the likeliest bytes that together have this probability; C cannot change it later, a "
+            f"page can. [default: {USUAL.top_p}]"
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a model as C that neither multiplies nor divides, or for another library.
@@ -71,15 +80,11 @@ def export(
     was trained with `--contexts 0`.
     """
     if tables is not None and to is not ExportKind.c:
-        from polychron.errors import InputError
-
         raise InputError(f"--tables is an option of --to c; the export is {to.value}")
     draws = {"temperature": temperature, "top_p": top_p}
     draws = {name: value for name, value in draws.items() if value is not None}
     if to in (ExportKind.hf, ExportKind.onnx):
         if draws:
-            from polychron.errors import InputError
-
             option = next(iter(draws)).replace("_", "-")
             raise InputError(f"--{option} is an option of --to c and web; the export is {to.value}")
         from polychron.cli.export_formats import run_export_hf, run_export_onnx

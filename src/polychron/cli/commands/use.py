@@ -10,6 +10,7 @@ import typer
 
 from polychron.cli.choices import Directory, Json, Labelled, Threads
 from polychron.cli.outcome import quiet_when_nobody_reads
+from polychron.runtime.options import USUAL
 
 
 def evaluate(
@@ -48,10 +49,10 @@ def generate(
     n_bytes: Annotated[int, typer.Option("--bytes", min=0, max=2**40, help="How many bytes to write.")] = 500,
     temperature: Annotated[
         float, typer.Option(help="Below 1 more careful, above 1 bolder; 0 always takes the likeliest byte.")
-    ] = 1.0,
+    ] = USUAL.temperature,
     top_p: Annotated[
         float, typer.Option(help="Draw only from the likeliest bytes that together have this probability.")
-    ] = 0.95,
+    ] = USUAL.top_p,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws.")] = 0,
     threads: Threads = None,
     json: Json = False,

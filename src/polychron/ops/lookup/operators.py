@@ -70,15 +70,20 @@ def backward_dense(
     n_inputs: int,
     residual: bool,
     need_dx: bool,
+    need_dS: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dL/dx (empty unless wanted) and dL/dS."""
+    """dL/dx and dL/dS, each empty unless wanted."""
+    if not need_dS:
+        dx = arithmetic(v).latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs, residual)
+        return dx, v.new_empty(0)
     return arithmetic(v).backward_dense(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx)
 
 
 @backward_dense.register_fake
-def _(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx):
+def _(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, need_dS):
     dx = v.new_empty((*v.shape[:2], n_inputs)) if need_dx else v.new_empty(0)
-    return dx, torch.empty_like(tables, memory_format=torch.contiguous_format)
+    dS = torch.empty_like(tables, memory_format=torch.contiguous_format) if need_dS else v.new_empty(0)
+    return dx, dS
 
 
 @torch.library.custom_op("polychron::lookup_backward_sparse", mutates_args=())
@@ -103,27 +108,6 @@ def _(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx):
     n_read = torch.library.get_ctx().new_dynamic_size()
     dx = v.new_empty((*v.shape[:2], n_inputs)) if need_dx else v.new_empty(0)
     return dx, row.new_empty((2, n_read), dtype=torch.int64), v.new_empty((n_read, tables.shape[2]))
-
-
-@torch.library.custom_op("polychron::lookup_backward_latencies", mutates_args=())
-def backward_latencies(
-    tables: Tensor,
-    anchors: Tensor,
-    delays: Tensor | None,
-    row: Tensor,
-    pair: Tensor,
-    u: Tensor,
-    v: Tensor,
-    n_inputs: int,
-    residual: bool,
-) -> Tensor:
-    """dL/dx alone."""
-    return arithmetic(v).latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs, residual)
-
-
-@backward_latencies.register_fake
-def _(tables, anchors, delays, row, pair, u, v, n_inputs, residual):
-    return v.new_empty((*v.shape[:2], n_inputs))
 
 
 class SavedReading:
@@ -156,15 +140,13 @@ def finish_backward(ctx, v: Tensor, saved: tuple[Tensor | None, ...]) -> tuple[T
         dx = arithmetic(v).backward_fused(reading.tables, *addresses, need_dx, reading.update)
     elif reading.kind == "fused":
         dx = arithmetic(v).latency_gradient(tables, *addresses)
-    elif not need_dS:
-        dx = backward_latencies(tables, *addresses)
-    elif reading.kind == "sparse":
+    elif reading.kind == "sparse" and need_dS:
         dx, indices, values = backward_sparse(tables, *addresses, need_dx)
         # Each row is listed once and in order: that is what coalesced means.
         dS = torch.sparse_coo_tensor(indices, values, tables.shape, is_coalesced=True, check_invariants=False)
     else:
-        dx, dS = backward_dense(tables, *addresses, need_dx)
-    return (dx if need_dx else None), dS
+        dx, dS = backward_dense(tables, *addresses, need_dx, need_dS)
+    return (dx if need_dx else None), (dS if need_dS else None)
 
 
 def _keep(ctx, inputs, output):

@@ -69,46 +69,23 @@ def _backward_dense(
     nearest: bool,
     residual: bool,
     need_dx: bool,
+    need_dV: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """dL/dx, dL/dposition_code and dL/dV; the first and the last are empty unless wanted."""
+    kind = "dense" if need_dV else "none"
     dx, dcode, dV, _ = arithmetic(v).backward(
-        tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx, "dense", None
+        tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx, kind, None
     )
-    return dx, dcode, dV
+    return dx, dcode, v.new_empty(0) if dV is None else dV
 
 
 @_backward_dense.register_fake
-def _(tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx):
+def _(tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx, need_dV):
     return (
         v.new_empty((*v.shape[:2], n_inputs)) if need_dx else v.new_empty(0),
         v.new_empty((*addresses[6].shape, n_code)),
-        torch.empty_like(tables, memory_format=torch.contiguous_format),
+        torch.empty_like(tables, memory_format=torch.contiguous_format) if need_dV else v.new_empty(0),
     )
-
-
-@torch.library.custom_op("polychron::pair_lookup_backward_latencies", mutates_args=())
-def _backward_latencies(
-    tables: Tensor,
-    anchors: Tensor,
-    key_anchors: Tensor | None,
-    addresses: list[Tensor],
-    v: Tensor,
-    n_inputs: int,
-    n_code: int,
-    window: int | None,
-    nearest: bool,
-    residual: bool,
-    need_dx: bool,
-) -> tuple[Tensor, Tensor]:
-    dx, dcode, _, _ = arithmetic(v).backward(
-        tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx, "none", None
-    )
-    return dx, dcode
-
-
-@_backward_latencies.register_fake
-def _(tables, anchors, key_anchors, addresses, v, n_inputs, n_code, window, nearest, residual, need_dx):
-    dx = v.new_empty((*v.shape[:2], n_inputs)) if need_dx else v.new_empty(0)
-    return dx, v.new_empty((*addresses[6].shape, n_code))
 
 
 def _options(ctx, x, position_code, window, nearest, residual) -> None:
@@ -129,18 +106,15 @@ def _backward(ctx, v, *_):
         return (None,) * 9
     tables, anchors, key_anchors, *addresses = ctx.saved_tensors
     need_dx, need_dV, *_ = ctx.needs_input_grad
-    dV = None
-    if not need_dV:
-        dx, dcode = _backward_latencies(tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx)
-    elif ctx.kind == "sparse":
+    if ctx.kind == "sparse" and need_dV:
         dx, dcode, _, (indices, values) = arithmetic(v).backward(
             tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, "sparse", None
         )
         # Each row is listed once and in order: that is what coalesced means.
         dV = torch.sparse_coo_tensor(indices, values, tables.shape, is_coalesced=True, check_invariants=False)
     else:
-        dx, dcode, dV = _backward_dense(tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx)
-    return dx if need_dx else None, dV, None, dcode, None, None, None, None, None
+        dx, dcode, dV = _backward_dense(tables, anchors, key_anchors, addresses, v, *ctx.options, need_dx, need_dV)
+    return dx if need_dx else None, dV if need_dV else None, None, dcode, None, None, None, None, None
 
 
 pair_operator.register_autograd(_backward, setup_context=_keep)
