@@ -45,13 +45,18 @@ def values_of(contexts: ContextTables) -> list[torch.Tensor]:
 
 
 def scale(contexts: ContextTables, counted: list[torch.Tensor], factors: list[list[float]]) -> None:
-    """Depth by depth: the contexts of one are the children of those of the one before."""
+    """Depth by depth, rows that change one logit by the first of two factors.
+
+    The contexts of one depth are the children of those of the one before.
+    """
     for of_kind, value, of_depths in zip(contexts.lists, counted, factors, strict=True):
         depth_of = torch.zeros(len(of_kind.symbol), dtype=torch.int64)
         for c in range(len(depth_of)):
             depth_of[of_kind.first_child[c] : of_kind.first_child[c + 1]] = depth_of[c] + 1
-        depths = depth_of.repeat_interleave(of_kind.first_entry.diff())
-        of_kind.value.copy_(value * torch.tensor(of_depths)[depths])
+        begins = of_kind.first_entry.tolist()
+        changes = [int((value[begin:end] != 0).sum()) for begin, end in itertools.pairwise(begins)]
+        which = 2 * depth_of + (torch.tensor(changes) != 1)
+        of_kind.value.copy_(value * torch.tensor(of_depths)[which.repeat_interleave(of_kind.first_entry.diff())])
 
 
 def cost(model: DelayLM, pieces: list[np.ndarray]) -> float:
@@ -66,13 +71,13 @@ def test_no_other_factors_cost_less(table_type: str):
     pieces = [text_of(400, seed=2), text_of(50, seed=3)]
     c, believed = blend(model, contexts, pieces, recent=False)
     assert torch.equal(tables, (trained.float() * c).to(tables.dtype))
-    assert [len(of_depths) for of_depths in believed] == [4, 4, 4]
+    assert [len(of_depths) for of_depths in believed] == [8, 8, 8]
     now = values_of(contexts)
     scale(contexts, counted, believed)
     assert all(torch.equal(a, b) for a, b in zip(now, values_of(contexts), strict=True))
     assert model.config.context_depth == 3
     least = cost(model, pieces)
-    for i, k in itertools.product(range(3), range(4)):
+    for i, k in itertools.product(range(3), range(8)):
         for change in (-0.1, 0.1):
             tried = [
                 [factor + change * ((i, k) == (j, d)) for d, factor in enumerate(of)] for j, of in enumerate(believed)
@@ -101,7 +106,7 @@ def test_no_other_cells_of_recent_tables_cost_less_than_the_prior_takes():
     trained = tables.detach().clone()
     for factor in (0.9, 1.1):
         tables.data.copy_(trained * factor)
-        scale(contexts, counted, [[factor] * 4] * 3)
+        scale(contexts, counted, [[factor] * 8] * 3)
         assert cost(model, pieces) >= least - 5.0
     alone = model_and_contexts()
     blend(*alone, pieces, recent=False)

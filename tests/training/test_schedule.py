@@ -8,6 +8,15 @@ from polychron.errors import InputError
 from polychron.training import Budget, ReferenceSchedule, Schedule
 
 
+def test_a_part_of_a_run_has_a_schedule_of_its_own():
+    whole, part = Schedule(peak=0.02, warmup_steps=4), Schedule(peak=0.02, warmup_steps=4, begin=0.5, end=0.75)
+    for step, progress in ((0, 0.0), (1, 0.04), (9, 0.4), (20, 1.0)):
+        assert part.rate(step, 0.5 + 0.25 * progress) == pytest.approx(whole.rate(step, progress))
+    for begin, end in ((0.5, 0.5), (-0.1, 1.0), (0.0, 1.1), (0.8, 0.2), (math.nan, 1.0)):
+        with pytest.raises(InputError, match="begin must lie in"):
+            Schedule(peak=0.02, begin=begin, end=end)
+
+
 def test_progress_follows_steps_or_the_clock():
     assert [Budget(steps=4).progress(step, 99.0) for step in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
     assert [Budget(seconds=8).progress(99, seconds) for seconds in (0.0, 2.0, 8.0, 9.0)] == [0, 0.25, 1, 1]

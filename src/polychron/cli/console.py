@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from polychron.cli.output import print_json, print_line, visible
-from polychron.training.run import CheckpointReport, Event, ValidationReport
+from polychron.training.run import BesideReport, CheckpointReport, Event, ValidationReport
 from polychron.training.steps import StepReport
 
 # Lines of a log are further apart than a terminal's refreshes.
@@ -134,6 +134,7 @@ class TerminalView:
         members = f"a readout of {facts['members']} members, " if facts["members"] > 1 else ""
         contexts = "contexts counted, " if facts["contexts"] else ""
         contexts += "recent ones remembered, " if facts["recent"] else ""
+        contexts += f"the last {facts['beside']:.0%} beside these, " if facts["beside"] else ""
         rewired = f"rewired every {facts['rewire']} steps, " if facts["rewire"] else ""
         self._say("text", f"{facts['source']}, {facts['held_out_bytes']:,} of them held out")
         variant = (facts["hash"], facts["reading"], facts["gradient"])
@@ -177,6 +178,8 @@ class TerminalView:
                     f"      step {event.step:,}: validation loss {_loss(event.score.nats_per_byte)} "
                     f"(on {event.score.n_bytes:,} bytes)",
                 )
+        elif isinstance(event, BesideReport):
+            say(self._console, f"      step {event.step:,}: counting; from here on tables learn what counts leave over")
         elif isinstance(event, CheckpointReport):
             warn(event)
 
@@ -239,6 +242,8 @@ class JsonView:
                 "val_bits_per_byte": event.score.bits_per_byte,
                 "val_bytes": event.score.n_bytes,
             }
+        elif isinstance(event, BesideReport):
+            fields = {"event": "beside", "step": event.step}
         elif isinstance(event, CheckpointReport):
             fields = {"event": "checkpoint", "step": event.step, "checkpoint": str(event.directory)}
             if event.problem is not None:

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ from polychron.cli.console import JsonView, TerminalView, resume_command
 from polychron.cli.evaluate import load_recorded_corpus
 from polychron.cli.signals import signals_noted
 from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
-from polychron.data.holdout import set_aside
+from polychron.data.holdout import set_aside, spread
 from polychron.errors import InputError
 from polychron.runtime.options import USUAL
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
+from polychron.training import beside
 from polychron.training.begin_from import grown_model, start_record
-from polychron.training.blend import COUNTED_PER_TRAINED, LEAST_COUNTED, MOST_COUNTED
+from polychron.training.blend import COUNTED_PER_TRAINED, COUNTED_STRETCHES, LEAST_COUNTED, MOST_COUNTED
 from polychron.training.checkpoint import Checkpoint, open_checkpoint
 from polychron.training.checkpoint_writer import CheckpointWriter
-from polychron.training.records import CorpusRecord, Record, TrainingRecord, storable
+from polychron.training.records import MOST_BESIDE, CorpusRecord, Record, TrainingRecord, storable
 from polychron.training.run import Event, Finished, Run, ValidationReport, require_room, windows_of
 from polychron.training.schedule import ReferenceSchedule
 from polychron.training.steps import StepReport
@@ -58,6 +60,7 @@ class Settings:
     calibration: int | None = None
     contexts: int | None = None
     recent: bool | None = None
+    beside: float | None = None
     optimizer: str | None = None
     update: str | None = None
     schedule: str | None = None
@@ -196,6 +199,9 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
             f"--calibration {calibration} sets nothing of this text aside: it takes four or eight stretches, each of "
             "two bytes at least and at most a quarter of a piece of text between what is held out"
         )
+    counted = min(MOST_COUNTED, max(LEAST_COUNTED, int(COUNTED_PER_TRAINED * n_bytes))) if contexts else 0
+    stretches = spread(set_aside(segments.training, calibration)[0], counted, COUNTED_STRETCHES) if contexts else ()
+    share, parts = _beside(settings, n_bytes / speed / defaults.bytes_per_second, stretches, length, vocabulary.size)
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
     record = Record(
         model=config.to_dict(),
@@ -222,7 +228,9 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
             calibration=calibration,
             contexts=contexts,
             recent=contexts > 0 and settings.recent is not False,
-            counted=min(MOST_COUNTED, max(LEAST_COUNTED, int(COUNTED_PER_TRAINED * n_bytes))) if contexts else 0,
+            beside=share,
+            parts=parts,
+            counted=counted,
             optimizer=_or(settings.optimizer, "sgd"),
             update=_or(settings.update, "batch"),
             only=settings.only,
@@ -269,6 +277,34 @@ def _contexts_and_calibration(
     if settings.recent and not wanted:
         raise InputError("--recent goes with counted contexts, and this run counts none: give --contexts 7")
     return wanted, calibration
+
+
+def _beside(
+    settings: Settings, seconds: float, stretches: Sequence[tuple[int, int]], length: int, n_symbols: int
+) -> tuple[float, int]:
+    """Part of the run in which trained tables learn beside counted ones, and the parts of the text, for ``stretches``.
+
+    These are what is counted of the text; none: nothing is.
+    """
+    wanted = settings.beside
+    if wanted is not None and not 0 <= wanted <= MOST_BESIDE:
+        raise InputError(f"--beside must lie in [0, {MOST_BESIDE}]; got {wanted:g}")
+    if wanted == 0:
+        return 0.0, 0
+    parts = beside.parts_for(seconds, sum(end - start for start, end in stretches))
+    longest = max((end - start for start, end in beside.covered(stretches, n_symbols)), default=0)
+    problem = None
+    if not stretches:
+        problem = "counted contexts, and this run counts none: leave --contexts 0 out, or give --contexts 7"
+    elif settings.schedule == "reference":
+        problem = "--schedule linear"
+    elif longest < max(length + 1, min(beside.PARTS) * 2):
+        problem = f"a window of --length {length} in what is counted, whose longest stretch has {longest} bytes"
+    if wanted is None:
+        return (0.0, 0) if problem or not parts else (beside.SHARE, parts)
+    if problem:
+        raise InputError(f"--beside goes with {problem}")
+    return wanted, parts or min(beside.PARTS)
 
 
 def _start(settings: Settings) -> Checkpoint | None:
@@ -322,6 +358,7 @@ def _recorded_run(text: Path | None, settings: Settings, out: Path | None) -> tu
                 "calibration",
                 "contexts",
                 "recent",
+                "beside",
                 "optimizer",
                 "update",
                 "only",
@@ -368,6 +405,7 @@ def _facts(run: Run, corpus: Corpus) -> dict[str, Any]:
         "calibration": training.calibration,
         "contexts": training.contexts,
         "recent": training.recent,
+        "beside": training.beside,
         "batch": training.batch,
         "length": training.length,
         "from": record.start and record.start.path,

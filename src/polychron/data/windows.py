@@ -71,15 +71,19 @@ class Windows:
         """Targets in a batch: B * T."""
         return self.batch_size * self.length
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
         """Batch number ``step``: tokens (B, T) and their successors (B, T), both int64 and contiguous."""
+        rows = self._rows[self.starts(step)]
+        return torch.from_numpy(rows[:, :-1].astype(np.int64)), torch.from_numpy(rows[:, 1:].astype(np.int64))
+
+    def starts(self, step: int) -> np.ndarray:
+        """Where in the text the windows of batch number ``step`` begin: (B,) int64."""
         number, position = divmod(step * self.batch_size, self.n_windows)
         starts = self._pass_order(number)[position : position + self.batch_size]
         while starts.size < self.batch_size:  # the next pass has begun
             number += 1
             starts = np.concatenate([starts, self._pass_order(number)[: self.batch_size - starts.size]])
-        rows = self._rows[starts]
-        return torch.from_numpy(rows[:, :-1].astype(np.int64)), torch.from_numpy(rows[:, 1:].astype(np.int64))
+        return starts
 
     def _order_of_pass(self, number: int) -> np.ndarray:
         """Where the windows of a pass begin, in the order they are met: (n_windows,) int64."""

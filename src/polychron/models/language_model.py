@@ -124,24 +124,29 @@ class LanguageModel(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Sum over all positions of the nats of ``targets`` (B, T) after ``tokens`` (B, T): a 0-dim tensor."""
-        return self._nats(tokens, targets).sum()
+        return self._nats(tokens, targets, self._base(tokens, None)).sum()
 
-    def train_step(self, tokens: Tensor, targets: Tensor, recalled: Tensor | None = None) -> float:
+    def train_step(
+        self, tokens: Tensor, targets: Tensor, base: Tensor | None = None, *, recalled: Tensor | None = None
+    ) -> float:
         """``loss(tokens, targets).backward()`` of a model with an optimizer attached; returns the loss.
 
-        ``recalled`` (B, T, ...): see :meth:`nats`.
+        ``base`` (B, T, K) float32: added to the readout's logits, in place of what contexts of the model's own would
+        add. ``recalled`` (B, T, ...): see :meth:`nats`.
 
         Where native kernels run it is one call to them (:class:`polychron.nn.Chain`), on a GPU one CUDA graph
         (:class:`polychron.nn.GraphStep`), with the same result. Tokens may lie on another device than the model.
         """
+        if base is None:
+            base = self._base(tokens, recalled)
         chain = self._chain(trains=True)
         if chain is not None:
-            return chain.train(tokens, targets, self._base(tokens, recalled))
+            return chain.train(tokens, targets, base)
         self._check_range(tokens, targets)
-        graph = self._graph_step(tokens.shape)
+        graph = self._graph_step(tokens.shape) if base is None else None
         if graph is not None:
             return graph.train(tokens, targets)
-        loss = self._nats(tokens.to(self.device), targets.to(self.device), recalled).sum()
+        loss = self._nats(tokens.to(self.device), targets.to(self.device), base).sum()
         loss.backward()
         return loss.item()
 
@@ -157,12 +162,13 @@ class LanguageModel(nn.Module):
             return chain.score(tokens, targets, self._base(tokens, recalled))
         self._check_range(tokens, targets)
         with evaluated(self):
-            return self._nats(tokens.to(self.device), targets.to(self.device), recalled).to(tokens.device)
+            base = self._base(tokens, recalled)
+            return self._nats(tokens.to(self.device), targets.to(self.device), base).to(tokens.device)
 
-    def _nats(self, tokens: Tensor, targets: Tensor, recalled: Tensor | None = None) -> Tensor:
-        if self.contexts is None:
+    def _nats(self, tokens: Tensor, targets: Tensor, base: Tensor | None) -> Tensor:
+        if base is None:
             return self.readout.loss(self.latencies(tokens), targets)
-        logits = self.readout(self.latencies(tokens)) + self._base(tokens, recalled)
+        logits = self.readout(self.latencies(tokens)) + base.to(self.device)
         return nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
 
     def _base(self, tokens: Tensor, recalled: Tensor | None) -> Tensor | None:

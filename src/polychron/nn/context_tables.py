@@ -46,10 +46,14 @@ class ContextList(nn.Module):
         return ContextRows(self.symbol, self.first_child, self.first_entry, self.entry_symbol, self.value)
 
     def scale(self, factors: Sequence[float]) -> None:
-        """Multiply the rows of each depth by its factor."""
+        """Multiply the rows of each depth by its two factors: of rows that change one logit, and of all others."""
         begin, end = 0, 1
-        for factor in factors:
-            self.value[self.first_entry[begin] : self.first_entry[end]].mul_(factor)
+        for lone, others in zip(factors[::2], factors[1::2], strict=True):
+            bounds = self.first_entry[begin : end + 1].long()
+            of_depth = self.value[bounds[0] : bounds[-1]]
+            changes = torch.cat([bounds.new_zeros(1), (of_depth != 0).cumsum(0)])[bounds - bounds[0]].diff()
+            of_rows = torch.where(changes == 1, lone, others).to(of_depth)
+            of_depth.mul_(of_rows.repeat_interleave(bounds.diff()))
             begin, end = end, int(self.first_child[end])  # the children of a depth are the next one
 
 
@@ -208,7 +212,7 @@ class ContextTables(nn.Module):
         ]
 
     def scale(self, factors: Sequence[Sequence[float]]) -> None:
-        """Multiply the counted rows of each depth of each kind by its factor."""
+        """Multiply the counted rows of each depth of each kind by its two factors, see :meth:`ContextList.scale`."""
         for of_kind, of_depths in zip(self.lists, factors, strict=True):
             of_kind.scale(of_depths)
 

@@ -89,7 +89,7 @@ def score_while_learning(
         nats += model.nats(read, follow, of_window)[0, start - first :].sum(dtype=torch.float64).item()
         n_unseen = np.count_nonzero(tokens[start + 1 : end + 1] == vocabulary.unseen_id)
         nats += n_unseen * vocabulary.unseen_nats
-        model.train_step(read, follow, of_window)
+        model.train_step(read, follow, recalled=of_window)
         seconds += time.perf_counter() - began
         if end == n or k % _REPORTS_EVERY == 0:
             yield Score(nats, end, seconds)

@@ -26,7 +26,8 @@ COUNTED_STRETCHES = 64
 
 _READ_PIECE = 1 << 12
 _FIT_PIECE = 128  # of so many bytes all logits and what is made of them lie in a cache
-_MOST_NUMBERS = 1 << 25  # of all logits that are looked at
+_MOST_NUMBERS = 1 << 27  # of all logits that are looked at
+_CURVATURE_PARTS = 64  # so many tell how the cost bends
 # How far factors of single depths leave their kind's: as a Gaussian's 1 / sigma^2, in nats of all bytes together.
 _TOGETHER = 20.0
 
@@ -37,7 +38,7 @@ class Belief:
 
     Attributes:
         scale: c, a factor of the trained network's logits.
-        depths: lambda of each kind and depth of counted contexts.
+        depths: lambda of each kind and depth of counted contexts, two each: of rows that change one logit, of others.
         cells: of recent tables, `polychron.ops.recent.CELLS_SHAPE`; None: there are none.
     """
 
@@ -52,14 +53,15 @@ def blend(
 ) -> tuple[float, list[list[float]]]:
     r"""Gives a trained model counted tables, and multiplies the rows of either by what suits ``pieces`` best.
 
-    .. math:: U \leftarrow c\,U,\quad R^i_k \leftarrow \lambda^i_k R^i_k,\quad (c, \lambda) = \arg\min \sum_t
-              -\log \mathrm{softmax}(c\,U(z_t) + \sum_{i, k} \lambda^i_k R^i_k(x_{\le t}))[\mathrm{target}_t]
-              + \frac{20}{2} \sum_{i, k} (\lambda^i_k - \lambda^i)^2
+    .. math:: U \leftarrow c\,U,\quad R^i_k \leftarrow \lambda^i_{kj} R^i_k,\quad (c, \lambda) = \arg\min \sum_t
+              -\log \mathrm{softmax}(c\,U(z_t) + \sum_{i, k} \lambda^i_{kj} R^i_k(x_{\le t}))[\mathrm{target}_t]
+              + \frac{20}{2} \sum_{i, k, j} (\lambda^i_{kj} - \lambda^i)^2
 
     That is a geometric mean of models, or rather factors that are folded into rows: a reading still adds rows and
     multiplies nothing. First c and one lambda for each kind are found, none of them negative; then those of all depths
-    k. The cost is convex in the factors; Newton's method finds its least. Recent tables are fitted last, with one
-    factor for all that was found before (:func:`polychron.training.fit_recent.fit_recent`).
+    k, two each: j says whether a row changes one logit (of what followed once, mostly) or several. The cost is convex
+    in the factors; Newton's method finds its least. Recent tables are fitted last, with one factor for all that was
+    found before (:func:`polychron.training.fit_recent.fit_recent`).
 
     Args:
         model: trained without counted tables; changed in place.
@@ -68,7 +70,7 @@ def blend(
         recent: whether the model gets recent tables as well.
 
     Returns:
-        c, and lambda of each kind and depth.
+        c, and lambda of each kind and depth, two each.
 
     Source: a logarithmic opinion pool; Heskes, Selecting weighting factors in logarithmic opinion pools (1997).
 
@@ -79,16 +81,28 @@ def blend(
         >>> contexts = ContextTables.of_text(text, [(0, 200)], torch.arange(97, 101, dtype=torch.uint8), depth=2)
         >>> c, believed = blend(model, contexts, [text])
         >>> [len(of_depths) for of_depths in believed], model.config.context_depth
-        ([3, 3, 3], 2)
+        ([6, 6, 6], 2)
     """
-    model.eval()
-    belief = find_belief(lambda tokens: _trained_logits(model, tokens), contexts, pieces, recent=recent)
-    tables = model.readout.synaptic_vectors
-    tables.copy_(tables.float() * belief.scale)
+    belief = belief_in(model, contexts, pieces, recent=recent)
+    scale_readout(model, belief.scale)
     contexts.scale(belief.depths)
     contexts.set_recent(belief.cells)
     model.set_contexts(contexts)
     return belief.scale, belief.depths
+
+
+@torch.no_grad()
+def belief_in(model: DelayLM, contexts: ContextTables, pieces: Sequence[np.ndarray], *, recent: bool = True) -> Belief:
+    """What :func:`blend` multiplies by; nothing changes but that the model no longer is in training mode."""
+    model.eval()
+    return find_belief(lambda tokens: _trained_logits(model, tokens), contexts, pieces, recent=recent)
+
+
+@torch.no_grad()
+def scale_readout(model: DelayLM, factor: float) -> None:
+    """Multiply all rows of the readout, rounded once where they are of bfloat16."""
+    tables = model.readout.synaptic_vectors
+    tables.copy_(tables.float() * factor)
 
 
 @torch.no_grad()
@@ -113,18 +127,26 @@ def find_belief(
     sizes = [1, *(depth + 1 for depth in contexts.depths)]
     n = len(sizes)
     with one_thread():
-        of_kinds = [torch.stack([of_depths.sum(0) for of_depths in part.split(sizes)]) for part in known]
+        of_kinds = [
+            _Part(
+                torch.stack([of_depths.sum(0) for of_depths in part.logits.split(sizes)]),
+                torch.arange(n)[:, None].expand(n, len(part.targets)),
+                part.targets,
+            )
+            for part in known
+        ]
         begin = torch.full((n,), 1 / n, dtype=torch.float64)
-        together = least(begin, _cost_of(of_kinds, targets), begin, torch.zeros(n, dtype=torch.float64), lowest=0.0)
-        begin = together.repeat_interleave(torch.tensor(sizes))
-        apart = least(begin, _cost_of(known, targets), begin, torch.full_like(begin, _TOGETHER / len(targets)))
+        together = least(begin, _cost_of(of_kinds, n), begin, torch.zeros(n, dtype=torch.float64), lowest=0.0)
+        n_factors = [1, *(2 * (depth + 1) for depth in contexts.depths)]
+        begin = together.repeat_interleave(torch.tensor(n_factors))
+        strength = torch.full_like(begin, _TOGETHER / len(targets))
+        apart = least(begin, _cost_of(known, sum(n_factors)), begin, strength)
         cells = None
         if recent:
-            factors = apart.float()
-            logits = torch.cat([(factors @ part.flatten(1)).view_as(part[0]) for part in known])
+            logits = torch.cat([part.sum(apart.float()) for part in known])
             factor, cells = fit_recent(logits, contexts.byte, read)
             apart = factor * apart
-    (scale,), *depths = (part.tolist() for part in apart.split(sizes))
+    (scale,), *depths = (part.tolist() for part in apart.split(n_factors))
     return Belief(scale, depths, cells)
 
 
@@ -159,39 +181,64 @@ def _trained_logits(model: DelayLM, tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat(trained)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some positions: logits (n, P, K) of all that predicts, and the number (n, P) of the factor that each is given."""
+
+    logits: torch.Tensor
+    factor: torch.Tensor
+    targets: torch.Tensor
+
+    def sum(self, factors: torch.Tensor) -> torch.Tensor:
+        """Of all logits times their factors, (P, K)."""
+        return (factors[self.factor][..., None] * self.logits).sum(0)
+
+
 def _logits(
     trained: Callable[[torch.Tensor], torch.Tensor], contexts: ContextTables, pieces: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
-    """Of all pieces together, logits (n, N, K) of the trained network and of each depth of counted tables.
-
-    In parts of some positions.
-    """
-    known: list[torch.Tensor] = []
+) -> list[_Part]:
+    """Of all pieces: the trained network, then each depth of counted tables, which have two factors each."""
+    known: list[_Part] = []
     for piece in pieces:
         counted = [logits[0] for of_kind in contexts.each(piece[None, :-1]) for logits in of_kind]
-        known.append(torch.stack([trained(piece), *counted]))
-    return [part.contiguous() for part in torch.cat(known, dim=1).split(_FIT_PIECE, dim=1)]
+        of_piece = torch.stack([trained(piece), *counted])
+        factor = 2 * torch.arange(len(of_piece))[:, None] - (of_piece.count_nonzero(2) == 1).long()
+        factor[0] = 0
+        for of_all in zip(
+            of_piece.split(_FIT_PIECE, dim=1),
+            factor.split(_FIT_PIECE, dim=1),
+            piece[1:].split(_FIT_PIECE),
+            strict=True,
+        ):
+            known.append(_Part(*(part.contiguous() for part in of_all)))
+    return known
 
 
-def _cost_of(known: Sequence[torch.Tensor], targets: torch.Tensor) -> Cost:
+def _cost_of(parts: Sequence[_Part], n: int) -> Cost:
     """Mean nats of factors (n,), their slope (n,) and curvature (n, n).
 
-    These are means and covariances of all logits under the prediction.
+    These are means and covariances of all logits under the prediction; the curvature is that of some parts.
     """
-    n = len(known[0])
+    n_positions = sum(len(part.targets) for part in parts)
+    every = max(1, len(parts) // _CURVATURE_PARTS)
+    n_curved = sum(len(part.targets) for part in parts[::every])
 
     def cost(at: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
         factors = at.float()
-        nats, slope, curvature = 0.0, torch.zeros(n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
-        for of_all, target in zip(known, targets.split(_FIT_PIECE), strict=True):
-            log_p = (factors @ of_all.flatten(1)).view_as(of_all[0]).log_softmax(1)
+        nats, slope, curvature = 0.0, torch.zeros(n, dtype=torch.float64), torch.zeros(n * n, dtype=torch.float64)
+        for k, part in enumerate(parts):
+            log_p = part.sum(factors).log_softmax(1)
             p = log_p.exp()
-            mean = (of_all * p).sum(2)
-            at_target = of_all.gather(2, target.expand(n, -1)[..., None])[..., 0]
-            nats -= log_p.gather(1, target[:, None]).sum(dtype=torch.float64).item()
-            slope += (mean - at_target).sum(1, dtype=torch.float64)
-            weighted = (of_all * p.sqrt()).flatten(1)
-            curvature += (weighted @ weighted.T - mean @ mean.T).double()
-        return nats / len(targets), slope / len(targets), curvature / len(targets)
+            mean = torch.linalg.vecdot(part.logits, p)
+            target = part.targets[:, None]
+            at_target = part.logits.gather(2, target.expand(len(mean), -1, -1))[..., 0]
+            nats -= log_p.gather(1, target).sum(dtype=torch.float64).item()
+            slope.index_add_(0, part.factor.flatten(), (mean - at_target).double().flatten())
+            if k % every == 0:
+                weighted = (part.logits * p.sqrt()).transpose(0, 1)
+                covariance = weighted @ weighted.mT - mean.T[:, :, None] * mean.T[:, None, :]
+                places = part.factor.T[:, :, None] * n + part.factor.T[:, None, :]
+                curvature.index_add_(0, places.flatten(), covariance.double().flatten())
+        return nats / n_positions, slope / n_positions, curvature.view(n, n) / n_curved
 
     return cost

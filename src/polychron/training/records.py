@@ -7,11 +7,13 @@ from typing import Annotated, ClassVar, Literal
 import pydantic
 from pydantic import Field
 
-from polychron.ops.contexts import MAX_TEXT
+from polychron.ops.contexts import LISTS, MAX_TEXT
+from polychron.ops.recent import N_CELLS
 from polychron.storage import FORMAT, VERSION, WEIGHTS_PATTERN
 from polychron.storage.config_file import LANGUAGE_MODEL
 from polychron.training.schedule import Budget, ReferenceSchedule, Schedule
 
+MOST_BESIDE = 0.9
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -81,6 +83,8 @@ class TrainingRecord(BudgetedSection):
 
     ``only`` names what is trained: the tables that a run added to what it began from, or the readout; None: all.
     ``calibration``: bytes of the training part that are not trained on but fit the factor of the logits at the end.
+    ``beside``: the part of the budget, at the end, in which the trained tables learn beside the counted ones, which are
+    counted in all but one of ``parts`` of the text then; 0: they never do.
     ``contexts``: bytes of the deepest contexts that are counted beside the training, 0: none are; at most ``counted``
     bytes of the text are. ``recent``: whether tables that are written while a text is read go with them.
     ``rate_schedule``: of ``rate``, or the reference program's own, whose highest rate ``rate`` is then.
@@ -100,6 +104,8 @@ class TrainingRecord(BudgetedSection):
     contexts: Annotated[int, Field(ge=0, le=7)] = 0
     counted: Annotated[int, Field(ge=0, lt=MAX_TEXT)] = 0
     recent: bool = False
+    beside: Annotated[float, Field(ge=0, le=MOST_BESIDE)] = 0.0
+    parts: Annotated[int, Field(ge=0, le=64)] = 0
     optimizer: Literal["sgd", "adagrad"]
     update: Literal["batch", "online"]
     only: Literal["added", "readout"] | None = None
@@ -109,14 +115,36 @@ class TrainingRecord(BudgetedSection):
 
     @property
     def schedule(self) -> Schedule | ReferenceSchedule:
-        """The learning rate over the run."""
-        return ReferenceSchedule(self.batch) if self.rate_schedule == "reference" else super().schedule
+        """The learning rate over the run, or over what precedes the training beside counted tables."""
+        if self.rate_schedule == "reference":
+            return ReferenceSchedule(self.batch)
+        return Schedule(peak=self.rate, warmup_steps=self.warmup_steps, end=1 - self.beside)
+
+    @pydantic.model_validator(mode="after")
+    def _beside_goes_with_contexts(self) -> TrainingRecord:
+        if self.beside and not (self.contexts and self.calibration and self.parts >= 2):
+            raise ValueError("beside goes with contexts, calibration and two parts at least")
+        if self.beside and self.rate_schedule != "linear":
+            raise ValueError("beside goes with rate_schedule linear")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _cap_goes_with_sgd(self) -> TrainingRecord:
         if self.visit_cap is not None and (self.optimizer != "sgd" or self.update != "batch"):
             raise ValueError("visit_cap goes with optimizer sgd and update batch only")
         return self
+
+
+class BesideRecord(Section):
+    """What stands beside the trained tables, from ``progress`` on: how far its parts are believed.
+
+    ``scales``: factors of the counted rows of each kind, two a depth; ``cells``: of the recent tables, None: there are
+    none. The readout's own factor is in its rows.
+    """
+
+    progress: Annotated[float, Field(ge=0, lt=1)]
+    scales: Annotated[list[list[_Finite]], Field(max_length=8)]
+    cells: Annotated[list[_Finite], Field(min_length=N_CELLS, max_length=N_CELLS)] | None
 
 
 class PositionRecord(Section):
@@ -133,7 +161,7 @@ class MetricsRecord(Section):
     """What was measured last, None where nothing was; the ``val`` figures are of the whole held-out part.
 
     ``readout_scale``: what calibration at the end of the training multiplied the readout's tables by;
-    ``context_scales``: the counted tables of each depth of each kind, if there are any.
+    ``context_scales``: the counted tables of each kind, two factors a depth, if there are any.
     """
 
     train_nats_per_byte: _Finite | None = None
@@ -169,10 +197,19 @@ class Record(Section):
     corpus: CorpusRecord
     training: TrainingRecord
     position: PositionRecord = PositionRecord()
+    beside: BesideRecord | None = None
     metrics: MetricsRecord = MetricsRecord()
     quantization: QuantizationRecord | None = None
     start: StartRecord | None = None
     weights: WeightsRecord | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _beside_fits(self) -> Record:
+        if self.beside is not None:
+            depths = [min(self.training.contexts, length) for length in LISTS.values()]
+            if not self.training.beside or [len(of) for of in self.beside.scales] != [2 * (d + 1) for d in depths]:
+                raise ValueError("beside must have two scales for each depth of each kind of contexts that are counted")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _only_what_is_there(self) -> Record:

@@ -20,14 +20,17 @@ from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.nn import ContextTables
 from polychron.ops.contexts import bytes_of_symbols
+from polychron.ops.recent import CELLS_SHAPE
+from polychron.training import beside
 from polychron.training.begin_from import train_only_part
-from polychron.training.blend import COUNTED_STRETCHES, blend, blended
+from polychron.training.blend import COUNTED_STRETCHES, Belief, belief_in, blend, blended, scale_readout
 from polychron.training.calibrate import calibrate
 from polychron.training.checkpoint import checkpoint_tensors, open_checkpoint
 from polychron.training.checkpoint_writer import CheckpointWriter
 from polychron.training.evaluate import Score, score, score_progressively, spread_sample
-from polychron.training.records import MetricsRecord, PositionRecord, Record
+from polychron.training.records import BesideRecord, MetricsRecord, PositionRecord, Record
 from polychron.training.rewiring import Rewiring
+from polychron.training.schedule import Schedule
 from polychron.training.steps import StepReport, train_steps
 
 _REPORT_SECONDS = 0.5
@@ -85,7 +88,14 @@ class Finished:
     score: Score
 
 
-Event: TypeAlias = StepReport | ValidationReport | CheckpointReport | Interrupted | Finished
+@dataclass(frozen=True)
+class BesideReport:
+    """From ``step`` on the trained tables learn beside counted ones, which are counted now."""
+
+    step: int
+
+
+Event: TypeAlias = StepReport | ValidationReport | BesideReport | CheckpointReport | Interrupted | Finished
 
 
 @dataclass
@@ -104,6 +114,8 @@ class Run:
         held_out: (N,) token ids of the text to validate on.
         set_aside: stretches (N,) of the training part that calibrate the model at the end.
         count: makes the tables of contexts that the model gets at the end; None: it gets none.
+        count_beside: makes windows with what counted tables add there, see `polychron.training.beside`; None where it
+            is to stop.
         writer: of the folder for checkpoints.
         record: settings, and position to start from; kept up to date while the run goes on.
         checkpoint_seconds: training time between two checkpoints. More, if writing one takes over a tenth of
@@ -118,12 +130,16 @@ class Run:
     held_out: np.ndarray
     set_aside: list[np.ndarray]
     count: Callable[[], ContextTables] | None
+    count_beside: Callable[[Belief, Callable[[], bool]], beside.BesideWindows | None]
     writer: CheckpointWriter
     record: Record
     checkpoint_seconds: float = 30.0
     validation_seconds: float = 10.0
     _counted: ContextTables | None = field(default=None, init=False, repr=False)
     _beyond: float = field(default=0.0, init=False, repr=False)
+    _validated: float = field(default=0.0, init=False, repr=False)
+    _saved: float = field(default=0.0, init=False, repr=False)
+    _sample: np.ndarray | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def begin(
@@ -193,6 +209,7 @@ class Run:
                 for start, end in set_aside(holdout.training, training.calibration)[1]
             ],
             count=functools.partial(count_contexts, record, data) if training.contexts else None,
+            count_beside=functools.partial(windows_beside, record, data),
             writer=writer,
             record=record,
             **intervals,
@@ -251,20 +268,63 @@ class Run:
                 if budget.seconds is not None:  # of which counting may take all: a run makes one step at least
                     limit = _MOST_COUNTING * budget.seconds
                     self._beyond, seconds = max(0.0, seconds - limit), min(seconds, limit)
-        validated = saved = seconds
+        self._validated = self._saved = seconds
+        alone = 1 - self.record.training.beside
+        if start.step == 0 and budget.progress(0, seconds) >= alone:  # nothing was trained that could stand beside
+            alone = 1.0
+            self._note(training=self.record.training.model_copy(update={"beside": 0.0, "parts": 0}))
+        if self.record.beside is None:
+            schedule = self.record.training.schedule
+            yield from self._stage(self.windows, schedule, seconds, alone, should_stop, **self._plasticity())
+        if alone <= self._progress < 1 and not should_stop():
+            yield from self._train_beside(should_stop)
+
+    def _train_beside(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        """The rest of the budget; if it has begun before, what stands beside is counted once more."""
+        yield BesideReport(self.record.position.step)
+        training, position, began = self.record.training, self.record.position, time.perf_counter()
+        if self.record.beside is None:
+            belief = belief_in(self.model, self._contexts(), self.set_aside, recent=training.recent)
+        else:
+            belief = _belief_of(self.record.beside)
+        windows = self.count_beside(belief, should_stop)
+        if windows is None:
+            return
+        seconds = position.seconds
+        if self.record.beside is None:
+            scale_readout(self.model, belief.scale)
+            seconds += time.perf_counter() - began
+            self._note(position=position.model_copy(update={"seconds": seconds}))
+            if self._progress == 1:
+                return
+            cells = None if belief.cells is None else belief.cells.flatten().tolist()
+            self._note(beside=BesideRecord(progress=self._progress, scales=belief.depths, cells=cells))
+        schedule = Schedule(peak=beside.RATE * training.rate, begin=self.record.beside.progress)
+        yield from self._stage(windows, schedule, seconds, 1.0, should_stop)
+
+    def _stage(
+        self,
+        windows: Windows,
+        schedule: Any,
+        seconds: float,
+        until: float,
+        should_stop: Callable[[], bool],
+        **more: Any,
+    ) -> Iterator[Event]:
+        """Steps until so much of the budget is used up; validation and checkpoints in between."""
         save_after = self.checkpoint_seconds
-        sample = None
         for report in train_steps(
             self.model,
-            self.windows,
+            windows,
             self.optimizer,
-            self.record.training.schedule,
-            budget,
-            step=start.step,
+            schedule,
+            self.record.training.budget,
+            step=self.record.position.step,
             seconds=seconds,
             report_seconds=min(_REPORT_SECONDS, self.checkpoint_seconds),
             should_stop=should_stop,
-            **self._plasticity(),
+            until=until,
+            **more,
         ):
             self._note(
                 position=PositionRecord(step=report.step, seconds=report.seconds),
@@ -273,15 +333,16 @@ class Run:
             yield report
             if report.progress == 1 or should_stop():
                 continue  # what comes after the last report saves and validates
-            if report.seconds - validated >= self.validation_seconds:
-                if sample is None:
+            if report.seconds - self._validated >= self.validation_seconds:
+                if self._sample is None:
                     affordable = int(_SAMPLE_PART * self.validation_seconds * report.bytes_per_second)
-                    sample = spread_sample(self.held_out, min(max(affordable, _SAMPLE_LIMITS[0]), _SAMPLE_LIMITS[1]))
-                validated = report.seconds
-                part = self._score_part(sample)
+                    n_bytes = min(max(affordable, _SAMPLE_LIMITS[0]), _SAMPLE_LIMITS[1])
+                    self._sample = spread_sample(self.held_out, n_bytes)
+                self._validated = report.seconds
+                part = self._score_part(self._sample)
                 yield ValidationReport(report.step, part, of_bytes=self.held_out.size - 1, final=False)
-            if report.seconds - saved >= save_after:
-                saved = report.seconds
+            if report.seconds - self._saved >= save_after:
+                self._saved = report.seconds
                 began = time.perf_counter()
                 try:
                     outcome = self._save()
@@ -349,18 +410,36 @@ def windows_of(record: Record, data: np.ndarray) -> Windows:
 
 def count_contexts(record: Record, data: np.ndarray) -> ContextTables:
     """Tables of the contexts in what a run trains on, of its text (N,) uint8; nothing of what is set aside."""
+    return ContextTables.of_text(*_counted(record, data), record.training.contexts)
+
+
+def windows_beside(
+    record: Record, data: np.ndarray, belief: Belief, should_stop: Callable[[], bool]
+) -> beside.BesideWindows | None:
+    """The windows of a run's last part, of its text (N,) uint8, with what counted tables add; None: it is to stop."""
+    training = record.training
+    return beside.windows_beside(
+        *_counted(record, data), training.contexts, belief, training.parts, should_stop,
+        length=training.length, batch=training.batch, seed=training.seed,
+    )  # fmt: skip
+
+
+def _counted(record: Record, data: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]], torch.Tensor]:
+    """What is counted: symbols (N,), the segments in them, and the byte of each symbol."""
     training = record.training
     vocabulary = Vocabulary(bytes(record.vocabulary))
     holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
     segments, _ = set_aside(holdout.training, training.calibration)
     counted = spread(segments, training.counted, COUNTED_STRETCHES)
     ends = [0, *itertools.accumulate(end - start for start, end in counted)]
-    return ContextTables.of_text(
-        vocabulary.encode(np.concatenate([data[start:end] for start, end in counted])),
-        list(itertools.pairwise(ends)),
-        bytes_of_symbols(bytes(vocabulary.byte_values)),
-        training.contexts,
-    )
+    text = vocabulary.encode(np.concatenate([data[start:end] for start, end in counted]))
+    return text, list(itertools.pairwise(ends)), bytes_of_symbols(bytes(vocabulary.byte_values))
+
+
+def _belief_of(record: BesideRecord) -> Belief:
+    """As it was found; the factor of the trained logits is in the rows already."""
+    cells = None if record.cells is None else torch.tensor(record.cells).reshape(CELLS_SHAPE)
+    return Belief(1.0, record.scales, cells)
 
 
 def require_room(config: Any, preset: str) -> None:

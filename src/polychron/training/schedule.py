@@ -88,18 +88,21 @@ class ReferenceSchedule:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Warm-up, then a linear fall to 0 at the end of the run:
+    """Warm-up, then a linear fall to 0 at the end of the run, or of the part of it that is scheduled:
 
-        rate = peak * min(1, max((step + 1) / warmup_steps, progress / 0.1)) * (1 - progress)
+        rate = peak * min(1, max((step + 1) / warmup_steps, done / 0.1)) * (1 - done)
+        done = (progress - begin) / (end - begin)
 
-    The warm-up takes ``warmup_steps`` steps or a tenth of the run, whichever is over first.
+    The warm-up takes the run's first ``warmup_steps`` steps or a tenth of the part, whichever is over first.
 
     Attributes:
         peak: the rate without warm-up and fall; positive.
         warmup_steps: 0 for none.
+        begin: part of the budget that is used when this begins.
+        end: and when it ends.
 
     Raises:
-        InputError: peak not positive and finite, warmup_steps negative.
+        InputError: peak not positive and finite, warmup_steps negative, not 0 <= begin < end <= 1.
 
     Example:
         >>> schedule = Schedule(peak=0.02, warmup_steps=4)
@@ -109,8 +112,12 @@ class Schedule:
 
     peak: float
     warmup_steps: int = 0
+    begin: float = 0.0
+    end: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.begin < self.end <= 1:
+            raise InputError(f"begin must lie in [0, 1) and end in (begin, 1]; got {self.begin} and {self.end}")
         if not (math.isfinite(self.peak) and self.peak > 0):
             raise InputError(f"rate must be positive and finite; got {self.peak}")
         if self.warmup_steps < 0:
@@ -118,8 +125,9 @@ class Schedule:
 
     def rate(self, step: int, progress: float) -> float:
         """The rate of step number ``step`` (from 0), which begins when ``progress`` of the budget is used."""
-        fall = 1.0 - progress
+        done = (progress - self.begin) / (self.end - self.begin)
+        fall = 1.0 - done
         if step >= self.warmup_steps:
             return self.peak * fall
-        warm = max((step + 1) / self.warmup_steps, progress / LONGEST_WARMUP)
+        warm = max((step + 1) / self.warmup_steps, done / LONGEST_WARMUP)
         return self.peak * min(1.0, warm) * fall

@@ -64,17 +64,18 @@ def train_steps(
     report_seconds: float = 0.5,
     should_stop: Callable[[], bool] = lambda: False,
     after_step: Callable[[int, float], object] = lambda step, progress: None,
+    until: float = 1.0,
 ) -> Iterator[StepReport]:
-    """Train until the budget is used up or ``should_stop()``; report now and then, and after the last step.
+    """Train until so much of the budget is used up, or ``should_stop()``; report now and then, and after the last step.
 
-    One step:  rate <- schedule; (tokens, targets) <- windows; model.train_step(); optimizer.step(). The random
+    One step:  rate <- schedule; batch <- windows; model.train_step(*batch); optimizer.step(). The random
     numbers of a step (for models that draw any) are seeded by the seed and the step's number, so a run that
     is resumed at ``step`` computes what it would have computed without the interruption, bit for bit, if the
     budget is in steps.
 
     Args:
-        model: has ``train_step(tokens, targets) -> sum of nats``, which leaves gradients or updates itself.
-        windows: gives batch number k.
+        model: has ``train_step(*batch) -> sum of nats``, which leaves gradients or updates itself.
+        windows: gives batch number k: tokens, targets, and what more the model's step takes.
         optimizer: has ``rate``, ``zero_grad()`` and ``step()``; see `polychron.optim.attach`.
         schedule: the rate of a step.
         budget: when to end.
@@ -83,6 +84,7 @@ def train_steps(
         report_seconds: at least so much training lies between two reports.
         should_stop: asked before every step.
         after_step: called with the steps done and the progress; may change the model.
+        until: part of the budget at which to end; 1: all of it.
 
     Raises:
         InputError: the loss is no longer finite. No report follows the step that diverged.
@@ -94,12 +96,12 @@ def train_steps(
     progress = budget.progress(step, seconds)
     began = time.perf_counter() - seconds
     stops = should_stop()
-    while progress < 1 and not stops:
+    while progress < until and not stops:
         optimizer.rate = rate = schedule.rate(step, progress)
         torch.default_generator.manual_seed(_mix(windows.seed, step))
-        tokens, targets = windows.batch(step)
+        batch = windows.batch(step)
         optimizer.zero_grad()
-        loss = model.train_step(tokens, targets)
+        loss = model.train_step(*batch)
         optimizer.step()
 
         nats = loss / windows.bytes_per_batch
@@ -114,7 +116,7 @@ def train_steps(
         progress = budget.progress(step, seconds)
         after_step(step, progress)
         stops = should_stop()
-        if stops or progress == 1 or seconds - reported_seconds >= report_seconds:
+        if stops or progress >= until or seconds - reported_seconds >= report_seconds:
             yield StepReport(
                 step=step,
                 seconds=seconds,

@@ -94,6 +94,13 @@ def train(
             "it was last met there. [default: with contexts]",
         ),
     ] = None,
+    beside: Annotated[
+        float | None,
+        typer.Option(
+            help="Part of the run, at its end, in which the trained tables learn what counted and recent ones, counted "
+            "in other parts of the text, leave over. [default: 0.3 where there is time to count the text so often]"
+        ),
+    ] = None,
     calibration: Annotated[
         int | None,
         typer.Option(
@@ -195,6 +202,7 @@ def train(
         members=members,
         contexts=contexts,
         recent=recent,
+        beside=beside,
         calibration=calibration,
         optimizer=value_of(optimizer),
         update=value_of(update),
