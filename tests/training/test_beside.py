@@ -249,6 +249,17 @@ def test_what_does_not_go_together_is_refused(tmp_path, capsys, options: list[st
     assert not (tmp_path / "no").exists()
 
 
+def test_too_little_memory_is_told_before_the_training(tmp_path, capsys, monkeypatch):
+    from polychron import limits
+    from polychron.cli import main
+
+    write(tmp_path)
+    monkeypatch.setattr(limits, "available_memory", lambda: 100_000)
+    assert main(["train", str(tmp_path / "text.txt"), "--beside", "0.3", "--out", str(tmp_path / "no")]) == 2
+    assert "give --beside 0" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize(
     "damage",
     [

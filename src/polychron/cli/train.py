@@ -21,6 +21,7 @@ from polychron.cli.signals import signals_noted
 from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
 from polychron.data.holdout import set_aside, spread
 from polychron.errors import InputError
+from polychron.limits import require_memory
 from polychron.runtime.options import USUAL
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
@@ -300,11 +301,14 @@ def _beside(
         problem = "--schedule linear"
     elif longest < max(length + 1, min(beside.PARTS) * 2):
         problem = f"a window of --length {length} in what is counted, whose longest stretch has {longest} bytes"
-    if wanted is None:
-        return (0.0, 0) if problem or not parts else (beside.SHARE, parts)
+    if wanted is None and (problem or not parts):
+        return 0.0, 0
     if problem:
         raise InputError(f"--beside goes with {problem}")
-    return wanted, parts or min(beside.PARTS)
+    require_memory(
+        beside.n_bytes_beside(stretches, n_symbols), "the logits beside which tables are trained", "give --beside 0"
+    )
+    return beside.SHARE if wanted is None else wanted, parts or min(beside.PARTS)
 
 
 def _start(settings: Settings) -> Checkpoint | None:

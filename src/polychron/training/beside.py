@@ -70,6 +70,11 @@ def covered(segments: Segments, n_symbols: int) -> Segments:
     return spread(segments, _MOST_NUMBERS // n_symbols, COUNTED_STRETCHES)
 
 
+def n_bytes_beside(segments: Segments, n_symbols: int) -> int:
+    """Memory that these logits take."""
+    return 2 * n_symbols * sum(end - start for start, end in covered(segments, n_symbols))
+
+
 def windows_beside(
     text: np.ndarray,
     segments: Segments,
