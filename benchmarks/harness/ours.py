@@ -17,7 +17,7 @@ from harness.table_cost import UnknownCostError, reading_cost, training_operatio
 from polychron.data import Vocabulary, load_corpus
 from polychron.training import open_checkpoint
 
-ADAPT_RATE = 0.02
+ADAPT_RATE = 0.005
 COST_BYTES = 20_000
 
 
