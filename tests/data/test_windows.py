@@ -26,6 +26,12 @@ def test_targets_are_the_successors_and_both_are_contiguous_int64():
         assert torch.equal(targets, tokens + 1)
 
 
+def test_starts_say_where_a_batch_begins():
+    windows = Windows(POSITIONS, [(0, 101), (120, 250)], length=7, batch=5, seed=3)
+    for step in (0, 5, 6, 20):  # of a pass, across its end, and of a later one
+        assert windows.starts(step).tolist() == windows.batch(step)[0][:, 0].tolist()
+
+
 def test_a_pass_meets_every_stretch_once_and_no_window_leaves_its_segment():
     segments = [(0, 101), (110, 118), (120, 250)]
     windows = Windows(POSITIONS, segments, length=8, batch=4, seed=1)

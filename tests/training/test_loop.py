@@ -43,6 +43,15 @@ def test_reports_are_as_far_apart_as_asked_and_the_last_step_has_one(make_run: R
     assert [report.step for report in steps_of(make_run(), Budget(steps=7), report_seconds=1e9)] == [7]
 
 
+def test_a_part_of_a_budget_ends_at_its_step(make_run: RunMaker):
+    run = make_run()
+    first = list(steps_of(run, Budget(steps=20), until=0.7, report_seconds=1e9))
+    assert [(report.step, report.progress) for report in first] == [(14, 0.7)]
+    rest = list(steps_of(run, Budget(steps=20), step=14, report_seconds=1e9))
+    assert [(report.step, report.progress) for report in rest] == [(20, 1.0)]
+    assert list(steps_of(run, Budget(steps=20), step=14, until=0.7)) == []
+
+
 def test_a_budget_of_seconds_counts_training_only(make_run: RunMaker):
     run = make_run()
     began = time.perf_counter()

@@ -41,8 +41,11 @@ _SAMPLE_PART = 0.03
 _SAVING_PART = 0.1
 _SAMPLE_LIMITS = (2_048, 65_536)
 _MOST_COUNTING = 0.999
-# Bytes of each stretch set aside that tell, in between, how far to believe counted contexts.
+# Bytes of each stretch set aside that tell, in between, how far to believe counted contexts; of all together, at the end,
+# as many as a run of some seconds has time for.
 _BLEND_PIECE = 1_024
+_BLENDED_PER_SECOND = 1_100
+_LEAST_BLENDED = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -284,7 +287,7 @@ class Run:
         yield BesideReport(self.record.position.step)
         training, position, began = self.record.training, self.record.position, time.perf_counter()
         if self.record.beside is None:
-            belief = belief_in(self.model, self._contexts(), self.set_aside, recent=training.recent)
+            belief = belief_in(self.model, self._contexts(), self._blended_on(), recent=training.recent)
         else:
             belief = _belief_of(self.record.beside)
         windows = self.count_beside(belief, should_stop)
@@ -372,11 +375,19 @@ class Run:
         with blended(self.model, contexts, pieces, recent=self.record.training.recent):
             return score(self.model, sample, self.vocabulary)
 
+    def _blended_on(self) -> list[np.ndarray]:
+        """Of what is set aside as much as there is time to look at."""
+        seconds = self.record.training.budget.seconds
+        if seconds is None:
+            return self.set_aside
+        n_bytes = max(_LEAST_BLENDED, int(_BLENDED_PER_SECOND * seconds))
+        return [piece[: n_bytes // len(self.set_aside)] for piece in self.set_aside]
+
     def _calibrate(self) -> dict[str, float]:
         contexts = self._contexts()
         if contexts is None:
             return {"readout_scale": calibrate(self.model, self.set_aside)}
-        c, believed = blend(self.model, contexts, self.set_aside, recent=self.record.training.recent)
+        c, believed = blend(self.model, contexts, self._blended_on(), recent=self.record.training.recent)
         return {"readout_scale": c, "context_scales": believed}
 
     def _note(self, **fields: Any) -> None:
