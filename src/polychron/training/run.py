@@ -41,8 +41,8 @@ _SAMPLE_PART = 0.03
 _SAVING_PART = 0.1
 _SAMPLE_LIMITS = (2_048, 65_536)
 _MOST_COUNTING = 0.999
-# Bytes of each stretch set aside that tell, in between, how far to believe counted contexts; of all together, at the end,
-# as many as a run of some seconds has time for.
+# Bytes of each stretch set aside that tell, in between, how far to believe counted contexts; of all together, at the
+# end, as many as a run of some seconds has time for.
 _BLEND_PIECE = 1_024
 _BLENDED_PER_SECOND = 1_100
 _LEAST_BLENDED = 1 << 14
