@@ -38,6 +38,7 @@ FACTS = {
     "members": 2,
     "contexts": 0,
     "recent": False,
+    "beside": 0.0,
     "calibration": 0,
     "hash": "order",
     "reading": "hard",
