@@ -254,7 +254,7 @@ def test_too_little_memory_is_told_before_the_training(tmp_path, capsys, monkeyp
     from polychron.cli import main
 
     write(tmp_path)
-    monkeypatch.setattr(limits, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(limits, "available_memory", lambda: 200_000)
     assert main(["train", str(tmp_path / "text.txt"), "--beside", "0.3", "--out", str(tmp_path / "no")]) == 2
     assert "give --beside 0" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
