@@ -25,10 +25,10 @@ MOST_COUNTED = 1 << 24
 COUNTED_STRETCHES = 64
 
 _READ_PIECE = 1 << 12
-_FIT_PIECE = 128  # of so many bytes all logits and what is made of them lie in a cache
+_FIT_PIECE = 512  # positions: fewer cost more calls, more do not lie in a cache
 _MOST_NUMBERS = 1 << 27  # of all logits that are looked at
-_CURVATURE_PARTS = 64  # so many tell how the cost bends
-_STRETCH = 32  # parts that one thread adds up
+_CURVATURE_PARTS = 16  # so many tell how the cost bends
+_STRETCH = 8  # parts that one thread adds up
 # How far factors of single depths leave their kind's: as a Gaussian's 1 / sigma^2, in nats of all bytes together.
 _TOGETHER = 20.0
 

@@ -13,7 +13,7 @@ from polychron.ops.contexts import STATE_SIZE
 from polychron.ops.recent import CELLS_SHAPE, N_CELLS, add_recent, find_recent, start_recent_state
 from polychron.training.newton import Map, least
 
-_FIT_PIECE = 1024  # positions whose logits and probabilities lie in a cache
+_FIT_PIECE = 4096  # positions: fewer cost more calls
 _CURVATURE_OF = 4  # of so many pieces one
 # As Gaussians' 1 / sigma^2, in nats of all bytes together: how far cells leave what three texts agreed on, and how far
 # the factor of all other logits leaves 1.

@@ -287,7 +287,8 @@ class Run:
         yield BesideReport(self.record.position.step)
         training, position, began = self.record.training, self.record.position, time.perf_counter()
         if self.record.beside is None:
-            belief = belief_in(self.model, self._contexts(), self._blended_on(), recent=training.recent)
+            pieces = self._blended_on(_LEAST_BLENDED)  # all is fitted anew at the end
+            belief = belief_in(self.model, self._contexts(), pieces, recent=training.recent)
         else:
             belief = _belief_of(self.record.beside)
         windows = self.count_beside(belief, should_stop)
@@ -375,12 +376,12 @@ class Run:
         with blended(self.model, contexts, pieces, recent=self.record.training.recent):
             return score(self.model, sample, self.vocabulary)
 
-    def _blended_on(self) -> list[np.ndarray]:
-        """Of what is set aside as much as there is time to look at."""
+    def _blended_on(self, at_most: int | None = None) -> list[np.ndarray]:
+        """Of what is set aside as much as there is time to look at, or ``at_most`` so many bytes."""
         seconds = self.record.training.budget.seconds
-        if seconds is None:
+        if at_most is None and seconds is None:
             return self.set_aside
-        n_bytes = max(_LEAST_BLENDED, int(_BLENDED_PER_SECOND * seconds))
+        n_bytes = at_most or max(_LEAST_BLENDED, int(_BLENDED_PER_SECOND * seconds))
         return [piece[: n_bytes // len(self.set_aside)] for piece in self.set_aside]
 
     def _calibrate(self) -> dict[str, float]:
