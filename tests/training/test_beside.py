@@ -14,23 +14,14 @@ import torch
 from polychron import optim
 from polychron.models import DelayConfig, DelayLM
 from polychron.nn import ContextTables
-from polychron.ops.contexts import bytes_of_symbols
 from polychron.ops.recent import N_CELLS
 from polychron.training import beside
 from polychron.training.blend import Belief
 from polychron.training.fit_recent import USUAL_CELLS
 
-K = 6
-BYTE = bytes_of_symbols(b"abcde")
+from .counted_text import BYTE, K, text_of
+
 SHAPE = {"length": 16, "batch": 4, "seed": 0}
-
-
-def text_of(n: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    text = np.zeros(n, dtype=np.uint8)
-    for t in range(2, n):
-        text[t] = rng.integers(5) if rng.random() < 0.3 else (text[t - 1] + 2 * text[t - 2] + 1) % 5
-    return text
 
 
 def belief(*, recent: bool) -> Belief:

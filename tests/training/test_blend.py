@@ -11,21 +11,11 @@ import torch
 
 from polychron.models import DelayConfig, DelayLM
 from polychron.nn import ContextTables
-from polychron.ops.contexts import bytes_of_symbols
 from polychron.ops.recent import CELLS_SHAPE
 from polychron.training.blend import blend, blended
 from polychron.training.fit_recent import USUAL_CELLS
 
-K = 6
-BYTE = bytes_of_symbols(b"abcde")
-
-
-def text_of(n: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    text = np.zeros(n, dtype=np.uint8)
-    for t in range(2, n):
-        text[t] = rng.integers(5) if rng.random() < 0.3 else (text[t - 1] + 2 * text[t - 2] + 1) % 5
-    return text
+from .counted_text import BYTE, K, text_of
 
 
 def model_and_contexts(table_type: str = "float32") -> tuple[DelayLM, ContextTables]:

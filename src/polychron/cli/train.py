@@ -19,7 +19,7 @@ from polychron.cli.console import JsonView, TerminalView, resume_command
 from polychron.cli.evaluate import load_recorded_corpus
 from polychron.cli.signals import signals_noted
 from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
-from polychron.data.holdout import set_aside, spread
+from polychron.data.holdout import set_aside
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.runtime.options import USUAL
@@ -27,11 +27,11 @@ from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
 from polychron.training import beside
 from polychron.training.begin_from import grown_model, start_record
-from polychron.training.blend import COUNTED_PER_TRAINED, COUNTED_STRETCHES, LEAST_COUNTED, MOST_COUNTED
+from polychron.training.blend import COUNTED_PER_TRAINED, LEAST_COUNTED, MOST_COUNTED
 from polychron.training.checkpoint import Checkpoint, open_checkpoint
 from polychron.training.checkpoint_writer import CheckpointWriter
 from polychron.training.records import MOST_BESIDE, CorpusRecord, Record, TrainingRecord, storable
-from polychron.training.run import Event, Finished, Run, ValidationReport, require_room, windows_of
+from polychron.training.run import Event, Finished, Run, ValidationReport, require_room, stretches_counted, windows_of
 from polychron.training.schedule import ReferenceSchedule
 from polychron.training.steps import StepReport
 
@@ -201,7 +201,7 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
             "two bytes at least and at most a quarter of a piece of text between what is held out"
         )
     counted = min(MOST_COUNTED, max(LEAST_COUNTED, int(COUNTED_PER_TRAINED * n_bytes))) if contexts else 0
-    stretches = spread(set_aside(segments.training, calibration)[0], counted, COUNTED_STRETCHES) if contexts else ()
+    stretches = stretches_counted(segments, calibration, counted) if contexts else ()
     share, parts = _beside(settings, n_bytes / speed / defaults.bytes_per_second, stretches, length, vocabulary.size)
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
     record = Record(

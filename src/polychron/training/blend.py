@@ -15,7 +15,7 @@ import torch
 from polychron.models import DelayLM
 from polychron.nn import ContextTables
 from polychron.training.fit_recent import fit_recent
-from polychron.training.newton import Cost, Map, least, side_by_side
+from polychron.training.newton import Cost, least, one_thread
 
 # Counting a byte takes a tenth of the time of training on one, and is worth more at first: so many times as many bytes
 # of a text are counted as are trained on, within these bounds; of a longer one, stretches spread over it.
@@ -28,7 +28,6 @@ _READ_PIECE = 1 << 12
 _FIT_PIECE = 512  # positions: fewer cost more calls, more do not lie in a cache
 _MOST_NUMBERS = 1 << 27  # of all logits that are looked at
 _CURVATURE_PARTS = 16  # so many tell how the cost bends
-_STRETCH = 8  # parts that one thread adds up
 # How far factors of single depths leave their kind's: as a Gaussian's 1 / sigma^2, in nats of all bytes together.
 _TOGETHER = 20.0
 
@@ -127,7 +126,7 @@ def find_belief(
     targets = torch.cat([piece[1:] for piece in read])
     sizes = [1, *(depth + 1 for depth in contexts.depths)]
     n = len(sizes)
-    with side_by_side() as each:
+    with one_thread():
         of_kinds = [
             _Part(
                 torch.stack([of_depths.sum(0) for of_depths in part.logits.split(sizes)]),
@@ -137,15 +136,15 @@ def find_belief(
             for part in known
         ]
         begin = torch.full((n,), 1 / n, dtype=torch.float64)
-        together = least(begin, _cost_of(of_kinds, n, each), begin, torch.zeros(n, dtype=torch.float64), lowest=0.0)
+        together = least(begin, _cost_of(of_kinds, n), begin, torch.zeros(n, dtype=torch.float64), lowest=0.0)
         n_factors = [1, *(2 * (depth + 1) for depth in contexts.depths)]
         begin = together.repeat_interleave(torch.tensor(n_factors))
         strength = torch.full_like(begin, _TOGETHER / len(targets))
-        apart = least(begin, _cost_of(known, sum(n_factors), each), begin, strength)
+        apart = least(begin, _cost_of(known, sum(n_factors)), begin, strength)
         cells = None
         if recent:
             logits = torch.cat([part.sum(apart.float()) for part in known])
-            factor, cells = fit_recent(logits, contexts.byte, read, each)
+            factor, cells = fit_recent(logits, contexts.byte, read)
             apart = factor * apart
     (scale,), *depths = (part.tolist() for part in apart.split(n_factors))
     return Belief(scale, depths, cells)
@@ -215,7 +214,7 @@ def _logits(
     return known
 
 
-def _cost_of(parts: Sequence[_Part], n: int, each: Map) -> Cost:
+def _cost_of(parts: Sequence[_Part], n: int) -> Cost:
     """Mean nats of factors (n,), their slope (n,) and curvature (n, n).
 
     These are means and covariances of all logits under the prediction; the curvature is that of some parts.
@@ -223,18 +222,13 @@ def _cost_of(parts: Sequence[_Part], n: int, each: Map) -> Cost:
     n_positions = sum(len(part.targets) for part in parts)
     every = max(1, len(parts) // _CURVATURE_PARTS)
     n_curved = sum(len(part.targets) for part in parts[::every])
-    stretches = [range(first, min(first + _STRETCH, len(parts))) for first in range(0, len(parts), _STRETCH)]
 
     def cost(at: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
-        def of_stretch(numbers: range) -> tuple[float, torch.Tensor, torch.Tensor]:
-            nats, slope, curvature = 0.0, torch.zeros(n, dtype=torch.float64), torch.zeros(n * n, dtype=torch.float64)
-            for k in numbers:
-                nats += _add_cost(parts[k], at.float(), slope, curvature if k % every == 0 else None)
-            return nats, slope, curvature
-
-        nats, slopes, curvatures = zip(*each(of_stretch, stretches), strict=True)
-        curvature = torch.stack(curvatures).sum(0).view(n, n)
-        return sum(nats) / n_positions, torch.stack(slopes).sum(0) / n_positions, curvature / n_curved
+        factors = at.float()
+        nats, slope, curvature = 0.0, torch.zeros(n, dtype=torch.float64), torch.zeros(n * n, dtype=torch.float64)
+        for k, part in enumerate(parts):
+            nats += _add_cost(part, factors, slope, curvature if k % every == 0 else None)
+        return nats / n_positions, slope / n_positions, curvature.view(n, n) / n_curved
 
     return cost
 

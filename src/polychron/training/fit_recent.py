@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polychron.ops.contexts import STATE_SIZE
 from polychron.ops.recent import CELLS_SHAPE, N_CELLS, add_recent, find_recent, start_recent_state
-from polychron.training.newton import Map, least
+from polychron.training.newton import least
 
 _FIT_PIECE = 4096  # positions: fewer cost more calls
 _CURVATURE_OF = 4  # of so many pieces one
@@ -35,7 +35,7 @@ USUAL_CELLS = (
 )
 
 
-def fit_recent(logits: Tensor, byte: Tensor, pieces: Sequence[Tensor], each: Map = map) -> tuple[float, Tensor]:
+def fit_recent(logits: Tensor, byte: Tensor, pieces: Sequence[Tensor]) -> tuple[float, Tensor]:
     r"""The factor a and the cells at which stretches of a text, read one after the other, cost least.
 
     .. math:: (a, r) = \arg\min \sum_t -\log \mathrm{softmax}(a\,l_t + \mathrm{recent}_r(x_{\le t}))[x_{t+1}]
@@ -48,8 +48,6 @@ def fit_recent(logits: Tensor, byte: Tensor, pieces: Sequence[Tensor], each: Map
         logits: l (N, K) float32, of everything else, at all positions of the pieces but each one's last.
         byte: (K,) uint8, see `polychron.ops.contexts.bytes_of_symbols`.
         pieces: token ids (T,) int64, in which nothing was counted and on which nothing was trained.
-
-        each: calls a function on several stretches, in order, see `polychron.training.newton.side_by_side`.
 
     Returns:
         a, and the cells, `polychron.ops.recent.CELLS_SHAPE` float32.
@@ -66,11 +64,11 @@ def fit_recent(logits: Tensor, byte: Tensor, pieces: Sequence[Tensor], each: Map
     usual = torch.tensor([*(number for row in USUAL_CELLS for number in row), 1.0], dtype=torch.float64)
     strength = torch.tensor([_CELLS_STRENGTH] * N_CELLS + [_FACTOR_STRENGTH], dtype=torch.float64)
     # The curvature where the search begins, from some of the text, is near enough to the end's for all steps.
-    curvature = sum(each(lambda part: _curvature(usual, *part[:3]), parts[::_CURVATURE_OF]))
+    curvature = sum(_curvature(usual, *part[:3]) for part in parts[::_CURVATURE_OF])
     curvature *= len(targets) / sum(len(part[0]) for part in parts[::_CURVATURE_OF])
 
     def cost(at: Tensor) -> tuple[float, Tensor, Tensor]:
-        costs, slopes = zip(*each(lambda part: _cost(at, *part), parts), strict=True)
+        costs, slopes = zip(*(_cost(at, *part) for part in parts), strict=True)
         return sum(costs), torch.stack(slopes).sum(0), curvature
 
     *of_cells, factor = least(usual, cost, usual, strength).tolist()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -61,17 +59,12 @@ def least(start: Tensor, cost: Cost, towards: Tensor, strength: Tensor, *, lowes
     return found
 
 
-Item, Found = TypeVar("Item"), TypeVar("Found")
-Map = Callable[[Callable[[Item], Found], Iterable[Item]], Iterator[Found]]
-
-
 @contextmanager
-def side_by_side() -> Iterator[Map]:
-    """A ``map`` on as many threads as torch has, each item on one: sums within have the same bits for any number."""
+def one_thread() -> Iterator[None]:
+    """What is summed within has the same bits for any number of threads."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool.map
+        yield
     finally:
         torch.set_num_threads(n_threads)

@@ -15,7 +15,7 @@ import torch
 
 from polychron import models, optim
 from polychron.data import Vocabulary, Windows, hold_out
-from polychron.data.holdout import set_aside, spread
+from polychron.data.holdout import Holdout, set_aside, spread
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.nn import ContextTables
@@ -436,13 +436,17 @@ def windows_beside(
     )  # fmt: skip
 
 
+def stretches_counted(holdout: Holdout, calibration: int, counted: int) -> tuple[tuple[int, int], ...]:
+    """What a run counts of a text: at most ``counted`` bytes of what is trained on."""
+    return spread(set_aside(holdout.training, calibration)[0], counted, COUNTED_STRETCHES)
+
+
 def _counted(record: Record, data: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]], torch.Tensor]:
     """What is counted: symbols (N,), the segments in them, and the byte of each symbol."""
     training = record.training
     vocabulary = Vocabulary(bytes(record.vocabulary))
     holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
-    segments, _ = set_aside(holdout.training, training.calibration)
-    counted = spread(segments, training.counted, COUNTED_STRETCHES)
+    counted = stretches_counted(holdout, training.calibration, training.counted)
     ends = [0, *itertools.accumulate(end - start for start, end in counted)]
     text = vocabulary.encode(np.concatenate([data[start:end] for start, end in counted]))
     return text, list(itertools.pairwise(ends)), bytes_of_symbols(bytes(vocabulary.byte_values))
