@@ -36,10 +36,28 @@ uint32_t child_of(const ContextTrie& trie, uint32_t context, uint8_t symbol) {
   return at != end && *at == symbol ? static_cast<uint32_t>(at - trie.symbol) : 0;  // 0, the root, is no one's child
 }
 
+// A row is dense where at least this part of the symbols has an entry, as long as there is room: shallow contexts, which
+// are read most, come first.
+constexpr uint32_t kDensePart = 4;
+constexpr size_t kMostDenseNumbers = size_t{1} << 21;
+
 }  // namespace
 
-void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t* bytes, int64_t n, int first, int last,
-                      float* y) {
+ContextValues::ContextValues(const ContextTrie& trie, const float* value) : value_(value) {
+  const auto K = static_cast<size_t>(trie.n_symbols);
+  for (uint32_t c = 0; c < trie.n_contexts && rows_.size() + K <= kMostDenseNumbers; ++c) {
+    const uint32_t begin = trie.first_entry[c], end = trie.first_entry[c + 1];
+    if (kDensePart * (end - begin) < K) continue;
+    row_.resize(c + 1);
+    row_[c] = static_cast<uint32_t>(rows_.size()) + 1;
+    rows_.resize(rows_.size() + K);
+    for (uint32_t e = begin; e < end; ++e) rows_[row_[c] - 1 + trie.entry_symbol[e]] = value[e];
+  }
+}
+
+void add_context_rows(const ContextTrie& trie, const ContextValues& values, const uint8_t* bytes, int64_t n, int first,
+                      int last, float* y) {
+  const float* value = values.entries();
   constexpr int64_t kTogether = 32;  // texts side by side: what one waits for from memory arrives while others are read
   std::array<uint32_t, kTogether> context{};
   std::array<int64_t, kTogether> of{};  // the texts that go on
@@ -52,13 +70,18 @@ void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t
     for (int k = 0; n_left > 0; ++k) {
       for (int64_t i = 0; i < n_left; ++i) {
         const uint32_t c = context[static_cast<size_t>(i)], entry = trie.first_entry[c];
+        __builtin_prefetch(trie.symbol + trie.first_child[c]);
+        if (values.dense_row(c)) continue;
         __builtin_prefetch(value + entry);
         __builtin_prefetch(trie.entry_symbol + entry);
-        __builtin_prefetch(trie.symbol + trie.first_child[c]);
       }
       for (int64_t i = 0; k >= first && i < n_left; ++i) {
         const uint32_t c = context[static_cast<size_t>(i)], end = trie.first_entry[c + 1];
         float* row = y + of[static_cast<size_t>(i)] * trie.n_symbols;
+        if (const float* dense = values.dense_row(c)) {
+          for (int64_t w = 0; w < trie.n_symbols; ++w) row[w] += dense[w];
+          continue;
+        }
         for (uint32_t e = trie.first_entry[c]; e < end; ++e) row[trie.entry_symbol[e]] += value[e];
       }
       if (k == std::min(last, trie.depth)) break;

@@ -127,10 +127,29 @@ struct ContextTrie {
   const uint8_t* entry_symbol;   // (E) w, ascending in a row
 };
 
+// A trie's values, and once more the rows that many symbols have followed, with a number for each symbol: one is added by
+// some vector operations, where entries are scattered one by one. The bits of a sum are the same, since what has no entry
+// adds 0 to what is no -0: sums begin with 0.
+class ContextValues {
+ public:
+  ContextValues(const ContextTrie& trie, const float* value);
+
+  const float* entries() const { return value_; }
+  // (n_symbols), or null: its entries must be added.
+  const float* dense_row(uint32_t context) const {
+    return context < row_.size() && row_[context] != 0 ? rows_.data() + row_[context] - 1 : nullptr;
+  }
+
+ private:
+  const float* value_;
+  std::vector<uint32_t> row_;  // 1 + where a context's begins, 0: it has none; up to the last that has one
+  std::vector<float> rows_;
+};
+
 // Of each of n places in a text: y[w] += value for every entry of the contexts that its bytes begin with, shallowest first,
 // as deep as was met; of the depths from `first` to `last` alone. bytes: (n, kMaxContext), of a list; y: (n, n_symbols).
-void add_context_rows(const ContextTrie& trie, const float* value, const uint8_t* bytes, int64_t n, int first, int last,
-                      float* y);
+void add_context_rows(const ContextTrie& trie, const ContextValues& values, const uint8_t* bytes, int64_t n, int first,
+                      int last, float* y);
 
 // Whether the arrays describe a trie: what comes from a file may not. Returns the first flaw, or null.
 const char* flaw_of(const ContextTrie& trie, int64_t n_entries);

@@ -48,6 +48,14 @@ void keep(const ContextState& state, int64_t* of) {
 
 constexpr int64_t kPositions = 256;  // of a task: rows are far apart, and each has some tens of numbers
 
+void require_symbols(const In<int64_t, 2>& tokens, int64_t n_symbols) {
+  for (size_t p = 0; p < tokens.size(); ++p) {
+    const int64_t id = tokens.data()[p];
+    if (id >= 0 && id < n_symbols) continue;
+    require(false, "tokens must lie in [0, " + std::to_string(n_symbols) + "); got " + std::to_string(id));
+  }
+}
+
 class CountsHandle {
  public:
   CountsHandle(In<uint8_t, 1> text, const std::vector<std::pair<int64_t, int64_t>>& segments, In<uint8_t, 1> byte,
@@ -96,62 +104,110 @@ class CountsHandle {
 class Reader {
  public:
   Reader(In<uint8_t, 1> symbol, In<int32_t, 1> first_child, In<int32_t, 1> first_entry, In<uint8_t, 1> entry_symbol,
-         In<uint8_t, 1> byte, int list, int depth)
-      : symbol_(symbol), first_child_(first_child), first_entry_(first_entry), entry_symbol_(entry_symbol),
+         In<float, 1> value, In<uint8_t, 1> byte, int list, int depth)
+      : symbol_(symbol), first_child_(first_child), first_entry_(first_entry), entry_symbol_(entry_symbol), value_(value),
         byte_(byte), list_(static_cast<ContextList>(list)),
         trie_{static_cast<int64_t>(byte.size()), depth, static_cast<int64_t>(symbol.size()), symbol.data(),
               reinterpret_cast<const uint32_t*>(first_child.data()),
               reinterpret_cast<const uint32_t*>(first_entry.data()), entry_symbol.data()} {
     require_shape(first_child, "first_child", {trie_.n_contexts + 1});
     require_shape(first_entry, "first_entry", {trie_.n_contexts + 1});
+    require_shape(value, "value", {n_entries()});
     require(list >= 0 && list < kContextLists, "list must lie in [0, 3); got " + std::to_string(list));
     require(depth >= 0 && depth <= kListLength[list], "depth must lie in [0, " + std::to_string(kListLength[list]) + "]; got " + std::to_string(depth));
     nb::gil_scoped_release release;
     const char* flaw = flaw_of(trie_, n_entries());
     require(flaw == nullptr, flaw ? flaw : "");
+    values_.emplace(trie_, value.data());
   }
 
   // y (B, T, K) <- y + rows of the contexts after each token, of the depths from `first` to `last`; `state`
   // (B, kStateSize) <- what follows the last.
-  void add(In<float, 1> value, In<int64_t, 2> tokens, Out<int64_t, 2> state, int first, int last, Out<float, 3> y,
+  void add(In<int64_t, 2> tokens, Out<int64_t, 2> state, int first, int last, Out<float, 3> y,
            int n_threads) const {
-    const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
-    const int64_t K = trie_.n_symbols, n_flat = B * T;
     require(0 <= first && first <= last, "depths must begin at 0 or more, and end no earlier");
-    require_shape(value, "value", {n_entries()});
-    require_shape(state, "state", {B, kStateSize});
-    require_shape(y, "y", {B, T, K});
-    for (int64_t p = 0; p < n_flat; ++p) {
-      const int64_t id = tokens.data()[p];
-      if (id >= 0 && id < K) continue;
-      require(false, "tokens must lie in [0, " + std::to_string(K) + "); got " + std::to_string(id));
+    check(tokens, state, y);
+    const int workers = threads(n_threads);
+    nb::gil_scoped_release release;
+    Buffer<uint8_t> bytes(static_cast<int64_t>(tokens.size()) * kMaxContext);
+    advance({this}, tokens, state, bytes.get(), workers);
+    const int64_t K = trie_.n_symbols;
+    each_block(static_cast<int64_t>(tokens.size()), workers, [&](int64_t p, int64_t n, int) {
+      add_context_rows(trie_, *values_, bytes.get() + p * kMaxContext, n, first, last, y.data() + p * K);
+    });
+  }
+
+  // y (B, T, K) <- the sum of what these readers would each add to 0, of all depths, in their order; `state` as above.
+  static void sum(const std::vector<const Reader*>& readers, In<int64_t, 2> tokens, Out<int64_t, 2> state,
+                  Out<float, 3> y, int n_threads) {
+    require(!readers.empty(), "there must be a reader at least");
+    for (const Reader* reader : readers) {
+      require(reader != nullptr, "readers must not be None");
+      reader->check(tokens, state, y);
     }
     const int workers = threads(n_threads);
     nb::gil_scoped_release release;
-    Buffer<uint8_t> bytes(n_flat * kMaxContext);
-    parallel_for(workers, B, [&](int64_t b, int) {
-      int64_t* of = state.data() + kStateSize * b;
-      ContextState now = state_of(of);
-      for (int64_t p = b * T; p < (b + 1) * T; ++p) {
-        now.advance(byte_.data()[tokens.data()[p]]);
-        now.bytes(list_, bytes.get() + p * kMaxContext);
+    const int64_t K = readers[0]->trie_.n_symbols, n_flat = static_cast<int64_t>(tokens.size());
+    Buffer<uint8_t> bytes(static_cast<int64_t>(readers.size()) * n_flat * kMaxContext);
+    advance(readers, tokens, state, bytes.get(), workers);
+    Buffer<float> of_one(workers * kPositions * K);
+    each_block(n_flat, workers, [&](int64_t p, int64_t n, int worker) {
+      float *out = y.data() + p * K, *own = of_one.get() + worker * kPositions * K;
+      for (size_t i = 0; i < readers.size(); ++i) {
+        float* to = i == 0 ? out : own;
+        std::fill_n(to, n * K, 0.0f);
+        const uint8_t* of = bytes.get() + (static_cast<int64_t>(i) * n_flat + p) * kMaxContext;
+        add_context_rows(readers[i]->trie_, *readers[i]->values_, of, n, 0, kMaxContext, to);
+        for (int64_t k = 0; i > 0 && k < n * K; ++k) out[k] += own[k];
       }
-      keep(now, of);
-    });
-    parallel_for(workers, (n_flat + kPositions - 1) / kPositions, [&](int64_t task, int) {
-      const int64_t p = task * kPositions, n = std::min(kPositions, n_flat - p);
-      add_context_rows(trie_, value.data(), bytes.get() + p * kMaxContext, n, first, last, y.data() + p * K);
     });
   }
 
  private:
   int64_t n_entries() const { return static_cast<int64_t>(entry_symbol_.size()); }
 
+  void check(const In<int64_t, 2>& tokens, const Out<int64_t, 2>& state, const Out<float, 3>& y) const {
+    const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
+    require_shape(state, "state", {B, kStateSize});
+    require_shape(y, "y", {B, T, trie_.n_symbols});
+    require_symbols(tokens, trie_.n_symbols);
+  }
+
+  // Writes each reader's lists (readers, B, T, kMaxContext), and the states after the last tokens.
+  static void advance(const std::vector<const Reader*>& readers, const In<int64_t, 2>& tokens,
+                      const Out<int64_t, 2>& state, uint8_t* bytes, int workers) {
+    const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
+    parallel_for(workers, B, [&](int64_t b, int) {
+      int64_t* of = state.data() + kStateSize * b;
+      ContextState now = state_of(of);
+      for (int64_t p = b * T; p < (b + 1) * T; ++p) {
+        now.advance(readers[0]->byte_.data()[tokens.data()[p]]);
+        uint8_t* to = bytes + p * kMaxContext;
+        for (const Reader* reader : readers) {
+          now.bytes(reader->list_, to);
+          to += B * T * kMaxContext;
+        }
+      }
+      keep(now, of);
+    });
+  }
+
+  // Calls work(first position, how many, worker) for all positions.
+  template <class Work> static void each_block(int64_t n_flat, int workers, const Work& work) {
+    parallel_for(workers, (n_flat + kPositions - 1) / kPositions, [&](int64_t task, int worker) {
+      const int64_t p = task * kPositions;
+      work(p, std::min(kPositions, n_flat - p), worker);
+    });
+  }
+
   In<uint8_t, 1> symbol_;
   In<int32_t, 1> first_child_, first_entry_;
-  In<uint8_t, 1> entry_symbol_, byte_;
+  In<uint8_t, 1> entry_symbol_;
+  In<float, 1> value_;
+  In<uint8_t, 1> byte_;
   ContextList list_;
   ContextTrie trie_;
+  std::optional<ContextValues> values_;
 };
 
 // Of a state with recent tables: what contexts are made of, then the keys of the last ones, then all places.
@@ -183,11 +239,7 @@ void find_recent(In<uint8_t, 1> byte, In<int64_t, 2> tokens, Maybe<Out<int64_t, 
   if (state) require_shape(*state, "state", {B, kRecentStateSize});
   require_shape(symbols, "symbols", {B, T, 2 * kRecentTables});
   require_shape(cells, "cells", {B, T, 2 * kRecentTables});
-  for (int64_t p = 0; p < B * T; ++p) {
-    const int64_t id = tokens.data()[p];
-    if (id >= 0 && id < K) continue;
-    require(false, "tokens must lie in [0, " + std::to_string(K) + "); got " + std::to_string(id));
-  }
+  require_symbols(tokens, K);
   const int workers = threads(n_threads);
   nb::gil_scoped_release release;
   parallel_for(workers, B, [&](int64_t b, int) {
@@ -237,6 +289,27 @@ void find_recent(In<uint8_t, 1> byte, In<int64_t, 2> tokens, Maybe<Out<int64_t, 
   });
 }
 
+// y (P, K) <- y + cells where they were found, table after table.
+void add_recent(Out<float, 2> y, In<float, 1> cells, In<uint8_t, 2> symbols, In<uint8_t, 2> found, int n_threads) {
+  const auto P = static_cast<int64_t>(y.shape(0)), K = static_cast<int64_t>(y.shape(1));
+  require_shape(cells, "cells", {kRecentCells});
+  require_shape(symbols, "symbols", {P, 2 * kRecentTables});
+  require_shape(found, "found", {P, 2 * kRecentTables});
+  const auto highest = [](const In<uint8_t, 2>& of) { return of.size() ? *std::max_element(of.data(), of.data() + of.size()) : 0; };
+  require(P == 0 || highest(symbols) < K, "symbols must lie below the width of y");
+  require(highest(found) <= kNoCell, "found must be numbers of cells, or their number where there is none");
+  const int workers = threads(n_threads);
+  nb::gil_scoped_release release;
+  parallel_for(workers, (P + kPositions - 1) / kPositions, [&](int64_t task, int) {
+    for (int64_t p = task * kPositions; p < std::min(P, (task + 1) * kPositions); ++p) {
+      for (int64_t i = p * 2 * kRecentTables; i < (p + 1) * 2 * kRecentTables; ++i) {
+        const uint8_t cell = found.data()[i];
+        y.data()[p * K + symbols.data()[i]] += cell == kNoCell ? 0.0f : cells.data()[cell];
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void bind_context_tables(nb::module_& m) {
@@ -249,12 +322,16 @@ void bind_context_tables(nb::module_& m) {
       .def("rows", &CountsHandle::rows, nb::arg("symbol").noconvert(), nb::arg("first_child").noconvert(),
            nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(), nb::arg("value").noconvert());
   nb::class_<Reader>(m, "ContextReader")
-      .def(nb::init<In<uint8_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<uint8_t, 1>, In<uint8_t, 1>, int, int>(),
+      .def(nb::init<In<uint8_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<uint8_t, 1>, In<float, 1>, In<uint8_t, 1>, int, int>(),
            nb::arg("symbol").noconvert(), nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(),
-           nb::arg("entry_symbol").noconvert(), nb::arg("byte").noconvert(), nb::arg("list"), nb::arg("depth"))
-      .def("add", &Reader::add, nb::arg("value").noconvert(), nb::arg("tokens").noconvert(),
+           nb::arg("entry_symbol").noconvert(), nb::arg("value").noconvert(), nb::arg("byte").noconvert(), nb::arg("list"), nb::arg("depth"))
+      .def("add", &Reader::add, nb::arg("tokens").noconvert(),
            nb::arg("state").noconvert(), nb::arg("first"), nb::arg("last"), nb::arg("y").noconvert(),
-           nb::arg("n_threads"));
+           nb::arg("n_threads"))
+      .def_static("sum", &Reader::sum, nb::arg("readers"), nb::arg("tokens").noconvert(),
+                  nb::arg("state").noconvert(), nb::arg("y").noconvert(), nb::arg("n_threads"));
+  m.def("add_recent", &add_recent, nb::arg("y").noconvert(), nb::arg("cells").noconvert(),
+        nb::arg("symbols").noconvert(), nb::arg("found").noconvert(), nb::arg("n_threads"));
   m.def("find_recent", &find_recent, nb::arg("byte").noconvert(), nb::arg("tokens").noconvert(),
         nb::arg("state").noconvert().none(), nb::arg("symbols").noconvert(), nb::arg("cells").noconvert(),
         nb::arg("n_threads"));

@@ -49,9 +49,11 @@ std::vector<float> read(const Rows& rows, const std::vector<uint8_t>& text, cons
     state.bytes(list, bytes.data() + t * kMaxContext);
   }
   std::vector<float> y(static_cast<size_t>(n * n_symbols));
+  const ContextTrie trie = rows.trie(n_symbols);
+  const ContextValues values(trie, rows.value.data());
   parallel_for(n_threads, n / kPositions, [&](int64_t task, int) {
     const int64_t t = task * kPositions;
-    add_context_rows(rows.trie(n_symbols), rows.value.data(), bytes.data() + t * kMaxContext, kPositions, 0,
+    add_context_rows(trie, values, bytes.data() + t * kMaxContext, kPositions, 0,
                      kMaxContext, y.data() + t * n_symbols);
   });
   return y;

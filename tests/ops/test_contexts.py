@@ -149,6 +149,47 @@ def test_reading_is_the_definition_to_the_bit(kind: str, depth: int, n_threads: 
         torch.set_num_threads(before)
 
 
+@needs_kernel
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("kinds", [("line",), tuple(LISTS)])
+def test_reading_all_kinds_together_is_their_sum_to_the_bit(kinds: tuple[str, ...], n_threads: int):
+    text = text_of(900)
+    readers = [ContextReader(count_contexts(text, [(0, 900)], BYTE, kind, 6), BYTE, kind, 6) for kind in kinds]
+    tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 8, (3, 300)))
+    tokens[0] = tokens_of(text_of(300, seed=2))
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        for some in (tokens[:, :0], tokens[:, :1], tokens, tokens[:0]):
+            state = start_state(len(some))
+            together, after = ContextReader.read_all(readers, some, state)
+            each = [reader.read(some, state) for reader in readers]
+            assert torch.equal(together, sum((y for y, _ in each[1:]), each[0][0]))
+            assert torch.equal(after, each[0][1])
+            with use_kernel("reference"):
+                assert all(map(torch.equal, ContextReader.read_all(readers, some, state), (together, after)))
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_kernel
+def test_what_reading_all_kinds_refuses():
+    text = text_of(50)
+    reader, other = (
+        ContextReader(count_contexts(text, [(0, 50)], byte, "text", 2), byte, "text", 2)
+        for byte in (BYTE, torch.cat([BYTE, BYTE]))
+    )
+    tokens, state = torch.tensor([[0, 1]]), start_state(1)
+    with pytest.raises(ValueError, match="a reader at least"):
+        native.ContextReader.sum([], tokens.numpy(), state.numpy(), np.empty((1, 2, 8), dtype=np.float32), 1)
+    with pytest.raises(ValueError, match=r"y must have shape \(1, 2, 16\)"):
+        ContextReader.read_all([reader, other], tokens, state)
+    with pytest.raises(ValueError, match=r"tokens must lie in \[0, 8\); got 8"):
+        ContextReader.read_all([reader, reader], tokens + 7, state)
+    with pytest.raises(ValueError, match="state must have shape"):
+        ContextReader.read_all([reader], tokens, start_state(2))
+
+
 @pytest.mark.parametrize("kind", LISTS)
 def test_any_split_of_a_text_gives_the_same_bits(kind: str):
     rows = count_contexts(text_of(500), [(0, 500)], BYTE, kind, 7)
@@ -234,12 +275,12 @@ def test_borders_say_what_is_wrong():
 @needs_kernel
 @pytest.mark.parametrize(("first", "last"), [(-1, 2), (2, 1), (0, -1)])
 def test_depths_that_are_none_are_refused(first: int, last: int):
-    *rows, value = (part.numpy() for part in count_contexts(text_of(300), [(0, 300)], BYTE, "text", 4))
+    rows = (part.numpy() for part in count_contexts(text_of(300), [(0, 300)], BYTE, "text", 4))
     reader = native.ContextReader(*rows, BYTE.numpy(), 0, 4)
     tokens = tokens_of(text_of(5)).numpy()
     y = np.zeros((1, 5, len(BYTE)), dtype=np.float32)
     with pytest.raises(ValueError, match="depths must begin"):
-        reader.add(value, tokens, start_state(1).numpy(), first, last, y, 1)
+        reader.add(tokens, start_state(1).numpy(), first, last, y, 1)
     assert not y.any()
 
 

@@ -17,6 +17,7 @@ from polychron.ops.recent import (
     RECENT_CONTEXTS,
     RECENT_STATE_SIZE,
     add_recent,
+    add_recent_reference,
     find_recent,
     find_recent_reference,
     key_of,
@@ -158,6 +159,45 @@ def test_cells_are_added_to_the_symbols_that_were_found():
     symbols[0, 3], found[0, 3] = 2, 30
     symbols[0, 9], found[0, 9] = 1, 79
     assert add_recent(torch.ones(1, 4), cells, symbols, found).tolist() == [[1, 80, 34, 1]]
+
+
+@needs_kernel
+@pytest.mark.parametrize("shape", [(0,), (1,), (2, 700)])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_cells_are_added_as_the_definition_says_to_the_bit(shape: tuple[int, ...], n_threads: int):
+    rng = np.random.default_rng(0)
+    symbols, found = (
+        torch.from_numpy(rng.integers(0, end, (*shape, 2 * N_RECENT), dtype=np.uint8)) for end in (5, N_CELLS + 1)
+    )
+    y, cells = torch.randn(*shape, 5), torch.randn(CELLS_SHAPE)
+    y[..., 0] = -0.0
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        added = y.clone()
+        assert add_recent(added, cells, symbols, found) is added
+    finally:
+        torch.set_num_threads(before)
+    defined = add_recent_reference(y.clone(), cells, symbols, found)
+    assert torch.equal(added.view(torch.int32), defined.view(torch.int32))
+    strided = y.repeat_interleave(2, dim=-1)[..., ::2]
+    assert torch.equal(add_recent(strided, cells, symbols, found), defined)
+
+
+@needs_kernel
+def test_what_cannot_be_added_is_refused():
+    y, cells = torch.zeros(1, 5), torch.zeros(CELLS_SHAPE)
+    symbols, found = (torch.zeros(1, 2 * N_RECENT, dtype=torch.uint8) for _ in range(2))
+    for wrong, match in (
+        ((y, cells, symbols + 5, found), "symbols must lie below the width"),
+        ((y, cells, symbols, found + N_CELLS + 1), "found must be numbers of cells"),
+        ((y, cells[:, :1], symbols, found), "cells must have shape"),
+        ((y, cells, symbols[:, 1:], found), "symbols must have shape"),
+        ((y, cells, symbols, found[:0]), "found must have shape"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            add_recent(*wrong)
+    assert not y.any()
 
 
 def test_sizes():

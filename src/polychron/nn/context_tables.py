@@ -193,10 +193,7 @@ class ContextTables(nn.Module):
         return torch.stack([symbols, found], dim=-1), after
 
     def _counted(self, ids: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        (first, after), *others = (reader.read(ids, before) for reader in self._checked())
-        for logits, _ in others:
-            first += logits
-        return first, after
+        return ContextReader.read_all(self._checked(), ids, before)
 
     @property
     def depths(self) -> list[int]:

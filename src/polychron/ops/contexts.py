@@ -306,7 +306,7 @@ class ContextReader:
     """Rows that were found to be a trie, for any number of readings as :func:`read_contexts` does them.
 
     Args:
-        rows: of all contexts; on the CPU. All but their values must not change meanwhile.
+        rows: of all contexts; on the CPU. They must not change meanwhile.
         byte: (K,) uint8.
         kind: of the lists.
         depth: D.
@@ -318,10 +318,10 @@ class ContextReader:
     def __init__(self, rows: ContextRows, byte: Tensor, kind: str, depth: int):
         self._rows, self._byte, self._kind, self._depth = rows, byte, kind, min(depth, LISTS[kind])
         self._native = None
-        if native is None:
+        if native is None or rows.value.dtype != torch.float32:
             _check_rows(rows, self._depth, len(byte))
         else:
-            arrays = (part.numpy() for part in (*rows[:4], byte))
+            arrays = (part.numpy() for part in (*rows, byte))
             self._native = native.ContextReader(*arrays, list(LISTS).index(kind), self._depth)
 
     def read(self, tokens: Tensor, state: Tensor, only: int | None = None) -> tuple[Tensor, Tensor]:
@@ -330,16 +330,37 @@ class ContextReader:
         ``only``: of the rows of this depth alone; None: of all.
         """
         first, last = (0, self._depth) if only is None else (only, only)
-        if not runs_native(self._rows.value):
+        if not self._runs_native():
             return read_contexts_reference(self._rows, self._byte, self._kind, last, tokens, state, first)
         y = np.zeros((*tokens.shape, len(self._byte)), dtype=np.float32)
         after = state.clone(memory_format=torch.contiguous_format)
         self._native.add(
-            self._rows.value.numpy(),
             tokens.contiguous().numpy(),
             after.numpy(),
             first,
             last,
+            y,
+            torch.get_num_threads(),
+        )
+        return torch.from_numpy(y), after
+
+    def _runs_native(self) -> bool:
+        return self._native is not None and runs_native(self._rows.value)
+
+    @staticmethod
+    def read_all(readers: Sequence[ContextReader], tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of what these readers, of one vocabulary, read; added in their order. And the state."""
+        if not all(reader._runs_native() for reader in readers):
+            (y, after), *others = (reader.read(tokens, state) for reader in readers)
+            for of_one, _ in others:
+                y += of_one
+            return y, after
+        y = np.empty((*tokens.shape, len(readers[0]._byte)), dtype=np.float32)
+        after = state.clone(memory_format=torch.contiguous_format)
+        native.ContextReader.sum(
+            [reader._native for reader in readers],
+            tokens.contiguous().numpy(),
+            after.numpy(),
             y,
             torch.get_num_threads(),
         )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from polychron.ops.contexts import NO_BYTE, STATE_SIZE, advance_reference, context_of, start_state
-from polychron.ops.dispatch import native, native_on
+from polychron.ops.dispatch import native, native_on, runs_native
 
 # What a table knows of a text: so many bytes of a kind of list (polychron.ops.contexts).
 RECENT_CONTEXTS = (("text", 3), ("text", 5), ("text", 7), ("words", 4), ("line", 3))
@@ -163,6 +163,14 @@ def find_recent(byte: Tensor, tokens: Tensor, state: Tensor | None) -> tuple[Ten
     return torch.from_numpy(symbols), torch.from_numpy(cells), after
 
 
+def add_recent_reference(y: Tensor, cells: Tensor, symbols: Tensor, found: Tensor) -> Tensor:
+    """The definition of :func:`add_recent`."""
+    added = torch.cat([cells.flatten(), cells.new_zeros(1)]).to(y.dtype)[found.long()]
+    for of_one, symbol in zip(added.unbind(-1), symbols.long().unbind(-1), strict=True):
+        y.scatter_add_(-1, symbol[..., None], of_one[..., None])
+    return y
+
+
 def add_recent(y: Tensor, cells: Tensor, symbols: Tensor, found: Tensor) -> Tensor:
     r"""Adds to logits what stands in the cells that were found, table after table, the latest symbol first.
 
@@ -171,13 +179,24 @@ def add_recent(y: Tensor, cells: Tensor, symbols: Tensor, found: Tensor) -> Tens
     Args:
         y: (..., K) floating, changed.
         cells: CELLS_SHAPE floating.
-        symbols: (..., 2 I) uint8.
-        found: (..., 2 I) uint8, ``N_CELLS``: none.
+        symbols: (..., 2 I) uint8, or whole numbers of another type.
+        found: (..., 2 I) of the same type, ``N_CELLS``: none.
 
     Returns:
         y.
+
+    Raises:
+        ValueError: a symbol or cell is out of range, or shapes do not fit together; where native kernels run, which they
+            do for float32 and uint8. Others leave that to PyTorch.
     """
-    added = torch.cat([cells.flatten(), cells.new_zeros(1)]).to(y.dtype)[found.long()]
-    for of_one, symbol in zip(added.unbind(-1), symbols.long().unbind(-1), strict=True):
-        y.scatter_add_(-1, symbol[..., None], of_one[..., None])
+    runs_here = runs_native(y) and runs_native(cells) and y.is_contiguous()
+    if not (runs_here and symbols.dtype == found.dtype == torch.uint8):
+        return add_recent_reference(y, cells, symbols, found)
+    native.add_recent(
+        y.view(-1, y.shape[-1]).numpy(),
+        cells.reshape(-1).numpy(),
+        symbols.reshape(-1, symbols.shape[-1]).contiguous().numpy(),
+        found.reshape(-1, found.shape[-1]).contiguous().numpy(),
+        torch.get_num_threads(),
+    )
     return y

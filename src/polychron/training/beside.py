@@ -19,6 +19,7 @@ from polychron.data import Windows
 from polychron.data.holdout import spread
 from polychron.nn import ContextTables
 from polychron.training.blend import COUNTED_STRETCHES, Belief
+from polychron.training.newton import one_thread
 
 Segments = Sequence[tuple[int, int]]
 
@@ -62,7 +63,9 @@ class BesideWindows(Windows):
     def batch(self, step: int) -> tuple[torch.Tensor, ...]:
         """Tokens (B, T), their successors, and what is added to the logits, (B, T, K) float32."""
         positions = torch.from_numpy(self.starts(step))[:, None] + torch.arange(self.length)
-        return *super().batch(step), self._base[positions].float()
+        # PyTorch's threads go on spinning for some milliseconds after an operation, on the cores that kernels want then.
+        with one_thread():
+            return *super().batch(step), self._base[positions].float()
 
 
 def covered(segments: Segments, n_symbols: int) -> Segments:
