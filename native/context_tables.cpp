@@ -60,8 +60,8 @@ ContextValues::ContextValues(const ContextTrie& trie, const float* value) : valu
   }
 }
 
-void add_context_rows(const ContextTrie& trie, const ContextValues& values, const uint8_t* bytes, int64_t n, int first,
-                      int last, float* y) {
+void add_context_rows(const ContextTrie& trie, const ContextValues& values, const uint8_t* bytes, int64_t n, float* y,
+                      int64_t apart) {
   const float* value = values.entries();
   constexpr int64_t kTogether = 32;  // texts side by side: what one waits for from memory arrives while others are read
   std::array<uint32_t, kTogether> context{};
@@ -80,16 +80,16 @@ void add_context_rows(const ContextTrie& trie, const ContextValues& values, cons
         __builtin_prefetch(value + entry);
         __builtin_prefetch(trie.entry_symbol + entry);
       }
-      for (int64_t i = 0; k >= first && i < n_left; ++i) {
+      for (int64_t i = 0; i < n_left; ++i) {
         const uint32_t c = context[static_cast<size_t>(i)], end = trie.first_entry[c + 1];
-        float* row = y + of[static_cast<size_t>(i)] * trie.n_symbols;
+        float* row = y + k * apart + of[static_cast<size_t>(i)] * trie.n_symbols;
         if (const float* dense = values.dense_row(c)) {
           for (int64_t w = 0; w < trie.n_symbols; ++w) row[w] += dense[w];
           continue;
         }
         for (uint32_t e = trie.first_entry[c]; e < end; ++e) row[trie.entry_symbol[e]] += value[e];
       }
-      if (k == std::min(last, trie.depth)) break;
+      if (k == trie.depth) break;
       int64_t n_deeper = 0;
       for (int64_t i = 0; i < n_left; ++i) {
         const int64_t text = of[static_cast<size_t>(i)];

@@ -147,9 +147,10 @@ class ContextValues {
 };
 
 // Of each of n places in a text: y[w] += value for every entry of the contexts that its bytes begin with, shallowest first,
-// as deep as was met; of the depths from `first` to `last` alone. bytes: (n, kMaxContext), of a list; y: (n, n_symbols).
-void add_context_rows(const ContextTrie& trie, const ContextValues& values, const uint8_t* bytes, int64_t n, int first,
-                      int last, float* y);
+// as deep as was met. bytes: (n, kMaxContext), of a list; y: (n, n_symbols), of each depth `apart` numbers further on; 0:
+// depths are added up.
+void add_context_rows(const ContextTrie& trie, const ContextValues& values, const uint8_t* bytes, int64_t n, float* y,
+                      int64_t apart = 0);
 
 // Whether the arrays describe a trie: what comes from a file may not. Returns the first flaw, or null.
 const char* flaw_of(const ContextTrie& trie, int64_t n_entries);

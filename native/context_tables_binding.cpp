@@ -121,29 +121,31 @@ class Reader {
     values_.emplace(trie_, value.data());
   }
 
-  // y (B, T, K) <- y + rows of the contexts after each token, of the depths from `first` to `last`; `state`
-  // (B, kStateSize) <- what follows the last.
-  void add(In<int64_t, 2> tokens, Out<int64_t, 2> state, int first, int last, Out<float, 3> y,
-           int n_threads) const {
-    require(0 <= first && first <= last, "depths must begin at 0 or more, and end no earlier");
-    check(tokens, state, y);
+  // y (depth + 1, B, T, K) <- the rows of each depth of the contexts after each token; `state` (B, kStateSize) <- what
+  // follows the last.
+  void each(In<int64_t, 2> tokens, Out<int64_t, 2> state, Out<float, 4> y, int n_threads) const {
+    const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
+    const int64_t K = trie_.n_symbols, n_flat = B * T, n_depths = trie_.depth + 1;
+    check(tokens, state);
+    require_shape(y, "y", {n_depths, B, T, K});
     const int workers = threads(n_threads);
     nb::gil_scoped_release release;
-    Buffer<uint8_t> bytes(static_cast<int64_t>(tokens.size()) * kMaxContext);
+    Buffer<uint8_t> bytes(n_flat * kMaxContext);
     advance({this}, tokens, state, bytes.get(), workers);
-    const int64_t K = trie_.n_symbols;
-    each_block(static_cast<int64_t>(tokens.size()), workers, [&](int64_t p, int64_t n, int) {
-      add_context_rows(trie_, *values_, bytes.get() + p * kMaxContext, n, first, last, y.data() + p * K);
+    each_block(n_flat, workers, [&](int64_t p, int64_t n, int) {
+      for (int64_t k = 0; k < n_depths; ++k) std::fill_n(y.data() + (k * n_flat + p) * K, n * K, 0.0f);
+      add_context_rows(trie_, *values_, bytes.get() + p * kMaxContext, n, y.data() + p * K, n_flat * K);
     });
   }
 
-  // y (B, T, K) <- the sum of what these readers would each add to 0, of all depths, in their order; `state` as above.
+  // y (B, T, K) <- what these readers sum up over all depths, added in their order; `state` as above.
   static void sum(const std::vector<const Reader*>& readers, In<int64_t, 2> tokens, Out<int64_t, 2> state,
                   Out<float, 3> y, int n_threads) {
     require(!readers.empty(), "there must be a reader at least");
     for (const Reader* reader : readers) {
       require(reader != nullptr, "readers must not be None");
-      reader->check(tokens, state, y);
+      reader->check(tokens, state);
+      require_shape(y, "y", {static_cast<int64_t>(tokens.shape(0)), static_cast<int64_t>(tokens.shape(1)), reader->trie_.n_symbols});
     }
     const int workers = threads(n_threads);
     nb::gil_scoped_release release;
@@ -157,7 +159,7 @@ class Reader {
         float* to = i == 0 ? out : own;
         std::fill_n(to, n * K, 0.0f);
         const uint8_t* of = bytes.get() + (static_cast<int64_t>(i) * n_flat + p) * kMaxContext;
-        add_context_rows(readers[i]->trie_, *readers[i]->values_, of, n, 0, kMaxContext, to);
+        add_context_rows(readers[i]->trie_, *readers[i]->values_, of, n, to);
         for (int64_t k = 0; i > 0 && k < n * K; ++k) out[k] += own[k];
       }
     });
@@ -166,10 +168,8 @@ class Reader {
  private:
   int64_t n_entries() const { return static_cast<int64_t>(entry_symbol_.size()); }
 
-  void check(const In<int64_t, 2>& tokens, const Out<int64_t, 2>& state, const Out<float, 3>& y) const {
-    const auto B = static_cast<int64_t>(tokens.shape(0)), T = static_cast<int64_t>(tokens.shape(1));
-    require_shape(state, "state", {B, kStateSize});
-    require_shape(y, "y", {B, T, trie_.n_symbols});
+  void check(const In<int64_t, 2>& tokens, const Out<int64_t, 2>& state) const {
+    require_shape(state, "state", {static_cast<int64_t>(tokens.shape(0)), kStateSize});
     require_symbols(tokens, trie_.n_symbols);
   }
 
@@ -325,9 +325,8 @@ void bind_context_tables(nb::module_& m) {
       .def(nb::init<In<uint8_t, 1>, In<int32_t, 1>, In<int32_t, 1>, In<uint8_t, 1>, In<float, 1>, In<uint8_t, 1>, int, int>(),
            nb::arg("symbol").noconvert(), nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(),
            nb::arg("entry_symbol").noconvert(), nb::arg("value").noconvert(), nb::arg("byte").noconvert(), nb::arg("list"), nb::arg("depth"))
-      .def("add", &Reader::add, nb::arg("tokens").noconvert(),
-           nb::arg("state").noconvert(), nb::arg("first"), nb::arg("last"), nb::arg("y").noconvert(),
-           nb::arg("n_threads"))
+      .def("each", &Reader::each, nb::arg("tokens").noconvert(), nb::arg("state").noconvert(),
+           nb::arg("y").noconvert(), nb::arg("n_threads"))
       .def_static("sum", &Reader::sum, nb::arg("readers"), nb::arg("tokens").noconvert(),
                   nb::arg("state").noconvert(), nb::arg("y").noconvert(), nb::arg("n_threads"));
   m.def("add_recent", &add_recent, nb::arg("y").noconvert(), nb::arg("cells").noconvert(),

@@ -53,7 +53,7 @@ def test_forward_is_the_readout_and_the_rows(depth: int, n_layers: int):
     )
     assert torch.equal(model(x), model.readout(model.latencies(x)) + ((text + words) + line))
     for each, expected in zip(model.contexts.each(x), (text, words, line), strict=True):
-        torch.testing.assert_close(sum(each), expected)
+        torch.testing.assert_close(each.sum(0), expected)
     assert model.context_length >= 256
 
 

@@ -53,8 +53,7 @@ std::vector<float> read(const Rows& rows, const std::vector<uint8_t>& text, cons
   const ContextValues values(trie, rows.value.data());
   parallel_for(n_threads, n / kPositions, [&](int64_t task, int) {
     const int64_t t = task * kPositions;
-    add_context_rows(trie, values, bytes.data() + t * kMaxContext, kPositions, 0,
-                     kMaxContext, y.data() + t * n_symbols);
+    add_context_rows(trie, values, bytes.data() + t * kMaxContext, kPositions, y.data() + t * n_symbols);
   });
   return y;
 }

@@ -145,6 +145,11 @@ def test_reading_is_the_definition_to_the_bit(kind: str, depth: int, n_threads: 
             defined, ends = read_contexts_reference(rows, BYTE, kind, depth, some, state[: len(some)])
             assert torch.equal(found, defined)
             assert torch.equal(after, ends)
+            reader = ContextReader(rows, BYTE, kind, depth)
+            apart = reader.each(some, state[: len(some)])
+            assert apart.shape == (min(depth, LISTS[kind]) + 1, *found.shape)
+            with use_kernel("reference"):
+                assert torch.equal(apart, reader.each(some, state[: len(some)]))
     finally:
         torch.set_num_threads(before)
 
@@ -188,6 +193,10 @@ def test_what_reading_all_kinds_refuses():
         ContextReader.read_all([reader, reader], tokens + 7, state)
     with pytest.raises(ValueError, match="state must have shape"):
         ContextReader.read_all([reader], tokens, start_state(2))
+    with pytest.raises(ValueError, match="state must have shape"):
+        reader.each(tokens, start_state(2))
+    with pytest.raises(ValueError, match=r"tokens must lie in \[0, 8\); got -1"):
+        reader.each(tokens - 1, state)
 
 
 @pytest.mark.parametrize("kind", LISTS)
@@ -270,18 +279,6 @@ def test_borders_say_what_is_wrong():
             read_contexts(rows, BYTE, "text", 2, torch.tensor([[0, wrong]]), start_state(1))
     with pytest.raises(ValueError, match="state must have shape"):
         read_contexts(rows, BYTE, "text", 2, torch.tensor([[0, 1]]), start_state(2))
-
-
-@needs_kernel
-@pytest.mark.parametrize(("first", "last"), [(-1, 2), (2, 1), (0, -1)])
-def test_depths_that_are_none_are_refused(first: int, last: int):
-    rows = (part.numpy() for part in count_contexts(text_of(300), [(0, 300)], BYTE, "text", 4))
-    reader = native.ContextReader(*rows, BYTE.numpy(), 0, 4)
-    tokens = tokens_of(text_of(5)).numpy()
-    y = np.zeros((1, 5, len(BYTE)), dtype=np.float32)
-    with pytest.raises(ValueError, match="depths must begin"):
-        reader.add(tokens, start_state(1).numpy(), first, last, y, 1)
-    assert not y.any()
 
 
 @pytest.mark.parametrize("kind", LISTS)

@@ -200,13 +200,10 @@ class ContextTables(nn.Module):
         """Bytes of the deepest contexts of each kind."""
         return [min(self.depth, length) for length in LISTS.values()]
 
-    def each(self, tokens: Tensor) -> list[list[Tensor]]:
-        """Logits (B, T, K) that each depth of each kind adds to the sum of :meth:`forward`."""
+    def each(self, tokens: Tensor) -> list[Tensor]:
+        """What each depth of each kind adds to the sum of :meth:`forward`: of every kind (depth + 1, B, T, K)."""
         begin, ids = start_state(len(tokens)), tokens.to("cpu", torch.int64)
-        return [
-            [reader.read(ids, begin, only=k)[0].to(tokens.device) for k in range(depth + 1)]
-            for reader, depth in zip(self._checked(), self.depths, strict=True)
-        ]
+        return [reader.each(ids, begin).to(tokens.device) for reader in self._checked()]
 
     def scale(self, factors: Sequence[Sequence[float]]) -> None:
         """Multiply the counted rows of each depth of each kind by its two factors, see :meth:`ContextList.scale`."""

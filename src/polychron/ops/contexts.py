@@ -244,13 +244,21 @@ def empty_rows(n_contexts: int, n_entries: int) -> ContextRows:
 
 
 def read_contexts_reference(
-    rows: ContextRows, byte: Tensor, kind: str, depth: int, tokens: Tensor, state: Tensor, first: int = 0
+    rows: ContextRows, byte: Tensor, kind: str, depth: int, tokens: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The definition of :func:`read_contexts`: deeper and deeper, as long as the context was met.
+    """The definition of :func:`read_contexts`."""
+    y, after = _read_each_reference(rows, byte, kind, depth, tokens, state)
+    summed = y[0]
+    for of_depth in y[1:]:
+        summed += of_depth
+    return summed, after
 
-    ``first``: rows of shallower contexts are not added.
-    """
-    y = torch.zeros(*tokens.shape, len(byte))
+
+def _read_each_reference(
+    rows: ContextRows, byte: Tensor, kind: str, depth: int, tokens: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The rows of each depth, (depth + 1, B, T, K): deeper and deeper, as long as the context was met."""
+    y = torch.zeros(depth + 1, *tokens.shape, len(byte))
     first_child, first_entry = rows.first_child.tolist(), rows.first_entry.tolist()
     ends = []
     for b, (sequence, now) in enumerate(zip(tokens.tolist(), state.tolist(), strict=True)):
@@ -258,8 +266,8 @@ def read_contexts_reference(
             now = advance_reference(now, int(byte[token]))
             at = 0
             for k, furthest in enumerate((*context_of(now, kind)[:depth], None)):
-                row = slice(first_entry[at], first_entry[at + 1] if k >= first else first_entry[at])
-                y[b, t, rows.entry_symbol[row].long()] += rows.value[row]
+                row = slice(first_entry[at], first_entry[at + 1])
+                y[k, b, t, rows.entry_symbol[row].long()] = rows.value[row].float()
                 children = rows.symbol[first_child[at] : first_child[at + 1]].tolist()
                 if furthest not in children:
                     break
@@ -324,25 +332,18 @@ class ContextReader:
             arrays = (part.numpy() for part in (*rows, byte))
             self._native = native.ContextReader(*arrays, list(LISTS).index(kind), self._depth)
 
-    def read(self, tokens: Tensor, state: Tensor, only: int | None = None) -> tuple[Tensor, Tensor]:
-        """Sums (B, T, K) after each of the tokens (B, T), and the state after the last.
+    def read(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums (B, T, K) after each of the tokens (B, T), and the state after the last."""
+        return self.read_all([self], tokens, state)
 
-        ``only``: of the rows of this depth alone; None: of all.
-        """
-        first, last = (0, self._depth) if only is None else (only, only)
+    def each(self, tokens: Tensor, state: Tensor) -> Tensor:
+        """The rows of each depth by themselves, (depth + 1, B, T, K)."""
         if not self._runs_native():
-            return read_contexts_reference(self._rows, self._byte, self._kind, last, tokens, state, first)
-        y = np.zeros((*tokens.shape, len(self._byte)), dtype=np.float32)
+            return _read_each_reference(self._rows, self._byte, self._kind, self._depth, tokens, state)[0]
+        y = np.empty((self._depth + 1, *tokens.shape, len(self._byte)), dtype=np.float32)
         after = state.clone(memory_format=torch.contiguous_format)
-        self._native.add(
-            tokens.contiguous().numpy(),
-            after.numpy(),
-            first,
-            last,
-            y,
-            torch.get_num_threads(),
-        )
-        return torch.from_numpy(y), after
+        self._native.each(tokens.contiguous().numpy(), after.numpy(), y, torch.get_num_threads())
+        return torch.from_numpy(y)
 
     def _runs_native(self) -> bool:
         return self._native is not None and runs_native(self._rows.value)
@@ -351,7 +352,10 @@ class ContextReader:
     def read_all(readers: Sequence[ContextReader], tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of what these readers, of one vocabulary, read; added in their order. And the state."""
         if not all(reader._runs_native() for reader in readers):
-            (y, after), *others = (reader.read(tokens, state) for reader in readers)
+            (y, after), *others = (
+                read_contexts_reference(reader._rows, reader._byte, reader._kind, reader._depth, tokens, state)
+                for reader in readers
+            )
             for of_one, _ in others:
                 y += of_one
             return y, after

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ import torch
 from polychron.models import DelayLM
 from polychron.nn import ContextTables
 from polychron.training.fit_recent import fit_recent
-from polychron.training.newton import Cost, least, one_thread
+from polychron.training.newton import Cost, least, side_by_side
 
 # Counting a byte takes a tenth of the time of training on one, and is worth more at first: so many times as many bytes
 # of a text are counted as are trained on, within these bounds; of a longer one, stretches spread over it.
@@ -126,7 +128,7 @@ def find_belief(
     targets = torch.cat([piece[1:] for piece in read])
     sizes = [1, *(depth + 1 for depth in contexts.depths)]
     n = len(sizes)
-    with one_thread():
+    with side_by_side() as mapped:
         of_kinds = [
             _Part(
                 torch.stack([of_depths.sum(0) for of_depths in part.logits.split(sizes)]),
@@ -136,15 +138,15 @@ def find_belief(
             for part in known
         ]
         begin = torch.full((n,), 1 / n, dtype=torch.float64)
-        together = least(begin, _cost_of(of_kinds, n), begin, torch.zeros(n, dtype=torch.float64), lowest=0.0)
+        together = least(begin, _cost_of(of_kinds, n, mapped), begin, torch.zeros(n, dtype=torch.float64), lowest=0.0)
         n_factors = [1, *(2 * (depth + 1) for depth in contexts.depths)]
         begin = together.repeat_interleave(torch.tensor(n_factors))
         strength = torch.full_like(begin, _TOGETHER / len(targets))
-        apart = least(begin, _cost_of(known, sum(n_factors)), begin, strength)
+        apart = least(begin, _cost_of(known, sum(n_factors), mapped), begin, strength)
         cells = None
         if recent:
             logits = torch.cat([part.sum(apart.float()) for part in known])
-            factor, cells = fit_recent(logits, contexts.byte, read)
+            factor, cells = fit_recent(logits, contexts.byte, read, mapped)
             apart = factor * apart
     (scale,), *depths = (part.tolist() for part in apart.split(n_factors))
     return Belief(scale, depths, cells)
@@ -200,8 +202,8 @@ def _logits(
     """Of all pieces: the trained network, then each depth of counted tables, which have two factors each."""
     known: list[_Part] = []
     for piece in pieces:
-        counted = [logits[0] for of_kind in contexts.each(piece[None, :-1]) for logits in of_kind]
-        of_piece = torch.stack([trained(piece), *counted])
+        counted = [of_kind[:, 0] for of_kind in contexts.each(piece[None, :-1])]
+        of_piece = torch.cat([trained(piece)[None], *counted])
         factor = 2 * torch.arange(len(of_piece))[:, None] - (of_piece.count_nonzero(2) == 1).long()
         factor[0] = 0
         for of_all in zip(
@@ -214,7 +216,7 @@ def _logits(
     return known
 
 
-def _cost_of(parts: Sequence[_Part], n: int) -> Cost:
+def _cost_of(parts: Sequence[_Part], n: int, mapped: Callable[..., Iterator[Any]]) -> Cost:
     """Mean nats of factors (n,), their slope (n,) and curvature (n, n).
 
     These are means and covariances of all logits under the prediction; the curvature is that of some parts.
@@ -222,28 +224,34 @@ def _cost_of(parts: Sequence[_Part], n: int) -> Cost:
     n_positions = sum(len(part.targets) for part in parts)
     every = max(1, len(parts) // _CURVATURE_PARTS)
     n_curved = sum(len(part.targets) for part in parts[::every])
+    is_curved = [k % every == 0 for k in range(len(parts))]
 
     def cost(at: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
-        factors = at.float()
-        nats, slope, curvature = 0.0, torch.zeros(n, dtype=torch.float64), torch.zeros(n * n, dtype=torch.float64)
-        for k, part in enumerate(parts):
-            nats += _add_cost(part, factors, slope, curvature if k % every == 0 else None)
-        return nats / n_positions, slope / n_positions, curvature.view(n, n) / n_curved
+        found = mapped(functools.partial(_cost_at, at.float()), parts, is_curved)
+        nats, slopes, curvatures = zip(*found, strict=True)
+        curvature = sum(some for some in curvatures if some is not None)
+        return sum(nats) / n_positions, sum(slopes) / n_positions, curvature.view(n, n) / n_curved
 
     return cost
 
 
-def _add_cost(part: _Part, factors: torch.Tensor, slope: torch.Tensor, curvature: torch.Tensor | None) -> float:
-    """Nats of a part's positions; what it adds to the slope (n,), and to the curvature (n * n,) where that is given."""
+def _cost_at(
+    factors: torch.Tensor, part: _Part, is_curved: bool
+) -> tuple[float, torch.Tensor, torch.Tensor | None]:
+    """Nats of a part's positions, their slope (n,), and curvature (n * n,) where that is wanted."""
+    n = len(factors)
     log_p = part.sum(factors).log_softmax(1)
     p = log_p.exp()
     mean = torch.linalg.vecdot(part.logits, p)
     target = part.targets[:, None]
     at_target = part.logits.gather(2, target.expand(len(mean), -1, -1))[..., 0]
+    slope = torch.zeros(n, dtype=torch.float64)
     slope.index_add_(0, part.factor.flatten(), (mean - at_target).double().flatten())
-    if curvature is not None:
+    curvature = None
+    if is_curved:
+        curvature = torch.zeros(n * n, dtype=torch.float64)
         weighted = (part.logits * p.sqrt()).transpose(0, 1)
         covariance = weighted @ weighted.mT - mean.T[:, :, None] * mean.T[:, None, :]
-        places = part.factor.T[:, :, None] * len(slope) + part.factor.T[:, None, :]
+        places = part.factor.T[:, :, None] * n + part.factor.T[:, None, :]
         curvature.index_add_(0, places.flatten(), covariance.double().flatten())
-    return -log_p.gather(1, target).sum(dtype=torch.float64).item()
+    return -log_p.gather(1, target).sum(dtype=torch.float64).item(), slope, curvature

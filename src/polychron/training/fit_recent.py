@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +37,9 @@ USUAL_CELLS = (
 )
 
 
-def fit_recent(logits: Tensor, byte: Tensor, pieces: Sequence[Tensor]) -> tuple[float, Tensor]:
+def fit_recent(
+    logits: Tensor, byte: Tensor, pieces: Sequence[Tensor], mapped: Callable[..., Iterator[Any]] = map
+) -> tuple[float, Tensor]:
     r"""The factor a and the cells at which stretches of a text, read one after the other, cost least.
 
     .. math:: (a, r) = \arg\min \sum_t -\log \mathrm{softmax}(a\,l_t + \mathrm{recent}_r(x_{\le t}))[x_{t+1}]
@@ -48,6 +52,8 @@ def fit_recent(logits: Tensor, byte: Tensor, pieces: Sequence[Tensor]) -> tuple[
         logits: l (N, K) float32, of everything else, at all positions of the pieces but each one's last.
         byte: (K,) uint8, see `polychron.ops.contexts.bytes_of_symbols`.
         pieces: token ids (T,) int64, in which nothing was counted and on which nothing was trained.
+        mapped: calls a function with what iterables give, as ``map`` does; see
+            :func:`polychron.training.newton.side_by_side`.
 
     Returns:
         a, and the cells, `polychron.ops.recent.CELLS_SHAPE` float32.
@@ -64,11 +70,12 @@ def fit_recent(logits: Tensor, byte: Tensor, pieces: Sequence[Tensor]) -> tuple[
     usual = torch.tensor([*(number for row in USUAL_CELLS for number in row), 1.0], dtype=torch.float64)
     strength = torch.tensor([_CELLS_STRENGTH] * N_CELLS + [_FACTOR_STRENGTH], dtype=torch.float64)
     # The curvature where the search begins, from some of the text, is near enough to the end's for all steps.
-    curvature = sum(_curvature(usual, *part[:3]) for part in parts[::_CURVATURE_OF])
-    curvature *= len(targets) / sum(len(part[0]) for part in parts[::_CURVATURE_OF])
+    some = [part[:3] for part in parts[::_CURVATURE_OF]]
+    curvature = sum(mapped(functools.partial(_curvature, usual), *zip(*some, strict=True)))
+    curvature *= len(targets) / sum(len(part[0]) for part in some)
 
     def cost(at: Tensor) -> tuple[float, Tensor, Tensor]:
-        costs, slopes = zip(*(_cost(at, *part) for part in parts), strict=True)
+        costs, slopes = zip(*mapped(functools.partial(_cost, at), *zip(*parts, strict=True)), strict=True)
         return sum(costs), torch.stack(slopes).sum(0), curvature
 
     *of_cells, factor = least(usual, cost, usual, strength).tolist()

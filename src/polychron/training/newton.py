@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,10 +63,21 @@ def least(start: Tensor, cost: Cost, towards: Tensor, strength: Tensor, *, lowes
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """What is summed within has the same bits for any number of threads."""
+    """Within the block PyTorch's operations run on the thread that calls them."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(n_threads)
+
+
+@contextmanager
+def side_by_side() -> Iterator[Callable[..., Iterator[Any]]]:
+    """A ``map`` that calls on as many threads as PyTorch has, each of whose operations runs on one.
+
+    What is made of its results in their order has the same bits for any number of threads.
+    """
+    n_threads = torch.get_num_threads()
+    with one_thread(), ThreadPoolExecutor(n_threads) as pool:  # threads that begin within know of one as well
+        yield pool.map
