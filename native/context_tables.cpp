@@ -44,7 +44,7 @@ uint32_t child_of(const ContextTrie& trie, uint32_t context, uint8_t symbol) {
 // A row is dense where at least this part of the symbols has an entry, as long as there is room: shallow contexts, which
 // are read most, come first.
 constexpr uint32_t kDensePart = 4;
-constexpr size_t kMostDenseNumbers = size_t{1} << 21;
+constexpr size_t kMostDenseNumbers = size_t{1} << 16;
 
 }  // namespace
 
