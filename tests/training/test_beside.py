@@ -141,6 +141,28 @@ def test_a_run_says_what_it_does(tmp_path, capsys):
     assert len(both["beside"]["cells"]) == N_CELLS
 
 
+def test_what_was_set_aside_is_counted_in_the_end(tmp_path):
+    """Of a run that has time to count once more; the factors are those that were found without it."""
+    from polychron.data import Vocabulary, hold_out
+    from polychron.ops.contexts import bytes_of_symbols
+    from polychron.training import open_checkpoint
+
+    write(tmp_path)
+    data = np.frombuffer((tmp_path / "text.txt").read_bytes(), dtype=np.uint8)
+    for share, whole in (("0", False), ("0.5", True)):
+        config = train(tmp_path, "--steps", "20", "--beside", share, out=share)
+        checkpoint = open_checkpoint(tmp_path / share)
+        vocabulary = Vocabulary(bytes(checkpoint.record.vocabulary))
+        segments = hold_out(data.size, config["corpus"]["holdout"], config["corpus"]["holdout_fraction"]).training
+        byte = bytes_of_symbols(bytes(vocabulary.byte_values))
+        expected = ContextTables.of_text(vocabulary.encode(data), segments, byte, 3)
+        expected.scale(config["metrics"]["context_scales"])
+        found = checkpoint.load_model().contexts
+        pairs = [*zip(found.lists, expected.lists, strict=True)]
+        same = [a.value.shape == b.value.shape and torch.allclose(a.value, b.value) for a, b in pairs]
+        assert all(same) == whole
+
+
 def test_it_helps_on_code(tmp_path):
     """Of ten files of Python's library the last tenth, with the smallest network: 0.002 nats under either seed."""
     from polychron.cli import main

@@ -86,11 +86,16 @@ def blend(
         ([6, 6, 6], 2)
     """
     belief = belief_in(model, contexts, pieces, recent=recent)
+    join(model, contexts, belief)
+    return belief.scale, belief.depths
+
+
+def join(model: DelayLM, contexts: ContextTables, belief: Belief) -> None:
+    """Gives a trained model counted tables, the rows of either multiplied by what was found."""
     scale_readout(model, belief.scale)
     contexts.scale(belief.depths)
     contexts.set_recent(belief.cells)
     model.set_contexts(contexts)
-    return belief.scale, belief.depths
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from polychron.ops.contexts import bytes_of_symbols
 from polychron.ops.recent import CELLS_SHAPE
 from polychron.training import beside
 from polychron.training.begin_from import train_only_part
-from polychron.training.blend import COUNTED_STRETCHES, Belief, belief_in, blend, blended, scale_readout
+from polychron.training.blend import COUNTED_STRETCHES, Belief, belief_in, blended, join, scale_readout
 from polychron.training.calibrate import calibrate
 from polychron.training.checkpoint import checkpoint_tensors, open_checkpoint
 from polychron.training.checkpoint_writer import CheckpointWriter
@@ -116,7 +116,8 @@ class Run:
         vocabulary: of the model.
         held_out: (N,) token ids of the text to validate on.
         set_aside: stretches (N,) of the training part that calibrate the model at the end.
-        count: makes the tables of contexts that the model gets at the end; None: it gets none.
+        count: makes the tables of contexts that the model gets at the end, with ``whole=True`` of what is set aside as
+            well; None: it gets none.
         count_beside: makes windows with what counted tables add there, see `polychron.training.beside`; None where it
             is to stop.
         writer: of the folder for checkpoints.
@@ -132,7 +133,7 @@ class Run:
     vocabulary: Vocabulary
     held_out: np.ndarray
     set_aside: list[np.ndarray]
-    count: Callable[[], ContextTables] | None
+    count: Callable[..., ContextTables] | None
     count_beside: Callable[[Belief, Callable[[], bool]], beside.BesideWindows | None]
     writer: CheckpointWriter
     record: Record
@@ -388,8 +389,12 @@ class Run:
         contexts = self._contexts()
         if contexts is None:
             return {"readout_scale": calibrate(self.model, self.set_aside)}
-        c, believed = blend(self.model, contexts, self._blended_on(), recent=self.record.training.recent)
-        return {"readout_scale": c, "context_scales": believed}
+        belief = belief_in(self.model, contexts, self._blended_on(), recent=self.record.training.recent)
+        if self.record.training.parts:  # there is time to count once more; what was set aside has done its duty
+            contexts = self._counted = None
+            contexts = self.count(whole=True)
+        join(self.model, contexts, belief)
+        return {"readout_scale": belief.scale, "context_scales": belief.depths}
 
     def _note(self, **fields: Any) -> None:
         self.record = self.record.model_copy(update=fields)
@@ -420,9 +425,9 @@ def windows_of(record: Record, data: np.ndarray) -> Windows:
     return Windows(tokens, segments, length=training.length, batch=training.batch, seed=training.seed)
 
 
-def count_contexts(record: Record, data: np.ndarray) -> ContextTables:
-    """Tables of the contexts in what a run trains on, of its text (N,) uint8; nothing of what is set aside."""
-    return ContextTables.of_text(*_counted(record, data), record.training.contexts)
+def count_contexts(record: Record, data: np.ndarray, *, whole: bool = False) -> ContextTables:
+    """Tables of the contexts in what a run trains on, of its text (N,) uint8; of what is set aside only in the whole."""
+    return ContextTables.of_text(*_counted(record, data, whole=whole), record.training.contexts)
 
 
 def windows_beside(
@@ -441,12 +446,14 @@ def stretches_counted(holdout: Holdout, calibration: int, counted: int) -> tuple
     return spread(set_aside(holdout.training, calibration)[0], counted, COUNTED_STRETCHES)
 
 
-def _counted(record: Record, data: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]], torch.Tensor]:
+def _counted(
+    record: Record, data: np.ndarray, *, whole: bool = False
+) -> tuple[np.ndarray, list[tuple[int, int]], torch.Tensor]:
     """What is counted: symbols (N,), the segments in them, and the byte of each symbol."""
     training = record.training
     vocabulary = Vocabulary(bytes(record.vocabulary))
     holdout = hold_out(data.size, record.corpus.holdout, record.corpus.holdout_fraction)
-    counted = stretches_counted(holdout, training.calibration, training.counted)
+    counted = stretches_counted(holdout, 0 if whole else training.calibration, training.counted)
     ends = [0, *itertools.accumulate(end - start for start, end in counted)]
     text = vocabulary.encode(np.concatenate([data[start:end] for start, end in counted]))
     return text, list(itertools.pairwise(ends)), bytes_of_symbols(bytes(vocabulary.byte_values))
