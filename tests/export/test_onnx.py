@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ NETWORKS = {
     "no delays": models.DelayConfig(
         vocabulary_size=28, n_neurons=9, n_tables=5, n_comparisons=4, max_delay=0, readout_n_comparisons=4
     ),
+    **{f"{name}, bfloat16 tables": replace(MODELS[name], table_type="bfloat16") for name in ("delay", "transformer")},
 }
 
 
@@ -88,8 +90,9 @@ def test_quantised_models_say_what_the_runtime_says(name: str, precision: str, t
     [
         DeepConfig(n_pixels=24, n_classes=3, width=6, n_layers=2, n_tables=5, readout_n_tables=7),
         DeepConfig(n_pixels=9, n_classes=4, n_references=0, n_layers=0, n_comparisons=3, readout_n_tables=300),
+        DeepConfig(n_pixels=24, n_classes=3, width=6, n_tables=5, readout_n_tables=7, table_type="bfloat16"),
     ],
-    ids=["two layers", "readout alone"],
+    ids=["two layers", "readout alone", "bfloat16 tables"],
 )
 def test_a_classifier_says_what_it_says(config: DeepConfig, tmp_path: Path):
     model = DeepClassifier(config, seed=2)

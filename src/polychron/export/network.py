@@ -114,12 +114,12 @@ def read_network(directory: str | os.PathLike[str]) -> Network:
     tensors = checkpoint.load_tensors()
     if is_language_model:
         if quantization is None:
-            return language_network(folder, checkpoint, tensors, "float32", 0)
+            return language_network(folder, checkpoint, tensors, checkpoint.config.table_type, 0)
         return language_network(folder, checkpoint, tensors, quantization.precision, quantization.logit_bits or 0)
     arrays = _arrays(tensors)
     network = Network(
         "deep",
-        "float32",
+        checkpoint.config.table_type,
         (*_hidden_layers(arrays), _lookup(arrays, "readout.")),
         n_pixels=checkpoint.config.n_pixels,
         references=arrays.pop("references"),

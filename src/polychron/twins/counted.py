@@ -1,6 +1,7 @@
 """A dense twin with the counted and recent tables that our delay model has: what of the lead is theirs.
 
-The twin is trained as ever, on what is not set aside; then what a default run of ours does at its end is done to it.
+The twin is trained as ever, on what is not set aside; then what a default run of a minute or more does at its end is
+done to it: the factors are found on what was set aside, and this is counted as well.
 """
 
 # M position in the held-out part, K vocabulary
@@ -47,7 +48,7 @@ class CountedTwin:
 
 
 def train_counted(recipe: Recipe, settings: Settings, split: Split, seconds: float, seed: int) -> CountedTwin:
-    """Count all of the text, up to ``MOST_COUNTED`` bytes, train for what is left of ``seconds``, fit, score.
+    """Count the text, up to ``MOST_COUNTED`` bytes, train for what is left of ``seconds``, fit, count all, score.
 
     Args:
         recipe: of a twin that has ``logits``: a transformer.
@@ -76,6 +77,9 @@ def train_counted(recipe: Recipe, settings: Settings, split: Split, seconds: flo
     began = time.perf_counter()
     pieces = [split.training[start:end] for start, end in aside]
     belief = find_belief(trained.twin.logits, contexts, pieces)
+    contexts = ContextTables.of_text(
+        split.training, list(spread([(0, split.training.size)], MOST_COUNTED, COUNTED_STRETCHES)), byte, MAX_DEPTH
+    )
     contexts.scale(belief.depths)
     contexts.set_recent(belief.cells)
     took = counting + trained.seconds + time.perf_counter() - began

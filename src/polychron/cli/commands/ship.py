@@ -65,7 +65,7 @@ def export(
 ) -> None:
     """Write a model as C that neither multiplies nor divides, or for another library.
 
-    Example: `polychron export runs/book --to c --out book/model`
+    Example: `polychron export runs/book --to c --out book/model --tables book/model.tables`
 
     Example: `polychron export runs/digits-deep-tiny-1 --to c --out digits --tables digits.tables`
 

@@ -23,7 +23,7 @@ def evaluate(
         float | None,
         typer.Option(
             metavar="RATE",
-            help="Go on learning from the text, each part after it was scored, at this rate; 0.02 is usual.",
+            help="Go on learning from the text, each part after it was scored, at this rate; 0.005 is usual.",
         ),
     ] = None,
     threads: Threads = None,
@@ -35,7 +35,7 @@ def evaluate(
 
     Every byte after the first is scored exactly once, with as much context as the model can use.
 
-    Dynamic evaluation: `polychron evaluate runs/book other.txt --adapt 0.02`; the checkpoint stays as it is.
+    Dynamic evaluation: `polychron evaluate runs/book other.txt --adapt 0.005`; the checkpoint stays as it is.
     """
     from polychron.cli.evaluate import run_evaluate
 
