@@ -112,6 +112,8 @@ class BoundModel {
     model_.set_recent(cells.data());
   }
 
+  int64_t stream_bytes() const { return polychron::runtime::stream_bytes(get()); }
+
   const Model& get() const {
     require(model_.ready(), "the model has no readout yet");
     return model_;
@@ -358,7 +360,8 @@ void bind_runtime(nb::module_& m) {
       .def("add_contexts", &BoundModel::add_contexts, nb::arg("symbol").noconvert(),
            nb::arg("first_child").noconvert(), nb::arg("first_entry").noconvert(), nb::arg("entry_symbol").noconvert(),
            nb::arg("value").noconvert(), nb::arg("depth"), nb::arg("most_copied"))
-      .def("set_recent", &BoundModel::set_recent, nb::arg("cells").noconvert());
+      .def("set_recent", &BoundModel::set_recent, nb::arg("cells").noconvert())
+      .def_prop_ro("stream_bytes", &BoundModel::stream_bytes);
   nb::class_<BoundStream>(m, "RuntimeStream")
       .def(nb::init<const BoundModel&, bool>(), nb::arg("model"), nb::arg("counting") = false, nb::keep_alive<1, 2>())
       .def("reset", &BoundStream::reset)

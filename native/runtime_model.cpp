@@ -50,7 +50,10 @@ Model::Model(Precision precision, const void* embedding, int64_t n_tokens, int64
     int32_t* out = embedding_.data() + token * stride_;
     if (integer()) {
       const auto* in = static_cast<const int16_t*>(embedding) + token * n_neurons;
-      for (int64_t k = 0; k < n_neurons; ++k) out[k] = in[k];
+      for (int64_t k = 0; k < n_neurons; ++k) {
+        require(in[k] >= -kLatencyLimit, "latencies of int8 models must lie in [-32767, 32767]");
+        out[k] = in[k];
+      }
     } else {
       std::memcpy(out, static_cast<const float*>(embedding) + token * n_neurons, static_cast<size_t>(n_neurons) * 4);
     }

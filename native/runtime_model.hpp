@@ -21,6 +21,8 @@ namespace polychron::runtime {
 
 enum class Precision { float32, bfloat16, int8 };
 
+inline constexpr int32_t kLatencyLimit = 32767;  // of int8 models' latencies, either way
+
 // Arrays of a layer as a file has them; shapes are the caller's word, contents are checked.
 struct TablesView {
   const void* rows;         // (I, J, K) of the model's precision

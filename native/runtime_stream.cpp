@@ -12,17 +12,20 @@ namespace {
 
 constexpr int64_t kAsked = 64;       // rows that are asked for before any is added, at most
 constexpr int64_t kRoom = 256;       // rows that a trail writes before it moves
-constexpr int32_t kLatencyLimit = 32767;
 
 const float* as_float(const int32_t* p) { return reinterpret_cast<const float*>(p); }
 float* as_float(int32_t* p) { return reinterpret_cast<float*>(p); }
 
 int64_t longest_delay(const Lookup& lookup) { return lookup.contribution.empty() ? lookup.hash.max_delay : 0; }
 
-// What a lookup remembers of the tokens before: bits of rows, or latencies; those of the present one are the last row.
-Trail trail_of(const Lookup& lookup, int64_t stride) {
-  return Trail(longest_delay(lookup), lookup.hash.remembers_bits() ? lookup.hash.n_groups * kHashLanes : stride);
+// Numbers that a lookup remembers of each token: bits of rows, or latencies; those of the present one are the last row.
+int64_t remembered(const Lookup& lookup, int64_t stride) {
+  return lookup.hash.remembers_bits() ? lookup.hash.n_groups * kHashLanes : stride;
 }
+
+Trail trail_of(const Lookup& lookup, int64_t stride) { return Trail(longest_delay(lookup), remembered(lookup, stride)); }
+
+int64_t trail_numbers(int64_t n_kept, int64_t stride) { return (2 * n_kept + kRoom) * stride; }
 
 }  // namespace
 
@@ -50,6 +53,27 @@ int32_t* Trail::push() {
     end_ = n_kept_;
   }
   return data_.data() + end_++ * stride_;
+}
+
+int64_t stream_bytes(const Model& model) {
+  int64_t numbers = 0, most_rows = 0;
+  const auto add = [&](const Lookup& lookup) {
+    numbers += trail_numbers(longest_delay(lookup), remembered(lookup, model.stride()));
+    most_rows = std::max(most_rows, lookup.hash.n_groups * kHashLanes);
+  };
+  add(model.readout());
+  for (const Stage& stage : model.stages()) {
+    if (stage.lookup) {
+      add(*stage.lookup);
+      continue;
+    }
+    const int64_t padded = stage.attention->query.n_groups * kHashLanes;
+    numbers += trail_numbers(stage.attention->window, padded) + 2 * padded;
+    most_rows = std::max(most_rows, padded * stage.attention->window);
+  }
+  numbers += most_rows + model.stride() + (2 + kContextLists) * model.logits_stride();
+  if (!model.recent().empty()) numbers += 2 * kRecentTables * kRecentPlaces;
+  return numbers * static_cast<int64_t>(sizeof(int32_t));
 }
 
 Stream::Stream(const Model& model, Counters* counters)

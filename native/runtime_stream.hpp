@@ -27,6 +27,9 @@ class Trail {
   std::vector<int32_t> data_;
 };
 
+// Memory that a stream of a model takes, known before it is taken: a small file can name a window or delay of 65,535.
+int64_t stream_bytes(const Model& model);
+
 class Stream {
  public:
   // counters: of this model, to count what is done; null to do it only.

@@ -193,6 +193,11 @@ def test_counting_reads_every_example_once(counted: Outcome):
     assert result["test_accuracy"] > 0.85
 
 
+def test_what_was_counted_was_not_moved_about(counted: Outcome):
+    assert counted.code == 0
+    assert json.loads(Path("run/config.json").read_text())["training"]["augment"] == "none"
+
+
 def test_what_was_counted_is_a_classifier_like_any_other(polychron: Command, counted: Outcome):
     (again,) = polychron("classify", "run", "--json").objects
     assert again["test_correct"] == counted.objects[-1]["test_correct"]

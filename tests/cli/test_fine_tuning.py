@@ -54,6 +54,39 @@ def test_a_grown_model_is_a_model_like_any_other(polychron: Command, trained: Pa
         assert polychron(*command).code == 0
 
 
+def test_variants_do_not_grow_and_comparisons_of_theirs_are_not_replaced(polychron: Command, text: Path):
+    options = ("--preset", "tiny", "--hash", "bins", "--steps", 3, "--batch", 2, "--length", 32)
+    assert polychron("train", text, *options, "--out", "bins").code == 0
+    for more, message in (
+        (
+            ("--from", "bins", "--add-tables", 4),
+            "the paper's layers grow, and not their variants: the model has hash bins",
+        ),
+        (("--from", "bins", "--rewire", 2), "--rewire replaces comparisons of the paper's layer"),
+        ((*options, "--rewire", 2), "--rewire replaces comparisons of the paper's layer"),
+    ):
+        done = polychron("train", text, *more, *(("--steps", 3) if "--steps" not in more else ()), "--out", "no")
+        assert done.code == 2
+        assert message in done.err
+
+
+def test_the_readout_of_a_model_that_reads_by_confidence_can_be_trained_alone(polychron: Command, text: Path):
+    options = ("--preset", "tiny", "--reading", "confidence", "--batch", 2, "--length", 32)
+    assert polychron("train", text, *options, "--steps", 3, "--out", "soft").code == 0
+    assert polychron("train", text, "--from", "soft", "--only", "readout", *SHORT, "--out", "part").code == 0
+    old, new = (open_checkpoint(folder).load_tensors() for folder in ("soft", "part"))
+    changed = {name for name in old if name.startswith("model.") and not torch.equal(old[name], new[name])}
+    assert changed
+    assert all(name.startswith("model.readout.") for name in changed)
+
+
+@pytest.mark.parametrize("option", [("--contexts", 0), ("--contexts", 3), ("--no-recent",), ("--beside", 0)])
+def test_a_model_that_goes_on_keeps_its_contexts(polychron: Command, trained: Path, text: Path, option: tuple):
+    done = polychron("train", text, "--from", trained, *option, *SHORT, "--out", "no")
+    assert done.code == 2
+    assert "a model that goes on keeps the contexts it has" in done.err
+
+
 @pytest.mark.parametrize("only", ["added", "readout"])
 def test_what_is_not_trained_keeps_its_bits(polychron: Command, trained: Path, text: Path, only: str):
     more = ("--add-tables", 2) if only == "added" else ()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polychron.data.examples import load_labelled
-from polychron.data.sensors import cut_windows, describe_windows
+from polychron.data.sensors import WINDOW, cut_windows, describe_windows
 from polychron.errors import InputError
 
 
@@ -30,6 +30,10 @@ def test_windows_overlap_by_half_and_short_stretches_have_none():
     assert windows.shape == (3, 128, 6)
     assert np.array_equal(windows[2], signal[128:256])
     assert cut_windows(signal[:100]).shape == (0, 128, 6)
+
+
+def test_a_stretch_that_is_too_short_has_no_description():
+    assert describe_windows(cut_windows(np.zeros((WINDOW - 1, 6)))).shape == (0, 256)
 
 
 def test_a_description_is_quantiles_of_channels_magnitudes_and_changes():

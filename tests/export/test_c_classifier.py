@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,19 @@ def test_nor_does_any_on_a_microcontroller(cpu: str, tmp_path: Path):
             ["arm-none-eabi-objdump", "-d", tmp_path / "o"], capture_output=True, text=True, check=True
         )
         check_functions(shown.stdout, ARM, PUBLIC)
+
+
+def test_tables_of_bfloat16_are_read_as_what_they_are():
+    model = random_classifier("two layers")
+    small = DeepClassifier(replace(model.config, table_type="bfloat16"))
+    small.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        model.load_state_dict(small.state_dict())  # the same numbers in float32
+    inputs = random_inputs(20, model.config.n_pixels)
+    names = tuple("abcdef")[: model.config.n_classes]
+    assert np.array_equal(
+        quantize_classifier(small, names).logits(inputs), quantize_classifier(model, names).logits(inputs)
+    )
 
 
 def test_numbers_that_int8_does_not_reach_are_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_a_language_model_becomes_a_folder_for_transformers(polychron: Command, 
     assert AutoModelForCausalLM.from_pretrained(out).config.vocab_size > 20
     assert list(Path().iterdir()) == []
     assert polychron("export", trained, "--to", "hf", "--out", ".").code == 0  # an empty folder may be given
+
+
+@pytest.mark.parametrize("name", ["delay", "transformer"])
+def test_a_model_trained_in_bfloat16_keeps_its_bits(name: str, tmp_path: Path):
+    model = random_model(replace(MODELS[name], table_type="bfloat16"))
+    export_hf(save_model(model, tmp_path / "run"), tmp_path / "hub")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hub")
+    tokens = torch.randint(27, (2, 30), generator=torch.manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens).logits, model(tokens))
 
 
 def test_a_classifier_becomes_a_folder_for_the_hub(polychron: Command, classifier: Path, tmp_path: Path):  # noqa: F811

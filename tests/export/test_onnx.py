@@ -85,6 +85,17 @@ def test_quantised_models_say_what_the_runtime_says(name: str, precision: str, t
         assert np.array_equal(streamed_units(model, sample), np.ldexp(logits[0], model.settings.logit_bits))
 
 
+def test_states_of_int8_saturate_as_the_runtimes_do(tmp_path: Path):
+    model = random_model(NETWORKS["recurrent"])
+    with torch.no_grad():
+        model.layers_in_order()[0].synaptic_vectors.mul_(40.0)
+    folder = quantized(save_model(model, tmp_path / "run"), "int8")
+    loaded = runtime.load(folder)
+    tokens = loaded.vocabulary.encode(random_text(60)).astype(np.int64)[None]
+    (logits,) = session(exported(folder)).run(None, {"tokens": tokens})
+    assert same_bits(streamed_logits(loaded, random_text(60)), logits[0])
+
+
 @pytest.mark.parametrize(
     "config",
     [

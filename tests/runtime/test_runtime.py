@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from polychron import _native, runtime
+from polychron import _native, limits, models, runtime
 from polychron.errors import InputError
 from polychron.runtime import SamplingOptions
 from polychron.runtime.sampling import Sampler
@@ -20,7 +20,7 @@ from polychron.runtime.text_stream import score_progressively
 from polychron.storage import TensorFile
 from polychron.training import score
 
-from .conftest import COUNTED, MODELS, SavedModel, random_text
+from .conftest import COUNTED, MODELS, SavedModel, random_model, random_text, save_model
 
 Saved = Callable[[str], SavedModel]
 KERNELS = _native.available_kernels()
@@ -233,3 +233,32 @@ def test_a_kernel_that_is_not_there_is_refused(saved: Saved, monkeypatch):
 def test_no_model_no_runtime(tmp_path: Path):
     with pytest.raises(InputError, match="has no checkpoint"):
         runtime.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "asked_for"),
+    [
+        (
+            models.DelayConfig(
+                vocabulary_size=28, n_neurons=200, n_tables=1, n_comparisons=1, max_delay=65_535,
+                delay_distribution="uniform", readout_n_tables=1, readout_n_comparisons=1,
+            ),
+            "what a text needs under",
+        ),
+        (
+            models.TransformerConfig(
+                vocabulary_size=28, context=65_536, n_neurons=4, n_layers=1, n_heads=1, n_tables=60, n_comparisons=1,
+                n_position_bits=0, ffn=None,
+            ),
+            "the weights in",
+        ),
+    ],
+    ids=["a long delay", "a long window"],
+)  # fmt: skip
+def test_a_small_file_that_asks_for_much_memory_is_refused(config, asked_for: str, tmp_path: Path, monkeypatch):
+    folder = save_model(random_model(config), tmp_path / "run")
+    (weights,) = folder.glob("weights-*")
+    assert weights.stat().st_size < 1 << 20
+    monkeypatch.setattr(limits, "available_memory", lambda: 15 << 20)
+    with pytest.raises(InputError, match=asked_for):
+        runtime.load(folder)

@@ -301,6 +301,16 @@ def test_a_signal_ends_open_texts_and_the_process(number: int, serving: ServerMa
         server.ask("GET", "/health")
 
 
+def test_a_client_that_takes_no_answer_is_dropped(serving: ServerMaker):
+    server = serving("--seconds", 1)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.settimeout(15)
+        asked = b"GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):  # no TimeoutError
+            client.sendall(asked * 2000)  # more than all buffers hold
+    assert server.ask("GET", "/health").status == 200
+
+
 def test_a_client_that_reads_nothing_does_not_keep_a_server_from_its_end(serving: ServerMaker):
     server = serving("--max-bytes", ENDLESS, "--seconds", 600)
     response = server.open(bytes=ENDLESS, format="bytes")

@@ -217,6 +217,90 @@ def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path):
         assert (directory / "weights-60.safetensors").read_bytes() == weights
 
 
+def test_a_run_that_stops_between_counting_and_the_first_step_ends_with_the_same_bits(tmp_path):
+    from polychron.cli.train import Settings, _new_run
+    from polychron.training.checkpoint_writer import CheckpointWriter
+    from polychron.training.run import Run
+
+    write(tmp_path)
+    settings = Settings(preset="tiny", batch=8, length=32, steps=40, contexts=3, calibration=4000, beside=0.5)
+    record, corpus, _ = _new_run(tmp_path / "text.txt", settings, "cpu")
+    with CheckpointWriter(tmp_path / "whole") as writer:
+        list(Run.begin(record, corpus.data, writer).events())
+    stops: list[bool] = []
+    with CheckpointWriter(tmp_path / "parts") as writer:
+        run = Run.begin(record, corpus.data, writer, checkpoint_seconds=1e-9)
+        count = run.count_beside
+
+        def count_and_stop(*arguments):
+            windows = count(*arguments)
+            stops.append(True)
+            return windows
+
+        run.count_beside = count_and_stop
+        list(run.events(lambda: bool(stops)))
+        assert (run.record.position.step, run.record.beside is None) == (20, False)
+    with CheckpointWriter(tmp_path / "parts", resume=True) as writer:
+        list(Run.resume(corpus.data, writer).events())
+    names = [tmp_path / name / "weights-40.safetensors" for name in ("whole", "parts")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+
+
+def test_counting_that_takes_the_rest_of_the_time_leaves_a_whole_model(tmp_path):
+    import time
+
+    from polychron.cli.train import Settings, _new_run
+    from polychron.training import open_checkpoint
+    from polychron.training.checkpoint_writer import CheckpointWriter
+    from polychron.training.run import Finished, Run
+
+    write(tmp_path)
+    settings = Settings(preset="tiny", batch=8, length=32, minutes=2 / 60, contexts=3, calibration=4000, beside=0.5)
+    record, corpus, _ = _new_run(tmp_path / "text.txt", settings, "cpu")
+    with CheckpointWriter(tmp_path / "run") as writer:
+        run = Run.begin(record, corpus.data, writer, checkpoint_seconds=1e-9)  # the last step alone is saved as well
+        count = run.count_beside
+
+        def count_slowly(*arguments):
+            time.sleep(2.0)
+            return count(*arguments)
+
+        run.count_beside = count_slowly
+        *_, last = run.events()
+        assert isinstance(last, Finished)
+        assert run.record.beside is None
+    model = open_checkpoint(tmp_path / "run").load_model()
+    assert model.contexts is not None
+
+
+def test_a_stopped_run_says_that_its_model_lacks_what_was_counted(tmp_path, capsys):
+    from polychron.cli import main
+    from polychron.cli.train import Settings, _new_run
+    from polychron.training.checkpoint_writer import CheckpointWriter
+    from polychron.training.run import Run
+
+    write(tmp_path)
+    settings = Settings(preset="tiny", batch=8, length=32, steps=40, contexts=3, calibration=4000)
+    record, corpus, _ = _new_run(tmp_path / "text.txt", settings, "cpu")
+    with CheckpointWriter(tmp_path / "run") as writer:
+        list(Run.begin(record, corpus.data, writer).events(lambda: True))
+    for command in (["evaluate", "run"], ["generate", "run", "--bytes", "3"], ["inspect", "run"], ["quantize", "run"]):
+        capsys.readouterr()
+        assert main([command[0], str(tmp_path / "run"), *command[2:]]) == 0
+        assert "was stopped before its end, at which its model gets its counted contexts" in capsys.readouterr().err
+    with CheckpointWriter(tmp_path / "run", resume=True) as writer:
+        list(Run.resume(corpus.data, writer).events())
+    capsys.readouterr()
+    assert main(["generate", str(tmp_path / "run"), "--bytes", "3"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_counting_that_takes_all_the_time_is_told(tmp_path, capsys):
+    write(tmp_path)
+    train(tmp_path, "--minutes", "1e-6", "--beside", "0.5", out="spent")
+    assert "they learn alone" in capsys.readouterr().out
+
+
 def test_threads_do_not_change_a_bit(tmp_path):
     write(tmp_path)
     for threads in ("1", "2"):
@@ -239,7 +323,7 @@ def test_json_tells_of_it(tmp_path, capsys):
     train(tmp_path, "--steps", "20", "--beside", "0.5", "--json", out="run")
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert events[0]["beside"] == 0.5
-    assert {"event": "beside", "step": 10} in events
+    assert {"event": "beside", "step": 10, "done": True} in events
 
 
 @pytest.mark.parametrize(
@@ -248,7 +332,7 @@ def test_json_tells_of_it(tmp_path, capsys):
         (["--beside", "0.95"], "--beside must lie in [0, 0.9]; got 0.95"),
         (["--beside", "nan"], "--beside must lie in [0, 0.9]; got nan"),
         (["--beside", "0.3", "--contexts", "0"], "this run counts none"),
-        (["--beside", "0.3", "--model", "recurrent"], "this run counts none"),
+        (["--beside", "0.3", "--model", "recurrent"], "these with a delay model; the model is recurrent"),
         (["--beside", "0.3", "--schedule", "reference"], "--schedule linear"),
         (["--beside", "0.3", "--length", "50000"], "longest stretch has"),
     ],
@@ -267,9 +351,14 @@ def test_too_little_memory_is_told_before_the_training(tmp_path, capsys, monkeyp
     from polychron.cli import main
 
     write(tmp_path)
-    monkeypatch.setattr(limits, "available_memory", lambda: 200_000)
-    assert main(["train", str(tmp_path / "text.txt"), "--beside", "0.3", "--out", str(tmp_path / "no")]) == 2
-    assert "give --beside 0" in capsys.readouterr().err
+    for available, calibration, advice in (
+        (200_000, "4000", "give --contexts 0, or a smaller --calibration"),
+        (420_000, "400", "give --beside 0"),
+    ):
+        monkeypatch.setattr(limits, "available_memory", lambda: available)  # noqa: B023
+        options = ["--beside", "0.3", "--calibration", calibration, "--out", str(tmp_path / "no")]
+        assert main(["train", str(tmp_path / "text.txt"), *options]) == 2
+        assert advice in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
 

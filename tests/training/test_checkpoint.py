@@ -106,6 +106,33 @@ def test_a_step_that_is_saved_again_writes_no_weights(make_run: RunMaker, tmp_pa
     open_checkpoint(tmp_path / "run").load_model()
 
 
+def test_a_step_whose_weights_have_changed_is_written_anew(make_run: RunMaker, tmp_path: Path):
+    """As when counted tables join at the end; under another name, until config.json names it."""
+    run = make_run()
+    run.writer.save(run.record, checkpoint_tensors(run.model, run.optimizer))
+    changed = run.record.model_copy(update={"metrics": run.record.metrics.model_copy(update={"readout_scale": 2.0})})
+    with torch.no_grad():
+        run.model.readout.synaptic_vectors.fill_(3.0)
+    for _ in range(2):
+        run.writer.save(changed, checkpoint_tensors(run.model, run.optimizer))
+        assert names_in(tmp_path / "run") == {"config.json", "weights-00.safetensors"}
+        assert (open_checkpoint(tmp_path / "run").load_model().readout.synaptic_vectors == 3.0).all()
+
+
+def test_somebodys_weights_are_neither_overwritten_nor_deleted_when_a_run_goes_on(make_run: RunMaker, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    for name in ("weights-0.safetensors", "weights-7.safetensors"):
+        (tmp_path / "run" / name).write_text("precious")
+    run = make_run()
+    run.writer.save(run.record, checkpoint_tensors(run.model, run.optimizer))
+    run.writer.close()
+    CheckpointWriter(tmp_path / "run", resume=True).close()
+    assert names_in(tmp_path / "run") == {
+        "config.json", "weights-0.safetensors", "weights-00.safetensors", "weights-7.safetensors",
+    }  # fmt: skip
+    assert (tmp_path / "run" / "weights-0.safetensors").read_text() == "precious"
+
+
 def test_a_folder_with_a_checkpoint_is_not_overwritten(saved: Path):
     with pytest.raises(InputError, match="already has a checkpoint: add --resume"):
         CheckpointWriter(saved)

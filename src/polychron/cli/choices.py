@@ -195,7 +195,9 @@ Resume = Annotated[
 
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, max=1024, help="Threads to compute with; the native kernels give the same bits with any number."),
+    typer.Option(
+        min=1, max=1024, help="Threads to compute with; the native kernels give the same bits with any number."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line, and nothing else.")]
 

@@ -168,7 +168,7 @@ def _new_record(labelled: LabelledSet, settings: dict[str, Any]) -> ClassifierRe
         for option in ("minutes", "steps", "batch", "rate", "optimizer", "augment"):
             if settings[option] is not None:
                 raise InputError(f"--counts reads every example once and has no --{option}: leave it out")
-        settings = {**settings, "steps": 1, "batch": len(labelled.train_labels), "augment": "none"}
+        settings, augment = {**settings, "steps": 1, "batch": len(labelled.train_labels)}, "none"
         fields["n_layers"] = 0
     config = with_variant(
         DeepConfig(**fields), hash=settings["hash"], reading=settings["reading"], gradient=settings["gradient"],

@@ -179,7 +179,12 @@ class TerminalView:
                     f"(on {event.score.n_bytes:,} bytes)",
                 )
         elif isinstance(event, BesideReport):
-            say(self._console, f"      step {event.step:,}: counting; from here on tables learn what counts leave over")
+            what = "counting; from here on tables learn what counts leave over"
+            if not event.done:
+                what = (
+                    "counting took the time in which tables would have learnt what counts leave over: they learn alone"
+                )
+            say(self._console, f"      step {event.step:,}: {what}")
         elif isinstance(event, CheckpointReport):
             warn(event)
 
@@ -243,7 +248,7 @@ class JsonView:
                 "val_bytes": event.score.n_bytes,
             }
         elif isinstance(event, BesideReport):
-            fields = {"event": "beside", "step": event.step}
+            fields = {"event": "beside", "step": event.step, "done": event.done}
         elif isinstance(event, CheckpointReport):
             fields = {"event": "checkpoint", "step": event.step, "checkpoint": str(event.directory)}
             if event.problem is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polychron.cli.output import ByteStream, print_json
+from polychron.cli.unfinished import note_unfinished
 from polychron.errors import UnsupportedModelError
 from polychron.runtime import SamplingOptions, load
 from polychron.runtime.extension import native
@@ -32,6 +33,7 @@ def run_generate(
     ``threads`` is taken for the sake of scripts: a text is written by one.
     """
     options = SamplingOptions(temperature=temperature, top_p=top_p, seed=seed)
+    note_unfinished(directory)
     pieces = (_pieces if native is not None else _pieces_in_pytorch)(directory, prompt, n_bytes, options)
     if json:
         next(pieces)

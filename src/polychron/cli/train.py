@@ -18,16 +18,18 @@ from polychron.cli.choices import recorded_minutes, require_minutes
 from polychron.cli.console import JsonView, TerminalView, resume_command
 from polychron.cli.evaluate import load_recorded_corpus
 from polychron.cli.signals import signals_noted
+from polychron.cli.unfinished import note_unfinished
 from polychron.data import Corpus, Vocabulary, hold_out, load_corpus
 from polychron.data.holdout import set_aside
 from polychron.errors import InputError
 from polychron.limits import require_memory
+from polychron.ops.dispatch import native
 from polychron.runtime.options import USUAL
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
 from polychron.training import beside
 from polychron.training.begin_from import grown_model, start_record
-from polychron.training.blend import COUNTED_PER_TRAINED, LEAST_COUNTED, MOST_COUNTED
+from polychron.training.blend import COUNTED_PER_TRAINED, LEAST_COUNTED, MOST_COUNTED, fitting_bytes
 from polychron.training.checkpoint import Checkpoint, open_checkpoint
 from polychron.training.checkpoint_writer import CheckpointWriter
 from polychron.training.records import MOST_BESIDE, CorpusRecord, Record, TrainingRecord, storable
@@ -130,6 +132,7 @@ def run_train(
         f"stopped at step {event.step:,}, saved in {directory}. To go on: {resume_command(directory, device)}",
         file=sys.stderr,
     )
+    note_unfinished(directory)
     return 128 + signals[0]
 
 
@@ -192,6 +195,10 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
         model = grown_model(start, vocabulary, add_tables, add_comparisons, _or(settings.seed, 0))
         config = model.config
         models.check_members(config, members)
+    if settings.rewire is not None and not config.is_native:
+        raise InputError(
+            "--rewire replaces comparisons of the paper's layer: leave --hash, --reading and --gradient out"
+        )
     if settings.update == "online" and not config.is_native:
         raise InputError("--update online is the paper's layer alone: leave --hash, --reading and --gradient out")
     contexts, calibration = _contexts_and_calibration(settings, kind, defaults, n_bytes, n_text, vocabulary)
@@ -256,15 +263,17 @@ def _contexts_and_calibration(
     vocabulary: Vocabulary,
 ) -> tuple[int, int]:
     """Bytes of the contexts to count, and of the text to set aside."""
-    if settings.contexts and kind != "delay":
-        raise InputError(f"--contexts goes with a delay model; the model is {kind}")
-    if settings.contexts and settings.start is not None:
-        raise InputError("--contexts and --from exclude each other: a model that goes on keeps the contexts it has")
+    for name in ("contexts", "recent", "beside"):
+        if settings.start is not None and getattr(settings, name) is not None:
+            raise InputError(f"--{name} and --from exclude each other: a model that goes on keeps the contexts it has")
+        if getattr(settings, name) and kind != "delay":
+            raise InputError(f"--{name} goes with counted contexts, and these with a delay model; the model is {kind}")
     if settings.contexts and vocabulary.size > 256:
         raise InputError("--contexts knows at most 255 different bytes; this text has all 256")
     if settings.recent and settings.contexts == 0:
         raise InputError("--recent goes with counted contexts: leave --contexts 0 out")
-    can = settings.start is None and vocabulary.size <= 256
+    # Without the extension counting takes a thousand times as long: where it is asked for, and not otherwise.
+    can = settings.start is None and vocabulary.size <= 256 and (settings.contexts is not None or native is not None)
     wanted = _or(settings.contexts, defaults.contexts) if can else 0
     usual = 0 if settings.only else models.calibration_bytes(n_bytes, n_text, contexts=wanted > 0)
     calibration = _or(settings.calibration, usual)
@@ -277,6 +286,8 @@ def _contexts_and_calibration(
         wanted = 0
     if settings.recent and not wanted:
         raise InputError("--recent goes with counted contexts, and this run counts none: give --contexts 7")
+    n_bytes = fitting_bytes(vocabulary.size, calibration) if wanted else 0
+    require_memory(n_bytes, "the logits that factors are fitted to", "give --contexts 0, or a smaller --calibration")
     return wanted, calibration
 
 
@@ -325,6 +336,7 @@ def _start(settings: Settings) -> Checkpoint | None:
         raise InputError("--only added trains the tables of --add-tables: give that, too")
     if settings.only is not None and settings.update == "online":
         raise InputError("--only goes with --update batch: online updates change rows while a step reads them")
+    note_unfinished(settings.start)
     return open_checkpoint(settings.start)
 
 

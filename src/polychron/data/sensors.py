@@ -95,7 +95,9 @@ def describe_windows(windows: np.ndarray) -> np.ndarray:
     magnitudes = [np.linalg.norm(windows[..., axes], axis=-1, keepdims=True) for axes in (slice(0, 3), slice(3, 6))]
     channels = np.concatenate([windows, *magnitudes], axis=-1)
     both = np.concatenate([channels[:, 1:], np.abs(np.diff(channels, axis=1))], axis=-1)
-    return np.quantile(both, QUANTILES, axis=1).transpose(1, 2, 0).reshape(len(windows), -1)
+    return (
+        np.quantile(both, QUANTILES, axis=1).transpose(1, 2, 0).reshape(len(windows), both.shape[-1] * len(QUANTILES))
+    )
 
 
 def scale_by(reference: np.ndarray, inputs: np.ndarray) -> np.ndarray:

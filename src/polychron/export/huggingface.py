@@ -5,6 +5,7 @@ A language model becomes one of transformers, with its tokenizer; a classifier b
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -89,7 +90,9 @@ def _save_language_model(trained, folder: Path, name: str) -> None:
     from polychron.hub.causal_lm import PolychronConfig, PolychronForCausalLM
     from polychron.hub.tokenizer import byte_tokenizer
 
-    config = PolychronConfig(trained.config.to_dict(), byte_values=list(trained.vocabulary.byte_values))
+    # Tables of bfloat16 are exact in float32; where a folder says bfloat16, transformers rounds latencies as well.
+    network = dataclasses.replace(trained.config, table_type="float32")
+    config = PolychronConfig(network.to_dict(), byte_values=list(trained.vocabulary.byte_values))
     config.auto_map = {
         "AutoConfig": "modeling_polychron.PolychronConfig",
         "AutoModelForCausalLM": "modeling_polychron.PolychronForCausalLM",

@@ -106,9 +106,11 @@ def quantize_classifier(model: DeepClassifier, class_names: tuple[str, ...]) -> 
     bits = _latency_bits(model)
     layers = []
     for layer in model.layers:
-        rows, exponents = quantize_tables(layer.synaptic_vectors.detach().numpy() * np.float32(_GREY_LEVELS), -bits)
+        rows, exponents = quantize_tables(
+            layer.synaptic_vectors.detach().float().numpy() * np.float32(_GREY_LEVELS), -bits
+        )
         layers.append(_layer(rows, exponents + bits, layer.anchors.numpy()))
-    rows, exponents = quantize_tables(model.readout.synaptic_vectors.detach().numpy(), None)
+    rows, exponents = quantize_tables(model.readout.synaptic_vectors.detach().float().numpy(), None)
     logit_bits = -int(exponents.min())
     if not 0 <= logit_bits <= 30:
         raise InputError(f"the readout has numbers of 2^{-logit_bits}, which int8 logits do not reach")

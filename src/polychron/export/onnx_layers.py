@@ -51,7 +51,8 @@ class LayerNodes:
 
         def step(body: Graph, h: str, now: str) -> tuple[list[str], list[str]]:
             writer = self._within(body)
-            after = writer._add_rows(body.add("Unsqueeze", now, axis), writer._hash(h, layer.anchors), layer, tables)
+            now = body.add("Unsqueeze", now, axis)
+            after = writer._saturated(writer._add_rows(now, writer._hash(h, layer.anchors), layer, tables))
             return [after], [body.add("Identity", after)]
 
         start = self._zeros(self.shape_of(z, slice(0, 1), [1, n]))

@@ -99,8 +99,8 @@ def export_web(
             f"of {format_bytes(len(program))} compares, looks up and adds, and multiplies nothing."
         ),
         PROMPT=html.escape(prompt),
-        TEMPERATURE=f"{temperature:g}",
-        TOP=f"{top_p:g}",
+        TEMPERATURE=repr(float(temperature)),
+        TOP=repr(float(top_p)),
         MODEL=json.dumps(about).replace("<", "\\u003c"),
         CORE=_read("core.js"),
         PAGE=_read("page.js"),

@@ -72,6 +72,11 @@ def _grow(model: LanguageModel, what: str, n: int, seed: int) -> None:
     if n < 1:
         raise InputError(f"n must be at least 1 to add any; got {n}")
     config = model.config
+    if not config.is_native:
+        raise InputError(
+            f"the paper's layers grow, and not their variants: the model has hash {config.hash}, reading "
+            f"{config.reading}, gradient {config.gradient}"
+        )
     sizes = {name: getattr(config, name) + n for name in (what, f"readout_{what}") if hasattr(config, name)}
     grown = dataclasses.replace(config, **sizes)
     # The grown tables of a layer exist beside the old ones for a moment: a layer's more, at most.

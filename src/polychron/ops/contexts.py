@@ -158,6 +158,7 @@ def count_contexts_reference(
     children, entries, values = [], [], []
     for k, level in enumerate(levels):
         discount = _discounts([count for row in counts[k].values() for count in row.values()])
+        n_children = Counter(longer[:-1] for longer in (levels[k + 1] if k < depth else ()))
         for context in level:
             row = counts[k][context]
             total = sum(row.values())
@@ -168,7 +169,7 @@ def count_contexts_reference(
                 own[symbol] += (row[symbol] - discount[min(row[symbol], 3)]) / total
                 values.append(math.log(own[symbol] / (gamma * shorter[symbol])))
             entries.append(sorted(row))
-            children.append(sum(longer[:-1] == context for longer in levels[k + 1]) if k < depth else 0)
+            children.append(n_children[context])
     return ContextRows(
         torch.tensor([context[-1] if context else 0 for level in levels for context in level], dtype=torch.uint8),
         torch.tensor(np.cumsum([1, *children]), dtype=torch.int32),

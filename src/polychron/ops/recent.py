@@ -186,8 +186,8 @@ def add_recent(y: Tensor, cells: Tensor, symbols: Tensor, found: Tensor) -> Tens
         y.
 
     Raises:
-        ValueError: a symbol or cell is out of range, or shapes do not fit together; where native kernels run, which they
-            do for float32 and uint8. Others leave that to PyTorch.
+        ValueError: a symbol or cell is out of range, or shapes do not fit together; where native kernels run, which
+            they do for float32 and uint8. Others leave that to PyTorch.
     """
     runs_here = runs_native(y) and runs_native(cells) and y.is_contiguous()
     if not (runs_here and symbols.dtype == found.dtype == torch.uint8):

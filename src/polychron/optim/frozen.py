@@ -48,8 +48,11 @@ class FrozenTables:
             if name not in layers or not 0 <= n <= layers[name].n_tables:
                 raise ValueError(f"frozen must name layers and at most as many tables as they have; got {name}: {n}")
             for parameter in layers[name].parameters():
-                part = parameter.detach()[:n]
-                self._kept.append((part, part.clone()))
+                # What all tables share, as a confidence's factors, stays where all tables do.
+                whole = parameter.dim() == 0
+                part = parameter.detach() if whole else parameter.detach()[:n]
+                if not whole or n == layers[name].n_tables:
+                    self._kept.append((part, part.clone()))
 
     @property
     def rate(self) -> float:

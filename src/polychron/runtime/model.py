@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 _ROW_DTYPES = {"float32": "F32", "bfloat16": "BF16", "int8": "I8"}
+_ELEMENT_BYTES = {"F32": 4, "BF16": 2, "I8": 1}
+_ROW_PAD = 32  # numbers of a register, at most
 _MODEL = "model."
 _ATTEMPTS = 20
 _MAXIMUM_BITS = 30
@@ -64,6 +66,18 @@ class Settings:
     weights_bytes: int
 
 
+def _bytes_to_load(tensors: TensorFile) -> int:
+    """What the file and the layers made of it take: rows padded to whole registers, codes of positions once a table."""
+    n_bytes = 2 * tensors.n_bytes
+    for name, entry in tensors.entries.items():
+        if len(entry.shape) == 3 and name.endswith("synaptic_vectors"):
+            n_tables, n_rows, n_outputs = entry.shape
+            n_bytes += n_tables * n_rows * (-n_outputs % _ROW_PAD) * _ELEMENT_BYTES.get(entry.dtype, 4)
+        elif len(entry.shape) == 3 and name.endswith("position_code"):
+            n_bytes += 4 * entry.shape[1] * (entry.shape[0] + _ROW_PAD)
+    return n_bytes
+
+
 class Model:
     """A trained model, its tables laid out for one token at a time. `load` makes one.
 
@@ -80,7 +94,7 @@ class Model:
         self.settings = settings
         self.tensors = tensors
         native = require_native()
-        require_memory(2 * tensors.n_bytes, f"the weights in {tensors.path}", "close other programs")
+        require_memory(_bytes_to_load(tensors), f"the weights in {tensors.path}", "close other programs")
         self._unread = {name for name in tensors.entries if name.startswith(_MODEL)}
         try:
             self.native = native.RuntimeModel(
@@ -102,11 +116,14 @@ class Model:
             raise self._damaged(str(error)) from None
         except TypeError:
             raise self._damaged("its tensors have impossible shapes") from None
+        except MemoryError:
+            raise InputError(f"{tensors.path}: there is no memory for it") from None
         if self._unread:
             raise self._damaged(f"the runtime does not know {', '.join(sorted(self._unread)[:3])!a}")
         n_tokens = tensors.entries[_MODEL + "embedding.latencies"].shape[0]
         if n_tokens != settings.vocabulary.size:
             raise self._damaged(f"it has {n_tokens} tokens and the vocabulary {settings.vocabulary.size}")
+        require_memory(self.native.stream_bytes, f"what a text needs under {tensors.path}", "close other programs")
 
     @property
     def vocabulary(self) -> Vocabulary:

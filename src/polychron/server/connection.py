@@ -1,4 +1,4 @@
-"""A connection that asks for nothing is closed: uvicorn by itself waits for the first request's head for ever."""
+"""A connection that asks for nothing, or takes no answer, is closed: uvicorn by itself waits for either for ever."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that ends a connection after twice ``seconds`` at most without a request.
+    """HTTP/1.1 that ends a connection after twice ``seconds`` without a request, or when it takes no answer.
 
     Args:
-        seconds: between two looks; a connection found without a request twice in a row is closed.
+        seconds: between two looks; a connection found without a request twice in a row is closed. One that is still
+            there at the next look, because the other side takes nothing of what is left to send, is dropped.
+        answer_seconds: that one may find its side full, at all looks meanwhile, before it is dropped.
         options: of uvicorn's protocol.
     """
 
-    def __init__(self, *, seconds: float, **options: Any) -> None:
+    def __init__(self, *, seconds: float, answer_seconds: float, **options: Any) -> None:
         super().__init__(**options)
         self._seconds = seconds
+        self._answer_seconds = answer_seconds
         self._was_idle = False
+        self._full_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -34,9 +38,17 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _look(self) -> None:
+        self._timer = self.loop.call_later(self._seconds, self._look)
+        now = self.loop.time()
+        if not self.flow.write_paused:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
+        takes_nothing = self._full_since is not None and now - self._full_since > self._answer_seconds
+        if self.transport.is_closing() or takes_nothing:
+            self.transport.abort()
+            return
         is_idle = self.cycle is None or self.cycle.response_complete
         if is_idle and self._was_idle:
             self.transport.close()
-            return
         self._was_idle = is_idle
-        self._timer = self.loop.call_later(self._seconds, self._look)

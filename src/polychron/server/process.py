@@ -82,7 +82,9 @@ def run(
         access_log=log,
         lifespan="off",
         ws="none",
-        http=functools.partial(PatientProtocol, seconds=writer.limits.body_seconds),
+        http=functools.partial(
+            PatientProtocol, seconds=writer.limits.body_seconds, answer_seconds=writer.limits.seconds
+        ),
         loop="asyncio",
         server_header=False,
         proxy_headers=False,

@@ -63,7 +63,7 @@ class BesideWindows(Windows):
     def batch(self, step: int) -> tuple[torch.Tensor, ...]:
         """Tokens (B, T), their successors, and what is added to the logits, (B, T, K) float32."""
         positions = torch.from_numpy(self.starts(step))[:, None] + torch.arange(self.length)
-        # PyTorch's threads go on spinning for some milliseconds after an operation, on the cores that kernels want then.
+        # PyTorch's threads spin for some milliseconds after an operation, on the cores that kernels want then.
         with one_thread():
             return *super().batch(step), self._base[positions].float()
 

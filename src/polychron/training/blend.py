@@ -16,6 +16,7 @@ import torch
 
 from polychron.models import DelayLM
 from polychron.nn import ContextTables
+from polychron.ops.contexts import LISTS
 from polychron.training.fit_recent import fit_recent
 from polychron.training.newton import Cost, least, side_by_side
 
@@ -173,6 +174,12 @@ def blended(
             tables.copy_(trained)
 
 
+def fitting_bytes(n_symbols: int, n_bytes: int) -> int:
+    """Memory that it takes, at its highest, to fit all factors to so many bytes of a text."""
+    numbers = min(_MOST_NUMBERS, n_symbols * n_bytes * (1 + sum(length + 1 for length in LISTS.values())))
+    return 4 * (numbers + numbers // 2)  # the logits of all, and those of a piece once more
+
+
 def _read_of(contexts: ContextTables, pieces: Sequence[np.ndarray]) -> list[torch.Tensor]:
     """What is looked at, (T,) int64 each: of long pieces the beginnings alone."""
     numbers = len(contexts.byte) * (1 + sum(depth + 1 for depth in contexts.depths))
@@ -240,9 +247,7 @@ def _cost_of(parts: Sequence[_Part], n: int, mapped: Callable[..., Iterator[Any]
     return cost
 
 
-def _cost_at(
-    factors: torch.Tensor, part: _Part, is_curved: bool
-) -> tuple[float, torch.Tensor, torch.Tensor | None]:
+def _cost_at(factors: torch.Tensor, part: _Part, is_curved: bool) -> tuple[float, torch.Tensor, torch.Tensor | None]:
     """Nats of a part's positions, their slope (n,), and curvature (n * n,) where that is wanted."""
     n = len(factors)
     log_p = part.sum(factors).log_softmax(1)

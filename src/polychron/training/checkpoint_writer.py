@@ -32,6 +32,7 @@ except ImportError:  # not on Windows: two runs in one folder are not noticed th
 _WEIGHTS_NAME = re.compile(WEIGHTS_PATTERN)
 # What is not complete yet is written in this folder, by whatever temporary names a library may take.
 _SCRATCH_NAME = ".writing"
+_MOST_DIGITS = 19  # of a step in a name
 
 
 class CheckpointWriter:
@@ -58,6 +59,7 @@ class CheckpointWriter:
         self._kind = kind
         self._scratch = self.directory / _SCRATCH_NAME
         self._written: tuple[int, WeightsRecord] | None = None
+        self._state: object = None  # of the weights that are written
         self._others: frozenset[str] = frozenset()
         self._lock: int | None = None
         self._made: list[Path] = []
@@ -79,19 +81,21 @@ class CheckpointWriter:
         """Find out what is there, now that nobody else changes it."""
         if resume:
             record = read_record(self.directory, self._kind)
-            self._written = (record.position.step, record.weights)
+            self._written, self._state = (record.position.step, record.weights), record.weights_state
+            self._others = frozenset(record.weights.left_alone)
             self._tidy()
         elif (self.directory / CONFIG_NAME).exists():
             raise InputError(
                 f"{self.directory} already has a checkpoint: add --resume to go on with it, or give another --out"
             )
         else:  # whatever is called like weights here is somebody's who never had a run in this folder
-            self._others = frozenset(path.name for path in self.directory.iterdir())
+            names = (path.name for path in self.directory.iterdir())
+            self._others = frozenset(name for name in names if _WEIGHTS_NAME.fullmatch(name))
 
     def save(self, record: Record, tensors: Mapping[str, torch.Tensor]) -> Path:
         """Replace the checkpoint.
 
-        A second save of the same step writes ``config.json`` only: a step's weights do not change.
+        A second save of the same weights (``record.weights_state``) writes ``config.json`` only.
 
         Args:
             record: of the run at this moment; its ``weights`` is filled in here.
@@ -106,8 +110,8 @@ class CheckpointWriter:
         """
         step = record.position.step
         try:
-            if self._written is None or self._written[0] != step:
-                weights = self._write_weights(f"weights-{step}.safetensors", tensors)
+            if self._written is None or self._state != record.weights_state:
+                weights = self._write_weights(self._name_for(step), tensors)
             else:
                 weights = self._written[1]
             self._write_config(record.model_copy(update={"weights": weights}))
@@ -115,9 +119,15 @@ class CheckpointWriter:
             self._tidy()
             stands = f"the one of step {self._written[0]} stands" if self._written else "there is none yet"
             raise InputError(f"cannot write a checkpoint to {self.directory}: {reason(error)}; {stands}") from None
-        self._written = (step, weights)
+        self._written, self._state = (step, weights), record.weights_state
         self._tidy()
         return self.directory
+
+    def _name_for(self, step: int) -> str:
+        """Of weights beside what stands there until ``config.json`` names them: the step, behind zeros if need be."""
+        taken = self._others | ({self._written[1].file} if self._written else set())
+        names = (f"weights-{step:0{width}}.safetensors" for width in range(1, _MOST_DIGITS + 1))
+        return next((name for name in names if name not in taken), f"weights-{step}.safetensors")
 
     def close(self) -> None:
         """Release the folder."""
@@ -147,7 +157,7 @@ class CheckpointWriter:
         temporary.replace(self.directory / name)
         # Before config.json can name it, the weights' own name must be on the disk.
         _flush_folder(self.directory)
-        return WeightsRecord(file=name, bytes=n_bytes)
+        return WeightsRecord(file=name, bytes=n_bytes, left_alone=sorted(self._others))
 
     def _write_config(self, record: Record) -> None:
         self._scratch.mkdir(exist_ok=True)

@@ -87,6 +87,11 @@ class ClassifierRecord(Section):
     metrics: ClassifierMetrics = ClassifierMetrics()
     weights: WeightsRecord | None = None
 
+    @property
+    def weights_state(self) -> int:
+        """Differs where weights do."""
+        return self.position.step
+
 
 @dataclass(frozen=True)
 class ClassifierScore:

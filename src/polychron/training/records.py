@@ -35,10 +35,11 @@ class Section(pydantic.BaseModel):
 
 
 class WeightsRecord(Section):
-    """Which file holds the tensors, and its size in bytes."""
+    """Which file holds the tensors, and its size in bytes; ``left_alone``: files of such names that are somebody's."""
 
     file: Annotated[str, Field(pattern=rf"^{WEIGHTS_PATTERN}$")]
     bytes: _Count
+    left_alone: list[Annotated[str, Field(pattern=rf"^{WEIGHTS_PATTERN}$")]] = []
 
 
 class CorpusRecord(Section):
@@ -202,6 +203,16 @@ class Record(Section):
     quantization: QuantizationRecord | None = None
     start: StartRecord | None = None
     weights: WeightsRecord | None = None
+
+    @property
+    def weights_state(self) -> tuple[int, bool, bool]:
+        """Differs where weights do: a step's are multiplied where the last part of a run begins, and at its end."""
+        return self.position.step, self.beside is not None, self.metrics.readout_scale is not None
+
+    @property
+    def lacks_contexts(self) -> bool:
+        """Whether the run counts contexts that its model does not have yet: it was not trained to its end."""
+        return self.training.contexts > 0 and self.metrics.readout_scale is None
 
     @pydantic.model_validator(mode="after")
     def _beside_fits(self) -> Record:

@@ -93,9 +93,12 @@ class Finished:
 
 @dataclass(frozen=True)
 class BesideReport:
-    """From ``step`` on the trained tables learn beside counted ones, which are counted now."""
+    """From ``step`` on the trained tables learn beside counted ones, which are counted now; unless counting once took
+    the time for it: ``done`` is False then.
+    """
 
     step: int
+    done: bool = True
 
 
 Event: TypeAlias = StepReport | ValidationReport | BesideReport | CheckpointReport | Interrupted | Finished
@@ -274,8 +277,11 @@ class Run:
                     self._beyond, seconds = max(0.0, seconds - limit), min(seconds, limit)
         self._validated = self._saved = seconds
         alone = 1 - self.record.training.beside
-        if start.step == 0 and budget.progress(0, seconds) >= alone:  # nothing was trained that could stand beside
+        if (
+            start.step == 0 and alone < 1 and budget.progress(0, seconds) >= alone
+        ):  # nothing was trained that could stand beside
             alone = 1.0
+            yield BesideReport(0, done=False)
             self._note(training=self.record.training.model_copy(update={"beside": 0.0, "parts": 0}))
         if self.record.beside is None:
             schedule = self.record.training.schedule
@@ -426,7 +432,7 @@ def windows_of(record: Record, data: np.ndarray) -> Windows:
 
 
 def count_contexts(record: Record, data: np.ndarray, *, whole: bool = False) -> ContextTables:
-    """Tables of the contexts in what a run trains on, of its text (N,) uint8; of what is set aside only in the whole."""
+    """Tables of the contexts in what a run trains on, of its text (N,) uint8; ``whole``: and in what is set aside."""
     return ContextTables.of_text(*_counted(record, data, whole=whole), record.training.contexts)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from polychron.cli.choices import Directory, ExportKind, Json, Precision
 from polychron.cli.outcome import quiet_when_nobody_reads
+from polychron.cli.unfinished import note_unfinished
 from polychron.errors import InputError
 from polychron.runtime.options import USUAL
 
@@ -30,6 +31,7 @@ def quantize(
     """
     from polychron.cli.quantize import run_quantize
 
+    note_unfinished(directory)
     with quiet_when_nobody_reads():
         run_quantize(directory, to=to.value, out=out, text=text, json=json)
 
@@ -79,6 +81,7 @@ def export(
     `polychron export runs/plain --to onnx --out book.onnx`: tokens in, logits of every position out; of a model that
     was trained with `--contexts 0`.
     """
+    note_unfinished(directory)
     if tables is not None and to is not ExportKind.c:
         raise InputError(f"--tables is an option of --to c; the export is {to.value}")
     draws = {"temperature": temperature, "top_p": top_p}
@@ -127,6 +130,7 @@ def serve(
     """
     from polychron.cli.serve import run_serve
 
+    note_unfinished(directory)
     with quiet_when_nobody_reads():
         run_serve(
             directory,

@@ -9,6 +9,7 @@ import typer
 
 from polychron.cli.choices import Directory, Element, Json, ModelKind, ReproducedItem, ScaleKind, Threads, value_of
 from polychron.cli.outcome import quiet_when_nobody_reads
+from polychron.cli.unfinished import note_unfinished
 
 
 def cost(
@@ -86,6 +87,7 @@ def inspect(
     """
     from polychron.cli.inspect import run_inspect
 
+    note_unfinished(directory)
     with quiet_when_nobody_reads():
         run_inspect(directory, data, n_inputs=n_bytes, page=page, spikes=spikes, threads=threads, json=json)
 

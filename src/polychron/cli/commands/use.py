@@ -10,6 +10,7 @@ import typer
 
 from polychron.cli.choices import Directory, Json, Labelled, Threads
 from polychron.cli.outcome import quiet_when_nobody_reads
+from polychron.cli.unfinished import note_unfinished
 from polychron.runtime.options import USUAL
 
 
@@ -39,6 +40,7 @@ def evaluate(
     """
     from polychron.cli.evaluate import run_evaluate
 
+    note_unfinished(directory)
     with quiet_when_nobody_reads():
         run_evaluate(directory, text, adapt=adapt, threads=threads, json=json)
 
