@@ -126,6 +126,15 @@ def write(tmp_path, n: int = 40_000) -> None:
     (tmp_path / "text.txt").write_bytes(np.frombuffer(b"abcdef", dtype=np.uint8)[text_of(n)].tobytes())
 
 
+def begun(tmp_path, **settings):
+    """The record of a small run that has not begun, and its text."""
+    from polychron.cli.train import Settings, _new_run
+
+    write(tmp_path)
+    given = Settings(preset="tiny", batch=8, length=32, contexts=3, calibration=4000, **settings)
+    return _new_run(tmp_path / "text.txt", given, "cpu")[:2]
+
+
 def test_a_run_says_what_it_does(tmp_path, capsys):
     write(tmp_path)
     alone = train(tmp_path, "--steps", "20", "--beside", "0", out="alone")
@@ -182,14 +191,11 @@ def test_it_helps_on_code(tmp_path):
 
 
 def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path):
-    from polychron.cli.train import Settings, _new_run
     from polychron.training.checkpoint_writer import CheckpointWriter
     from polychron.training.run import BesideReport, Interrupted, Run
     from polychron.training.steps import StepReport
 
-    write(tmp_path)
-    settings = Settings(preset="tiny", batch=8, length=32, steps=60, contexts=3, calibration=4000, beside=0.5)
-    record, corpus, _ = _new_run(tmp_path / "text.txt", settings, "cpu")
+    record, corpus = begun(tmp_path, steps=60, beside=0.5)
     with CheckpointWriter(tmp_path / "whole") as writer:
         list(Run.begin(record, corpus.data, writer).events())
     weights = (tmp_path / "whole" / "weights-60.safetensors").read_bytes()
@@ -218,13 +224,10 @@ def test_a_run_that_stops_anywhere_ends_with_the_same_bits(tmp_path):
 
 
 def test_a_run_that_stops_between_counting_and_the_first_step_ends_with_the_same_bits(tmp_path):
-    from polychron.cli.train import Settings, _new_run
     from polychron.training.checkpoint_writer import CheckpointWriter
     from polychron.training.run import Run
 
-    write(tmp_path)
-    settings = Settings(preset="tiny", batch=8, length=32, steps=40, contexts=3, calibration=4000, beside=0.5)
-    record, corpus, _ = _new_run(tmp_path / "text.txt", settings, "cpu")
+    record, corpus = begun(tmp_path, steps=40, beside=0.5)
     with CheckpointWriter(tmp_path / "whole") as writer:
         list(Run.begin(record, corpus.data, writer).events())
     stops: list[bool] = []
@@ -249,14 +252,11 @@ def test_a_run_that_stops_between_counting_and_the_first_step_ends_with_the_same
 def test_counting_that_takes_the_rest_of_the_time_leaves_a_whole_model(tmp_path):
     import time
 
-    from polychron.cli.train import Settings, _new_run
     from polychron.training import open_checkpoint
     from polychron.training.checkpoint_writer import CheckpointWriter
     from polychron.training.run import Finished, Run
 
-    write(tmp_path)
-    settings = Settings(preset="tiny", batch=8, length=32, minutes=2 / 60, contexts=3, calibration=4000, beside=0.5)
-    record, corpus, _ = _new_run(tmp_path / "text.txt", settings, "cpu")
+    record, corpus = begun(tmp_path, minutes=2 / 60, beside=0.5)
     with CheckpointWriter(tmp_path / "run") as writer:
         run = Run.begin(record, corpus.data, writer, checkpoint_seconds=1e-9)  # the last step alone is saved as well
         count = run.count_beside
@@ -275,13 +275,10 @@ def test_counting_that_takes_the_rest_of_the_time_leaves_a_whole_model(tmp_path)
 
 def test_a_stopped_run_says_that_its_model_lacks_what_was_counted(tmp_path, capsys):
     from polychron.cli import main
-    from polychron.cli.train import Settings, _new_run
     from polychron.training.checkpoint_writer import CheckpointWriter
     from polychron.training.run import Run
 
-    write(tmp_path)
-    settings = Settings(preset="tiny", batch=8, length=32, steps=40, contexts=3, calibration=4000)
-    record, corpus, _ = _new_run(tmp_path / "text.txt", settings, "cpu")
+    record, corpus = begun(tmp_path, steps=40)
     with CheckpointWriter(tmp_path / "run") as writer:
         list(Run.begin(record, corpus.data, writer).events(lambda: True))
     for command in (["evaluate", "run"], ["generate", "run", "--bytes", "3"], ["inspect", "run"], ["quantize", "run"]):

@@ -33,7 +33,16 @@ from polychron.training.blend import COUNTED_PER_TRAINED, LEAST_COUNTED, MOST_CO
 from polychron.training.checkpoint import Checkpoint, open_checkpoint
 from polychron.training.checkpoint_writer import CheckpointWriter
 from polychron.training.records import MOST_BESIDE, CorpusRecord, Record, TrainingRecord, storable
-from polychron.training.run import Event, Finished, Run, ValidationReport, require_room, stretches_counted, windows_of
+from polychron.training.run import (
+    Event,
+    Finished,
+    Run,
+    ValidationReport,
+    bytes_fitted,
+    require_room,
+    stretches_counted,
+    windows_of,
+)
 from polychron.training.schedule import ReferenceSchedule
 from polychron.training.steps import StepReport
 
@@ -286,8 +295,9 @@ def _contexts_and_calibration(
         wanted = 0
     if settings.recent and not wanted:
         raise InputError("--recent goes with counted contexts, and this run counts none: give --contexts 7")
-    n_bytes = fitting_bytes(vocabulary.size, calibration) if wanted else 0
-    require_memory(n_bytes, "the logits that factors are fitted to", "give --contexts 0, or a smaller --calibration")
+    seconds = None if settings.steps is not None else 60 * _or(settings.minutes, 1.0)
+    fitting = fitting_bytes(vocabulary.size, bytes_fitted(calibration, seconds)) if wanted else 0
+    require_memory(fitting, "the logits that factors are fitted to", "give --contexts 0, or a smaller --calibration")
     return wanted, calibration
 
 

@@ -12,9 +12,9 @@ class PatientProtocol(H11Protocol):
     """HTTP/1.1 that ends a connection after twice ``seconds`` without a request, or when it takes no answer.
 
     Args:
-        seconds: between two looks; a connection found without a request twice in a row is closed. One that is still
-            there at the next look, because the other side takes nothing of what is left to send, is dropped.
-        answer_seconds: that one may find its side full, at all looks meanwhile, before it is dropped.
+        seconds: between two looks; a connection found without a request twice in a row is closed.
+        answer_seconds: one that at all looks for so long was full, or closed and not gone, is dropped: the other side
+            takes nothing of what is left to send.
         options: of uvicorn's protocol.
     """
 
@@ -23,7 +23,7 @@ class PatientProtocol(H11Protocol):
         self._seconds = seconds
         self._answer_seconds = answer_seconds
         self._was_idle = False
-        self._full_since: float | None = None
+        self._stuck_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -40,12 +40,11 @@ class PatientProtocol(H11Protocol):
     def _look(self) -> None:
         self._timer = self.loop.call_later(self._seconds, self._look)
         now = self.loop.time()
-        if not self.flow.write_paused:
-            self._full_since = None
-        elif self._full_since is None:
-            self._full_since = now
-        takes_nothing = self._full_since is not None and now - self._full_since > self._answer_seconds
-        if self.transport.is_closing() or takes_nothing:
+        if not (self.flow.write_paused or self.transport.is_closing()):
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since > self._answer_seconds:
             self.transport.abort()
             return
         is_idle = self.cycle is None or self.cycle.response_complete

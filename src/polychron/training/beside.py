@@ -141,4 +141,5 @@ def _read(tables: ContextTables, text: np.ndarray, start: int, end: int, base: t
     for at in range(start, end, _READ_PIECE):
         tokens = torch.from_numpy(text[at : min(at + _READ_PIECE, end)].astype(np.int64))
         logits, state = tables.extend(tokens[None], state)
-        base[at - start : at - start + len(tokens)] = logits[0]
+        with one_thread():  # as in a batch: the next piece is read at once
+            base[at - start : at - start + len(tokens)] = logits[0]

@@ -209,11 +209,6 @@ class Record(Section):
         """Differs where weights do: a step's are multiplied where the last part of a run begins, and at its end."""
         return self.position.step, self.beside is not None, self.metrics.readout_scale is not None
 
-    @property
-    def lacks_contexts(self) -> bool:
-        """Whether the run counts contexts that its model does not have yet: it was not trained to its end."""
-        return self.training.contexts > 0 and self.metrics.readout_scale is None
-
     @pydantic.model_validator(mode="after")
     def _beside_fits(self) -> Record:
         if self.beside is not None:

@@ -93,8 +93,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class BesideReport:
-    """From ``step`` on the trained tables learn beside counted ones, which are counted now; unless counting once took
-    the time for it: ``done`` is False then.
+    """From ``step`` on the trained tables learn beside counted ones, which are counted now.
+
+    Attributes:
+        step: steps done.
+        done: False: it does not come to that, since counting the text once took all the time until then.
     """
 
     step: int
@@ -277,9 +280,8 @@ class Run:
                     self._beyond, seconds = max(0.0, seconds - limit), min(seconds, limit)
         self._validated = self._saved = seconds
         alone = 1 - self.record.training.beside
-        if (
-            start.step == 0 and alone < 1 and budget.progress(0, seconds) >= alone
-        ):  # nothing was trained that could stand beside
+        no_time_left = alone < 1 and start.step == 0 and budget.progress(0, seconds) >= alone
+        if no_time_left:  # nothing was trained that could stand beside
             alone = 1.0
             yield BesideReport(0, done=False)
             self._note(training=self.record.training.model_copy(update={"beside": 0.0, "parts": 0}))
@@ -385,10 +387,7 @@ class Run:
 
     def _blended_on(self, at_most: int | None = None) -> list[np.ndarray]:
         """Of what is set aside as much as there is time to look at, or ``at_most`` so many bytes."""
-        seconds = self.record.training.budget.seconds
-        if at_most is None and seconds is None:
-            return self.set_aside
-        n_bytes = at_most or max(_LEAST_BLENDED, int(_BLENDED_PER_SECOND * seconds))
+        n_bytes = at_most or bytes_fitted(self.record.training.calibration, self.record.training.seconds)
         return [piece[: n_bytes // len(self.set_aside)] for piece in self.set_aside]
 
     def _calibrate(self) -> dict[str, float]:
@@ -397,7 +396,7 @@ class Run:
             return {"readout_scale": calibrate(self.model, self.set_aside)}
         belief = belief_in(self.model, contexts, self._blended_on(), recent=self.record.training.recent)
         if self.record.training.parts:  # there is time to count once more; what was set aside has done its duty
-            contexts = self._counted = None
+            contexts = self._counted = None  # their memory goes before there are others
             contexts = self.count(whole=True)
         join(self.model, contexts, belief)
         return {"readout_scale": belief.scale, "context_scales": belief.depths}
@@ -416,6 +415,16 @@ class Run:
             self._note(position=position.model_copy(update={"seconds": seconds}))
         self.writer.save(self.record, checkpoint_tensors(self.model, self.optimizer))
         return CheckpointReport(self.record.position.step, self.writer.directory)
+
+
+def bytes_fitted(n_aside: int, seconds: float | None) -> int:
+    """Of so many bytes that are set aside those that a run of so many seconds, None: of steps, looks at in the end.
+
+    Example:
+        >>> bytes_fitted(65_536, 3), bytes_fitted(65_536, 30), bytes_fitted(65_536, 600), bytes_fitted(65_536, None)
+        (16384, 33000, 65536, 65536)
+    """
+    return n_aside if seconds is None else min(n_aside, max(_LEAST_BLENDED, int(_BLENDED_PER_SECOND * seconds)))
 
 
 def windows_of(record: Record, data: np.ndarray) -> Windows:
