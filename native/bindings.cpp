@@ -11,6 +11,7 @@
 #include "context_tables_binding.hpp"
 #include "lookup_layer_binding.hpp"
 #include "memory.hpp"
+#include "openmp_team.hpp"
 #include "pair_lookup.hpp"
 #include "probe_binding.hpp"
 #include "readout.hpp"
@@ -320,6 +321,8 @@ NB_MODULE(_native, m) {
   bind_probe(m);
   m.def("available_kernels", &available_kernels);
   m.def("use_kernels", &use_kernels, nb::arg("name"));
+  m.def("share_openmp_team", &share_openmp_team, nb::arg("share"));
+  m.def("n_openmp_regions", &n_openmp_regions);
   m.def("current_kernels", &current_kernels);
   m.def("allocate_tables", &py_allocate_tables, nb::arg("shape"), nb::arg("n_threads"),
         nb::arg("bfloat16") = false);

@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "openmp_team.hpp"
+
 namespace polychron {
 namespace {
 
@@ -34,17 +36,31 @@ class Pool {
       for (int64_t task = 0; task < n_tasks; ++task) work(task, 0);
       return;
     }
-    const int n_helpers = static_cast<int>(std::min<int64_t>(n_threads, n_tasks)) - 1;
-    while (static_cast<int>(workers_.size()) < n_helpers) {
-      const int worker = static_cast<int>(workers_.size()) + 1;
-      workers_.emplace_back([this, worker] { serve(worker); });
-    }
     // Nobody is inside: what workers read may change.
     work_ = &work;
     n_tasks_ = n_tasks;
-    n_wanted_ = n_helpers;
     next_.store(0, std::memory_order_relaxed);
     failure_ = nullptr;
+    n_seated_.store(0, std::memory_order_relaxed);
+    if (!run_on_openmp_team(n_threads, take_seat, this)) run_on_workers(std::min<int64_t>(n_threads, n_tasks) - 1);
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  // A thread of a team that is not ours: whichever comes first is worker 0.
+  static void take_seat(void* pool) {
+    Pool& own = *static_cast<Pool*>(pool);
+    inside_ = true;
+    own.take_tasks(own.n_seated_.fetch_add(1, std::memory_order_relaxed));
+    inside_ = false;
+  }
+
+  void run_on_workers(int64_t n_helpers) {
+    while (static_cast<int64_t>(workers_.size()) < n_helpers) {
+      const int worker = static_cast<int>(workers_.size()) + 1;
+      workers_.emplace_back([this, worker] { serve(worker); });
+    }
+    n_wanted_ = static_cast<int>(n_helpers);
     gate_.fetch_sub(kClosed, std::memory_order_release);
     round_.fetch_add(1);
     if (sleepers_.load() > 0) {
@@ -64,10 +80,8 @@ class Pool {
         done_.wait(lock, [this] { return gate_.load(std::memory_order_acquire) == kClosed; });
       }
     }
-    if (failure_) std::rethrow_exception(failure_);
   }
 
- private:
   void take_tasks(int worker) {
     try {
       for (int64_t task = next_.fetch_add(1); task < n_tasks_; task = next_.fetch_add(1)) (*work_)(task, worker);
@@ -113,6 +127,7 @@ class Pool {
   static constexpr int kClosed = 1 << 30;
   std::atomic<int> gate_{kClosed};  // workers that are at it; and kClosed while nobody may begin
   std::atomic<int64_t> next_{0};
+  std::atomic<int> n_seated_{0};
   std::atomic<uint64_t> round_{0};
   std::atomic<int> sleepers_{0};
   std::exception_ptr failure_;

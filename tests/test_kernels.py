@@ -121,22 +121,52 @@ assert runtimes() == alone and len(alone) <= 1, (alone, runtimes())
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_a_forked_child_computes_too():
-    """Data loaders fork: the child has no pool threads and must not wait for them."""
-    code = """
-import os, torch
+# A layer that is worth a second thread, and a loop that ends once PyTorch's threads have computed it.
+ON_PYTORCHS_THREADS = """
+import os, time, torch
 from polychron.nn import LookupTables
+from polychron.ops.dispatch import native
 torch.set_num_threads(2)
 layer = LookupTables(8, 8, 64, 6)
 x = torch.randn(4000, 8)
 y = layer(x)
+if native.share_openmp_team(True):
+    until = time.monotonic() + 50
+    while native.n_openmp_regions() == 0 and time.monotonic() < until:
+        torch.ones(1_000_000) + 1  # after which its threads are awake
+        assert torch.equal(layer(x), y)
+    assert native.n_openmp_regions() > 0
+"""
+SHARES_THREADS = polychron.kernel_info()["shares_threads"]
+
+
+@pytest.mark.skipif(not SHARES_THREADS, reason="PyTorch's threads are not OpenMP's here")
+def test_kernels_run_on_pytorchs_threads_while_these_are_awake():
+    code = """
+for n_threads in (1, 2, 3, 2):
+    torch.set_num_threads(n_threads)
+    for share in (True, False):
+        native.share_openmp_team(share)
+        for pause in (0, 0, 0.05):
+            before = native.n_openmp_regions()
+            torch.ones(1_000_000) + 1
+            time.sleep(pause)
+            assert torch.equal(layer(x), y)
+            assert share or native.n_openmp_regions() == before
+"""
+    subprocess.run([sys.executable, "-c", ON_PYTORCHS_THREADS + code], check=True, timeout=120)
+
+
+def test_a_forked_child_computes_too():
+    """Data loaders fork: the child has none of the threads and must not wait for them."""
+    code = """
 child = os.fork()
 if child == 0:
     os._exit(0 if torch.equal(layer(x), y) else 1)
 _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 0
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", ON_PYTORCHS_THREADS + code], check=True, timeout=120)
 
 
 def test_two_python_threads_may_compute_at_once():

@@ -41,7 +41,7 @@ def _lines(fields: dict[str, object]) -> list[tuple[str, str]]:
             "cuda",
             fields["cuda"] + (", on " + torch.cuda.get_device_name() if torch.cuda.is_available() else "; no GPU"),
         ),
-        ("threads", str(fields["threads"])),
+        ("threads", f"{fields['threads']}{', of PyTorch while they are awake' if fields['shares_threads'] else ''}"),
         ("huge pages", _pages(fields)),
     ]
 

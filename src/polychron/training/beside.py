@@ -19,7 +19,6 @@ from polychron.data import Windows
 from polychron.data.holdout import spread
 from polychron.nn import ContextTables
 from polychron.training.blend import COUNTED_STRETCHES, Belief
-from polychron.training.newton import one_thread
 
 Segments = Sequence[tuple[int, int]]
 
@@ -63,9 +62,7 @@ class BesideWindows(Windows):
     def batch(self, step: int) -> tuple[torch.Tensor, ...]:
         """Tokens (B, T), their successors, and what is added to the logits, (B, T, K) float32."""
         positions = torch.from_numpy(self.starts(step))[:, None] + torch.arange(self.length)
-        # PyTorch's threads spin for some milliseconds after an operation, on the cores that kernels want then.
-        with one_thread():
-            return *super().batch(step), self._base[positions].float()
+        return *super().batch(step), self._base[positions].float()
 
 
 def covered(segments: Segments, n_symbols: int) -> Segments:
@@ -141,5 +138,4 @@ def _read(tables: ContextTables, text: np.ndarray, start: int, end: int, base: t
     for at in range(start, end, _READ_PIECE):
         tokens = torch.from_numpy(text[at : min(at + _READ_PIECE, end)].astype(np.int64))
         logits, state = tables.extend(tokens[None], state)
-        with one_thread():  # as in a batch: the next piece is read at once
-            base[at - start : at - start + len(tokens)] = logits[0]
+        base[at - start : at - start + len(tokens)] = logits[0]
