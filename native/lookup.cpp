@@ -149,6 +149,19 @@ void hash(const Latencies& given, const Anchors& anchors, const Addresses& out, 
 
 void gather(const GatherSum& sum, int64_t n_flat, int n_threads) {
   n_threads = threads_worth_waking(n_flat * sum.n_tables * std::max(sum.n_outputs, kLanes), n_threads);
+  if (n_flat < kLanes && n_threads > 1) {  // each thread some outputs of all positions
+    const int64_t width = divide_up(divide_up(sum.n_outputs, n_threads), kLanes) * kLanes;
+    parallel_for(n_threads, divide_up(sum.n_outputs, width), [&](int64_t task, int) {
+      const int64_t first = task * width;
+      GatherSum part = sum;
+      part.tables = static_cast<const char*>(sum.tables) + first * row_number_bytes(sum.type);
+      part.n_outputs = std::min(width, sum.n_outputs - first);
+      part.y = sum.y + first;
+      if (sum.residual) part.residual = sum.residual + first;
+      kernels().gather_sum(part, 0, n_flat);
+    });
+    return;
+  }
   const int64_t chunk = positions_per_task(n_flat, n_threads);
   parallel_for(n_threads, divide_up(n_flat, chunk), [&](int64_t task, int) {
     kernels().gather_sum(sum, task * chunk, std::min(n_flat, (task + 1) * chunk));

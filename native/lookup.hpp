@@ -41,7 +41,7 @@ struct Tables {
 };
 
 // Fewer additions of floats take one thread some 60 us at most: waking another, which the system may have put to sleep,
-// costs as much as it brings.
+// costs as much as it brings. (Nor is less of it shared with one that is awake: as often as it gains, it waits.)
 constexpr int64_t kFloatsWorthWaking = 1 << 20;
 inline int threads_worth_waking(int64_t floats, int n_threads) { return floats < kFloatsWorthWaking ? 1 : n_threads; }
 

@@ -49,15 +49,16 @@ void read_layer(const Hasher& hasher, const Latencies& given, const Tables& tabl
   const Latencies in = hasher.max_delay() == 0 ? one_sequence(given) : given;
   const int64_t floats = n_flat * n_tables * (std::max(K, kLanes) + hasher.n_comparisons() * kFloatsPerComparison);
   n_threads = threads_worth_waking(floats, n_threads);
-  if (floats < kFloatsWorthWaking && n_flat <= kLargestTask) {
+  const bool few = n_flat < kLanes;  // threads share their outputs, not them
+  if (few || (n_threads == 1 && floats < kFloatsWorthWaking && n_flat <= kLargestTask)) {
     const bool keeps = keep.row != nullptr;
     const int64_t plane = n_flat < kLanes ? n_flat : n_flat + kBetweenTables;
     OwnScratch& own = OwnScratch::of(hasher.scratch_floats(), keeps ? 0 : n_tables * plane);
     const Addresses rows = keeps ? keep : Addresses{own.row.data(), nullptr, nullptr, plane};
     hasher.positions(in, 0, n_flat, rows, own.scratch.data());
-    kernels().gather_sum({tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, rows.row, rows.plane,
-                          residual, y, K, tables.type},
-                         0, n_flat);
+    gather({tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, rows.row, rows.plane, residual, y, K,
+            tables.type},
+           n_flat, few ? n_threads : 1);
     return;
   }
   const auto share = [&](int64_t n_parts) { return divide_up(divide_up(n_flat, n_parts), kLanes) * kLanes; };

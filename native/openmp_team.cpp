@@ -6,7 +6,9 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <mutex>
@@ -23,26 +25,32 @@ std::atomic<int (*)()> team_size{nullptr};  // that the calling thread's regions
 std::atomic<int64_t> n_regions{0};
 
 constexpr int64_t kUnknown = -1;
+constexpr int64_t kSurelyAwake = 200'000;  // nanoseconds after it was seen awake; a look at a thread takes 500
 
 int64_t nanoseconds(clockid_t clock) {
-  timespec spent;
-  if (clock_gettime(clock, &spent) != 0) return kUnknown;  // the thread has ended
-  return int64_t{spent.tv_sec} * 1'000'000'000 + spent.tv_nsec;
+  timespec time;
+  if (clock_gettime(clock, &time) != 0) return kUnknown;  // the thread has ended
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
-// Who computes with the calling thread: OpenMP keeps a team for each thread that begins regions.
+// Who computes with the process's first thread. OpenMP keeps a team for each thread that begins regions; the others of
+// ours are servers' and loaders', which would each get one from us for nothing.
 struct Team {
-  std::vector<clockid_t> clocks;  // the processor time of each but the caller
+  std::vector<clockid_t> clocks;  // the processor time of each but the first
   int n_threads = 0;
+  int64_t seen_awake = -kSurelyAwake;
   std::mutex mutex;
 
-  static Team& of_caller() {
-    static thread_local Team team;
-    return team;
+  static Team* of_caller() {
+    static Team& first = *new Team;
+    static thread_local const bool is_first = syscall(SYS_gettid) == getpid();
+    return is_first ? &first : nullptr;
   }
 
   // Some of a thread's processor time goes by between two looks if it is running.
   bool awake() {
+    if (clocks.empty()) return false;  // it may not have more than one thread
+    if (nanoseconds(CLOCK_MONOTONIC) - seen_awake < kSurelyAwake) return true;
     std::vector<int64_t> before(clocks.size());
     std::transform(clocks.begin(), clocks.end(), before.begin(), nanoseconds);
     for (size_t k = 0; k < clocks.size(); ++k) {
@@ -50,6 +58,7 @@ struct Team {
       if (now == kUnknown) n_threads = 0;  // to be met again
       if (now <= before[k]) return false;
     }
+    seen_awake = nanoseconds(CLOCK_MONOTONIC);
     return true;
   }
 
@@ -57,6 +66,7 @@ struct Team {
   void meet(Region run, int n) {
     clocks.clear();
     n_threads = n;
+    seen_awake = -kSurelyAwake;
     struct Meeting {
       Team* team;
       pthread_t caller;
@@ -88,10 +98,12 @@ bool run_on_openmp_team(int n_threads, void (*body)(void*), void* data) {
   const Region run = region.load(std::memory_order_relaxed);
   // A team of another size would be taken apart and put together again, there and back.
   if (!run || n_threads != team_size.load()()) return false;
-  Team& team = Team::of_caller();
-  if (team.n_threads != n_threads) team.meet(run, n_threads);
-  if (!team.awake()) return false;
+  Team* const team = Team::of_caller();
+  if (!team) return false;
+  if (team->n_threads != n_threads) team->meet(run, n_threads);
+  if (!team->awake()) return false;
   run(body, data, static_cast<unsigned>(n_threads), 0);
+  team->seen_awake = nanoseconds(CLOCK_MONOTONIC);  // each has just come out of it
   n_regions.fetch_add(1, std::memory_order_relaxed);
   return true;
 }

@@ -14,7 +14,8 @@ namespace polychron {
 bool share_openmp_team(bool share);
 
 // Calls body(data) on n_threads > 1 threads, the caller among them, and returns true when all are done; false, and
-// nothing was called, where the caller's team is asleep or there is none. The body must not throw.
+// nothing was called, where the team is asleep, has another size, or the caller is not the process's first thread. The
+// body must not throw.
 bool run_on_openmp_team(int n_threads, void (*body)(void*), void* data);
 
 // How often that was, in this process.
