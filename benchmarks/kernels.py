@@ -9,6 +9,10 @@ the compiled step is one graph, forward and backward, given dL/dy beforehand (be
 Before anything is timed, y, gradient and the tables' change of all are compared after a step. Then they take turns in
 one process (A B C A B C); a figure is the median over the rounds, a ratio that of the medians. A layer whose tables
 take more than --tables-gib, or whose batch reads more than --reads-gib of rows in one pass, is left out.
+
+*limit*: the least time in which this machine reads as many rows as long, at random places of as much memory, and does
+nothing else (native/probe.inl, the best prefetch distance). A step reads them twice, since each row has a neighbour. A
+peer's time over the limit is the most by which anybody could be ahead of it.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import polychron
@@ -29,9 +34,14 @@ from harness.conditions import machine, versions
 from harness.layer_peers import PEERS, Composed, Polychron, missing
 from harness.turns import Seconds, in_turns, once
 from polychron.nn import LookupTables
+from polychron.ops.dispatch import native
 
 PASSES = ("forward", "step")
 RATE = 1e-3
+READS_OF_ROWS = {"forward": 1, "step": 2}  # of each row that is addressed, at least
+LONGEST_READ = 256  # numbers that the probe reads in one piece
+PREFETCH_DISTANCES = (0, 8, 16, 32, 64)
+WORTH = 4  # times as fast
 GIB = 1 << 30
 
 
@@ -61,11 +71,16 @@ class Result:
 
     size: Size
     seconds: dict[str, dict[str, Seconds]]
+    limit: float
     ways: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def ratio(self, name: str, peer: str) -> float:
         """How often ours goes into the peer's time."""
         return self.seconds[name][peer].median / self.seconds[name][Polychron.name].median
+
+    def most(self, name: str, peer: str) -> float:
+        """How often the limit does."""
+        return self.seconds[name][peer].median / (READS_OF_ROWS[name] * self.limit)
 
 
 def grid(layers: Iterable[tuple[int, int]], comparisons: Iterable[int], batches: Iterable[int]) -> list[Size]:
@@ -99,7 +114,23 @@ def measure(size: Size, names: list[str], rounds: int, most_seconds: float) -> R
     for name, call in calls.items():
         turns = in_turns(rounds, most_seconds, *(lambda c=c, call=call: call(c) for c in (ours, *peers)))
         seconds[name] = {c.name: Seconds.of(turn) for c, turn in zip((ours, *peers), turns, strict=True)}
-    return Result(size, seconds, ways)
+    return Result(size, seconds, limit(size, rounds), ways)
+
+
+def limit(size: Size, rounds: int) -> float:
+    """Seconds of reading a forward pass's rows at random places, at best."""
+    pieces = -(-size.n // LONGEST_READ)
+    n_rows = size.n_tables << size.n_comparisons
+    memory = native.allocate_tables([n_rows * pieces, size.n // pieces], torch.get_num_threads())
+    row = np.random.default_rng(0).integers(0, n_rows, size.batch * size.n_tables, dtype=np.int32)
+    reads = (row[:, None] * pieces + np.arange(pieces, dtype=np.int32)).ravel()
+    n_threads = torch.get_num_threads()
+    n_passes = max(1, round(0.005 / native.read_rows(memory, reads, 0, 1, n_threads)[0]))
+    return min(
+        native.read_rows(memory, reads, distance, n_passes, n_threads)[0] / n_passes
+        for _ in range(rounds)
+        for distance in PREFETCH_DISTANCES
+    )
 
 
 def choose(
@@ -137,7 +168,7 @@ def table(results: list[Result], peers: list[str]) -> str:
     """Markdown: our microseconds and quartiles, each peer's, and the ratio."""
     head = ["n", "n_t", "n_c", "batch"]
     for name in PASSES:
-        head += [f"{name}, µs", *(f"{peer}, µs (ratio)" for peer in peers)]
+        head += [f"{name}, µs", "limit", *(f"{peer}, µs (ratio, at most)" for peer in peers)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for result in results:
         size = result.size
@@ -145,9 +176,11 @@ def table(results: list[Result], peers: list[str]) -> str:
         for name in PASSES:
             own = result.seconds[name][Polychron.name]
             cells.append(f"{micro(own.median)} ({micro(own.lower_quartile)}-{micro(own.upper_quartile)})")
+            cells.append(micro(READS_OF_ROWS[name] * result.limit))
             for peer in peers:
                 it = result.seconds[name].get(peer)
-                cells.append(f"{micro(it.median)} (**{result.ratio(name, peer):.1f}**)" if it else "")
+                ratio = f"**{result.ratio(name, peer):.1f}**, {result.most(name, peer):.1f}" if it else ""
+                cells.append(f"{micro(it.median)} ({ratio})" if it else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -163,7 +196,7 @@ def micro(seconds: float) -> str:
 
 
 def summary(results: list[Result], peers: list[str]) -> str:
-    """Least, median and largest ratio to each peer, and where the least is."""
+    """Least, median and largest ratio to each peer, where the least is, and at how many sizes there could be more."""
     lines = []
     for name, peer in itertools.product(PASSES, peers):
         ratios = sorted((r.ratio(name, peer), i) for i, r in enumerate(results) if peer in r.seconds[name])
@@ -172,10 +205,11 @@ def summary(results: list[Result], peers: list[str]) -> str:
         (low, where), (middle, _), (high, _) = ratios[0], ratios[len(ratios) // 2], ratios[-1]
         size = results[where].size
         at = f"n {size.n}, n_t {size.n_tables}, n_c {size.n_comparisons}, batch {size.batch:,}"
-        count = sum(ratio >= 4 for ratio, _ in ratios)
+        count = sum(ratio >= WORTH for ratio, _ in ratios)
+        bound = sum(ratio < WORTH and results[i].most(name, peer) < WORTH for ratio, i in ratios)
         lines.append(
-            f"- {name}, {peer}: {low:.1f} (at {at}), median {middle:.1f}, up to {high:.1f}; "
-            f"4 or more at {count} of {len(ratios)} sizes"
+            f"- {name}, {peer}: {low:.1f} (at {at}), median {middle:.1f}, up to {high:.1f}; {WORTH} or more at {count} of "
+            f"{len(ratios)} sizes; at {bound} others the peer itself takes less than {WORTH} times the limit"
         )
     return "\n".join(lines)
 
@@ -211,7 +245,7 @@ def draw(results: list[Result], peers: list[str], about: str, path: Path) -> Non
             axes.yaxis.set_minor_locator(NullLocator())
             axes.set_yticks([0.5, 1, 2, 4, 8, 16, 32, 64])
             axes.axhline(1, color=INK, linewidth=1)
-            axes.axhline(4, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+            axes.axhline(WORTH, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
             axes.set_title(f"{name}: {peer}", fontsize=10)
             if row == len(PASSES) - 1:
                 axes.set_xlabel("batch (log scale)")
@@ -233,7 +267,7 @@ def draw(results: list[Result], peers: list[str], about: str, path: Path) -> Non
 def as_json(result: Result) -> dict[str, object]:
     """What the file holds of a size."""
     seconds = {name: {peer: asdict(s) for peer, s in each.items()} for name, each in result.seconds.items()}
-    return asdict(result.size) | {"ways": result.ways, "seconds": seconds}
+    return asdict(result.size) | {"ways": result.ways, "limit": result.limit, "seconds": seconds}
 
 
 def main() -> int:
@@ -301,7 +335,7 @@ def read(path: Path) -> dict[Size, Result]:
     for row in json.loads(path.read_text())["results"]:
         size = Size(*(row[key] for key in ("n", "n_tables", "n_comparisons", "batch")))
         seconds = {name: {peer: Seconds(**s) for peer, s in each.items()} for name, each in row["seconds"].items()}
-        found[size] = Result(size, seconds, row["ways"])
+        found[size] = Result(size, seconds, row["limit"], row["ways"])
     return found
 
 

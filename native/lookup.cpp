@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kFloatsPerComparison = 2;  // that are added in the time
 constexpr int64_t kFloatsPerUpdate = 64;     // and while a reading is sorted, and its gain and slope go their way
+constexpr const char* kWrongPair = "pair must lie below n_comparisons";
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -65,6 +66,71 @@ void transpose(const Latencies& in, const std::vector<int32_t>& neurons, int64_t
     for (int64_t q = 0; q < n; ++q) out[q * stride + k] = from ? from[some[q]] : 0.0f;
     ++k;
   }
+}
+
+// A single position reads one row of each table: all tables are one to it, in which no row is read twice, and so nothing
+// is sorted and nothing summed.
+bool is_one_reading_each(const Tables& tables, int64_t n_tables, int64_t n_flat, const TableUpdate& update) {
+  using Kind = TableUpdate::Kind;
+  return n_flat == 1 && tables.type == RowType::float32 &&
+         (update.kind == Kind::online_sgd || (update.kind == Kind::sgd && update.visit_cap >= 1.0f)) &&
+         (tables.which ? tables.which[n_tables - 1] + 1 : n_tables) * tables.n_rows < int64_t{1} << 31;
+}
+
+void update_one_reading_each(const Tables& tables, const Anchors& anchors, const ConstAddresses& addresses, const float* v,
+                             float* gain, float rate, int n_threads) {
+  constexpr int64_t kTablesPerTask = 256;
+  parallel_for(n_threads, divide_up(anchors.n_tables, kTablesPerTask), [&](int64_t task, int) {
+    const int64_t first = task * kTablesPerTask, count = std::min(kTablesPerTask, anchors.n_tables - first);
+    check_rows(addresses.row + first, count, tables.n_rows);
+    int32_t row[kTablesPerTask], flipped[kTablesPerTask];
+    for (int64_t k = 0; k < count; ++k) {
+      const auto before = static_cast<int32_t>(tables.index(first + k) * tables.n_rows);
+      row[k] = before + addresses.row[first + k];
+      if (!gain) continue;
+      if (addresses.pair[first + k] >= anchors.n_comparisons) throw std::invalid_argument(kWrongPair);
+      flipped[k] = before + (addresses.row[first + k] ^ (int32_t{1} << addresses.pair[first + k]));
+    }
+    kernels().online_sgd({tables.data, tables.n_outputs, tables.row_stride, count, row, nullptr, true, v, 0,
+                          {gain ? flipped : nullptr, nullptr}, {gain ? gain + first : nullptr, nullptr}},
+                         rate);
+  });
+}
+
+// Whether a table's slopes are made by themselves: of few positions they leave lanes empty, and all tables' are made together.
+bool fills_lanes(int64_t n_flat) { return n_flat >= kLanes; }
+
+void update_each_table(const Tables& tables, const Anchors& anchors, const ConstAddresses& addresses, const float* v,
+                       int64_t v_stride, int64_t n_flat, float* gains, const TableUpdate& update, int n_threads) {
+  struct Worker {
+    TableOwner owner;
+    Buffer<int32_t> flipped;
+  };
+  std::vector<Worker> workers;
+  workers.reserve(static_cast<size_t>(n_threads));
+  for (int w = 0; w < n_threads; ++w) {
+    workers.push_back({TableOwner(n_flat, tables.n_rows, tables.n_outputs), Buffer<int32_t>(gains ? n_flat : 0)});
+  }
+  parallel_for(n_threads, anchors.n_tables, [&](int64_t i, int w) {
+    const int32_t* row = addresses.row + i * n_flat;
+    Readings readings{tables.table(i), tables.n_outputs, tables.row_stride, n_flat, row, nullptr, tables.far(), v,
+                      v_stride, {nullptr, nullptr}, {nullptr, nullptr}, tables.type};
+    float* gain = gains ? gains + i * n_flat : nullptr;
+    if (gains) {
+      const uint8_t* pair = addresses.pair + i * n_flat;
+      int32_t* flipped = workers[w].flipped.get();
+      uint8_t highest_pair = 0;
+      for (int64_t p = 0; p < n_flat; ++p) {
+        highest_pair = std::max(highest_pair, pair[p]);
+        flipped[p] = row[p] ^ (int32_t{1} << (pair[p] & 31));
+      }
+      if (highest_pair >= anchors.n_comparisons) throw std::invalid_argument(kWrongPair);
+      readings.flipped[0] = flipped;
+      readings.gain[0] = gain;
+    }
+    workers[w].owner.apply(tables.index(i), readings, update);
+    if (gains && fills_lanes(n_flat)) kernels().surrogate_slope(addresses.u + i * n_flat, gain, gain, n_flat);
+  });
 }
 
 }  // namespace
@@ -225,39 +291,14 @@ void lookup_backward(const Tables& tables, const Anchors& anchors, const ConstAd
   n_threads = threads_worth_waking(floats, n_threads);
   Buffer<float> slope(dx ? anchors.n_tables * n_flat : 0);
 
-  const bool few = n_flat < kLanes;  // a table's slopes leave lanes empty: all tables' are made together
-
-  struct Worker {
-    TableOwner owner;
-    Buffer<int32_t> flipped;
-  };
-  std::vector<Worker> workers;
-  workers.reserve(static_cast<size_t>(n_threads));
-  for (int w = 0; w < n_threads; ++w) {
-    workers.push_back({TableOwner(n_flat, tables.n_rows, tables.n_outputs), Buffer<int32_t>(dx ? n_flat : 0)});
+  float* const gain = dx ? slope.get() : nullptr;
+  if (is_one_reading_each(tables, anchors.n_tables, n_flat, update)) {
+    update_one_reading_each(tables, anchors, addresses, v, gain, update.rate, n_threads);
+  } else {
+    update_each_table(tables, anchors, addresses, v, v_stride, n_flat, gain, update, n_threads);
   }
-  parallel_for(n_threads, anchors.n_tables, [&](int64_t i, int w) {
-    const int32_t* row = addresses.row + i * n_flat;
-    Readings readings{tables.table(i), tables.n_outputs, tables.row_stride, n_flat, row, nullptr, tables.far(), v,
-                      v_stride, {nullptr, nullptr}, {nullptr, nullptr}, tables.type};
-    float* gain = slope.get() + i * n_flat;
-    if (dx) {
-      const uint8_t* pair = addresses.pair + i * n_flat;
-      int32_t* flipped = workers[w].flipped.get();
-      uint8_t highest_pair = 0;
-      for (int64_t p = 0; p < n_flat; ++p) {
-        highest_pair = std::max(highest_pair, pair[p]);
-        flipped[p] = row[p] ^ (int32_t{1} << (pair[p] & 31));
-      }
-      if (highest_pair >= anchors.n_comparisons) throw std::invalid_argument("pair must lie below n_comparisons");
-      readings.flipped[0] = flipped;
-      readings.gain[0] = gain;
-    }
-    workers[w].owner.apply(tables.index(i), readings, update);
-    if (dx && !few) kernels().surrogate_slope(addresses.u + i * n_flat, gain, gain, n_flat);
-  });
   if (dx) {
-    if (few) kernels().surrogate_slope(addresses.u, slope.get(), slope.get(), anchors.n_tables * n_flat);
+    if (!fills_lanes(n_flat)) kernels().surrogate_slope(addresses.u, slope.get(), slope.get(), anchors.n_tables * n_flat);
     scatter(anchors, addresses.pair, slope.get(), n_sequences, n_positions, n_inputs, through, through_stride,
             dx, false, n_threads);
   }

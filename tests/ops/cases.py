@@ -59,6 +59,10 @@ LOOKUP_SIZES = [
     LookupSizes(1, 15, 9, 1, 32, 10, max_delay=3, n_history=8),
     LookupSizes(2, 31, 17, 64, 15, 4, max_delay=3, n_history=0),
     LookupSizes(3, 1, 16, 48, 16, 3, max_delay=2, n_history=4),
+    # One position of many tables, at once; few positions of many outputs, which threads share.
+    LookupSizes(1, 1, 17, 9, 300, 4, max_delay=2, n_history=2),
+    LookupSizes(1, 1, 9, 33, 257, 3),
+    LookupSizes(3, 1, 64, 700, 513, 2),
     # What the kernels cut into pieces: many outputs, long sequences, rows sorted in 2 passes.
     LookupSizes(2, 33, 16, 150, 17, 7, max_delay=3),
     LookupSizes(3, 300, 40, 9, 5, 3, max_delay=20, n_history=7),
