@@ -208,8 +208,8 @@ def summary(results: list[Result], peers: list[str]) -> str:
         count = sum(ratio >= WORTH for ratio, _ in ratios)
         bound = sum(ratio < WORTH and results[i].most(name, peer) < WORTH for ratio, i in ratios)
         lines.append(
-            f"- {name}, {peer}: {low:.1f} (at {at}), median {middle:.1f}, up to {high:.1f}; {WORTH} or more at {count} of "
-            f"{len(ratios)} sizes; at {bound} others the peer itself takes less than {WORTH} times the limit"
+            f"- {name}, {peer}: {low:.1f} (at {at}), median {middle:.1f}, up to {high:.1f}; {WORTH} or more at {count} "
+            f"of {len(ratios)} sizes; at {bound} others the peer itself takes less than {WORTH} times the limit"
         )
     return "\n".join(lines)
 

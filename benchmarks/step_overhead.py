@@ -56,7 +56,7 @@ def calls_of(config: ModelConfig, drop: float) -> dict[str, Callable[[], object]
     kept = [view(layer.draw_step()) for layer in layers] if drop else []
     seeds = [layer.update.seed for layer in layers] if drop else []
     factors = [1.0] * len(kept)
-    numbers = (RATE, 0.0, float("inf"))
+    numbers = (RATE, 0.0, (), float("inf"))
     given = (tokens.numpy(), targets.numpy(), "sgd", *numbers, seeds, kept, factors, None, torch.get_num_threads())
     text = (np.arange(4096) % config.vocabulary_size).astype(np.int64)
     windows = Windows(text, [(0, text.size)], length=1, batch=1, seed=0)

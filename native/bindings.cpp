@@ -52,8 +52,8 @@ nb::object to_python(const SparseRows& sparse, int64_t n_outputs) {
 }
 
 // What the Python side asks to be done with the rows' gradient; `sparse` receives rows for kind "sparse".
-TableUpdate checked_update(const std::string& kind, float rate, float epsilon, float visit_cap, uint32_t seed,
-                           const Maybe<Out<float, 2>>& state,
+TableUpdate checked_update(const std::string& kind, float rate, float epsilon, const std::vector<float>& betas,
+                           float visit_cap, uint32_t seed, const Maybe<Out<float, 2>>& state,
                            const Maybe<Out<float, 3>>& dense, const TableShape& shape, SparseRows& sparse) {
   TableUpdate update;
   update.rate = rate;
@@ -78,13 +78,15 @@ TableUpdate checked_update(const std::string& kind, float rate, float epsilon, f
   } else if (kind == "online_sgd") {
     require(shape.type == RowType::float32, "tables must be float32 for kind online_sgd");
     update.kind = TableUpdate::Kind::online_sgd;
-  } else if (kind == "adagrad") {
-    require(state.has_value(), "state must be given for an update of kind adagrad");
-    require_shape(*state, "state", {shape.n_tables, shape.n_rows});
-    update.kind = TableUpdate::Kind::adagrad;
+  } else if (kind == "adagrad" || kind == "adam") {
+    const bool adam = kind == "adam";
+    require(state.has_value(), "state must be given for an update of kind " + kind);
+    require_shape(*state, "state", {shape.n_tables, shape.n_rows * (adam ? shape.n_outputs + kAdamNumbers : 1)});
+    update.kind = adam ? TableUpdate::Kind::adam : TableUpdate::Kind::adagrad;
     update.state = state->data();
+    if (adam) set_betas(update, betas);
   } else {
-    throw std::invalid_argument("kind must be none, dense, sparse, sgd, online_sgd or adagrad; got " + kind);
+    throw std::invalid_argument("kind must be none, dense, sparse, sgd, online_sgd, adagrad or adam; got " + kind);
   }
   return update;
 }
@@ -125,8 +127,8 @@ void py_gather(ConstTableArray tables, In<int32_t, 3> row, Maybe<In<float, 3>> r
 nb::object py_lookup_backward(TableArray tables, In<int32_t, 3> anchors, Maybe<In<int32_t, 3>> delays,
                               In<int32_t, 3> row, In<uint8_t, 3> pair, In<float, 3> u, Rows<const float> v,
                               int64_t n_inputs, bool residual, Maybe<Out<float, 3>> dx, const std::string& kind,
-                              float rate, float epsilon, float visit_cap, uint32_t seed, Maybe<Out<float, 2>> state,
-                              Maybe<Out<float, 3>> dense, int n_threads) {
+                              float rate, float epsilon, const std::vector<float>& betas, float visit_cap, uint32_t seed,
+                              Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense, int n_threads) {
   const auto B = static_cast<int64_t>(v.shape(0)), T = static_cast<int64_t>(v.shape(1)),
              K = static_cast<int64_t>(v.shape(2));
   const Anchors a = checked_anchors(anchors, delays, n_inputs);
@@ -139,7 +141,7 @@ nb::object py_lookup_backward(TableArray tables, In<int32_t, 3> anchors, Maybe<I
   require(!residual || K == n_inputs, "residual needs as many outputs as inputs");
   check_flat(B * T);
   SparseRows sparse;
-  const TableUpdate update = checked_update(kind, rate, epsilon, visit_cap, seed, state, dense, shape, sparse);
+  const TableUpdate update = checked_update(kind, rate, epsilon, betas, visit_cap, seed, state, dense, shape, sparse);
   const int64_t v_stride = row_stride(v, "v");
   const int workers = threads(n_threads);
   {
@@ -242,8 +244,8 @@ nb::object py_pair_backward(TableArray tables, In<int32_t, 3> anchors, Maybe<In<
                             In<int32_t, 2> code_row, In<uint8_t, 2> code_pair, In<float, 2> code_u, In<float, 3> v,
                             int64_t n_inputs, int64_t n_code, int64_t window, bool nearest, bool residual, Maybe<Out<float, 3>> dx,
                             Out<float, 3> dcode, const std::string& kind, float rate, float epsilon,
-                            float visit_cap, uint32_t seed, Maybe<Out<float, 2>> state, Maybe<Out<float, 3>> dense,
-                            int n_threads) {
+                            const std::vector<float>& betas, float visit_cap, uint32_t seed, Maybe<Out<float, 2>> state,
+                            Maybe<Out<float, 3>> dense, int n_threads) {
   const auto B = static_cast<int64_t>(v.shape(0)), T = static_cast<int64_t>(v.shape(1)),
              K = static_cast<int64_t>(v.shape(2)), D = static_cast<int64_t>(code_row.shape(1));
   const Anchors query = checked_anchors(anchors, std::nullopt, n_inputs);
@@ -271,7 +273,7 @@ nb::object py_pair_backward(TableArray tables, In<int32_t, 3> anchors, Maybe<In<
               below(code_pair, std::max<int64_t>(n_code, 1)),
           "pair must lie below the number of comparisons");
   SparseRows sparse;
-  const TableUpdate update = checked_update(kind, rate, epsilon, visit_cap, seed, state, dense, table_shape, sparse);
+  const TableUpdate update = checked_update(kind, rate, epsilon, betas, visit_cap, seed, state, dense, table_shape, sparse);
   const int workers = threads(n_threads);
   {
     nb::gil_scoped_release release;
@@ -335,7 +337,7 @@ NB_MODULE(_native, m) {
   m.def("lookup_backward", &py_lookup_backward, nb::arg("tables").noconvert(), nb::arg("anchors").noconvert(),
         nb::arg("delays").noconvert().none(), nb::arg("row").noconvert(), nb::arg("pair").noconvert(),
         nb::arg("u").noconvert(), nb::arg("v").noconvert(), nb::arg("n_inputs"), nb::arg("residual"),
-        nb::arg("dx").noconvert().none(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"),
+        nb::arg("dx").noconvert().none(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"), nb::arg("betas"), nb::arg("visit_cap"),
         nb::arg("seed"), nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
   m.def("readout_cross_entropy", &py_readout, nb::arg("tables").noconvert(), nb::arg("row").noconvert(),
         nb::arg("targets").noconvert(), nb::arg("nats").noconvert(), nb::arg("error").noconvert(),
@@ -353,7 +355,7 @@ NB_MODULE(_native, m) {
         nb::arg("key_pair").noconvert(), nb::arg("key_u").noconvert(), nb::arg("code_row").noconvert(),
         nb::arg("code_pair").noconvert(), nb::arg("code_u").noconvert(), nb::arg("v").noconvert(),
         nb::arg("n_inputs"), nb::arg("n_code"), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"), nb::arg("dx").noconvert().none(),
-        nb::arg("dcode").noconvert(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"),
+        nb::arg("dcode").noconvert(), nb::arg("kind"), nb::arg("rate"), nb::arg("epsilon"), nb::arg("betas"), nb::arg("visit_cap"),
         nb::arg("seed"), nb::arg("state").noconvert().none(), nb::arg("dense").noconvert().none(), nb::arg("n_threads"));
 
   bind_runtime(m);

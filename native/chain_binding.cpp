@@ -3,6 +3,8 @@
 // Legend: B sequence, T position, I table, R comparison, J row, K output, D distance.
 #include "chain_binding.hpp"
 
+#include <algorithm>
+
 #include <nanobind/stl/vector.h>
 
 #include <any>
@@ -67,7 +69,7 @@ class ChainHandle {
   }
 
   double train(In<int64_t, 2> tokens, In<int64_t, 2> targets, const std::string& kind, float rate, float epsilon,
-               float visit_cap, const std::vector<uint32_t>& seeds,
+               const std::vector<float>& betas, float visit_cap, const std::vector<uint32_t>& seeds,
                const std::vector<std::optional<In<int32_t, 1>>>& kept, const std::vector<float>& rate_factors,
                Maybe<In<float, 3>> base, int n_threads) {
     require(rate_factors.size() == kept.size(), "rate_factors must be one for each of kept");
@@ -83,10 +85,14 @@ class ChainHandle {
       require(all_float32_, "tables must be float32 for kind online_sgd");
       update.kind = TableUpdate::Kind::online_sgd;
     } else if (kind == "adagrad") {
-      require(all_have_state_, "every layer must have a state for kind adagrad");
+      require(all_have_state_of(&StateSizes::adagrad), "every layer must have a state for kind adagrad");
       update.kind = TableUpdate::Kind::adagrad;
+    } else if (kind == "adam") {
+      require(all_have_state_of(&StateSizes::adam), "every layer must have a state for kind adam");
+      update.kind = TableUpdate::Kind::adam;
+      set_betas(update, betas);
     } else {
-      throw std::invalid_argument("kind must be sgd, online_sgd or adagrad; got " + kind);
+      throw std::invalid_argument("kind must be sgd, online_sgd, adagrad or adam; got " + kind);
     }
     const std::vector<ChainSubset> subsets = checked_subsets(kept, rate_factors);
     nb::gil_scoped_release release;
@@ -114,10 +120,21 @@ class ChainHandle {
     all_float32_ = all_float32_ && shape.type == RowType::float32;
   }
 
+  // What a layer's state would have of numbers a table, by the kind of update; and what it has, 0: there is none.
+  struct StateSizes {
+    int64_t adagrad, adam, held;
+  };
+
   float* checked(const Maybe<Out<float, 2>>& state, const TableShape& shape) {
-    if (state) require_shape(*state, "state", {shape.n_tables, shape.n_rows});
-    all_have_state_ = all_have_state_ && state.has_value();
+    if (state) require(state->shape(0) == static_cast<size_t>(shape.n_tables), "state must be of as many tables as the layer");
+    state_sizes_.push_back({shape.n_rows, shape.n_rows * (shape.n_outputs + kAdamNumbers),
+                            state ? static_cast<int64_t>(state->shape(1)) : 0});
     return data(state);
+  }
+
+  bool all_have_state_of(int64_t StateSizes::* kind) const {
+    return std::all_of(state_sizes_.begin(), state_sizes_.end(),
+                       [kind](const StateSizes& layer) { return layer.held == layer.*kind; });
   }
 
   ChainStep checked_step(const In<int64_t, 2>& tokens, const In<int64_t, 2>& targets, const Maybe<In<float, 3>>& base,
@@ -171,10 +188,11 @@ class ChainHandle {
   struct Window { int64_t window, n_distances; };
 
   int64_t n_tokens_, n_inputs_, n_outputs_ = 0;
-  bool ends_in_attention_ = false, all_have_state_ = true, all_float32_ = true;
+  bool ends_in_attention_ = false, all_float32_ = true;
   std::vector<Window> shortest_;
   std::vector<int64_t> n_tables_;  // of each layer; 0: attention
   std::vector<std::any> kept_;
+  std::vector<StateSizes> state_sizes_;
   std::mutex mutex_;  // the chain's buffers serve one call
   Chain chain_;
 };
@@ -191,7 +209,7 @@ void bind_chain(nb::module_& m) {
            nb::arg("code_gradient").noconvert(), nb::arg("window"), nb::arg("nearest"), nb::arg("residual"),
            nb::arg("state").noconvert().none())
       .def("train", &ChainHandle::train, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(), nb::arg("kind"),
-           nb::arg("rate"), nb::arg("epsilon"), nb::arg("visit_cap"), nb::arg("seeds"), nb::arg("kept"),
+           nb::arg("rate"), nb::arg("epsilon"), nb::arg("betas"), nb::arg("visit_cap"), nb::arg("seeds"), nb::arg("kept"),
            nb::arg("rate_factors"), nb::arg("base").noconvert().none(), nb::arg("n_threads"))
       .def("score", &ChainHandle::score, nb::arg("tokens").noconvert(), nb::arg("targets").noconvert(),
            nb::arg("nats").noconvert(), nb::arg("base").noconvert().none(), nb::arg("n_threads"));

@@ -80,6 +80,12 @@ struct Readings {
   RowType type = RowType::float32;
 };
 
+// What Adam moves rows by. `rest` is 1 - beta, rounded once.
+struct AdamStep {
+  float rate, epsilon, beta1, rest1, beta2, rest2;
+};
+inline constexpr int64_t kAdamNumbers = 3;  // of a row's state, after a number for each output
+
 // Readings grouped by row: group q is order[begin[q] .. begin[q + 1]), all of row rows[q], m ascending.
 struct RowGroups {
   const int32_t* order;
@@ -130,6 +136,10 @@ struct Kernels {
   // state[rows[q]] += mean_k merged[q]^2; S[rows[q]] -= rate * merged[q] / (sqrt(state[rows[q]]) + epsilon).
   void (*update_adagrad)(const TableRows&, const RowGroups&, const float* merged, float* state, float rate,
                          float epsilon);
+  // Of row j = rows[q], with G = merged[q] and state[j] its n_outputs + kAdamNumbers numbers, m and then v, p, q:
+  // m = beta1 m + (1 - beta1) G, v = beta2 v + (1 - beta2) mean_k G^2, p = beta1 p + (1 - beta1),
+  // q = beta2 q + (1 - beta2); S[j] -= rate / (p (sqrt(v / q) + epsilon)) * m.
+  void (*update_adam)(const TableRows&, const RowGroups&, const float* merged, float* state, const AdamStep&);
   // slope[m] = U'(u[m]) * gain[m], U'(u) = -0.5 sign(u) / (1 + |u|)^2, sign(0) = -1.
   void (*surrogate_slope)(const float* u, const float* gain, float* slope, int64_t count);
   // In place: logits (P, stride) become softmax - one-hot; nats[p] = -log softmax[target[p]].

@@ -834,6 +834,44 @@ void update_adagrad(const TableRows& a, const RowGroups& groups, const float* me
   }
 }
 
+struct MomentBody {
+  const float* merged;
+  float* moment;
+  float beta, rest;
+
+  template <int Blocks> void run(Columns c) const {
+    const Row<Blocks> g = Row<Blocks>::load_from(merged + c.begin, c.tail);
+    Row<Blocks> m = Row<Blocks>::load_from(moment + c.begin, c.tail);
+    for (int b = 0; b < Blocks; ++b) m.block[b] = set1(beta) * m.block[b] + set1(rest) * g.block[b];
+    m.store_to(moment + c.begin, c.tail);
+  }
+};
+
+void update_adam(const TableRows& a, const RowGroups& groups, const float* merged, float* state, const AdamStep& step) {
+  const int64_t n_state = a.n_outputs + kAdamNumbers;
+  for (int64_t q = 0; q < groups.n_groups; ++q) {
+    if (q + kReadingAhead < groups.n_groups) {
+      const float* ahead = state + int64_t{groups.rows[q + kReadingAhead]} * n_state;
+      for (int64_t k = 0; k < n_state; k += kLanes) __builtin_prefetch(ahead + k);
+    }
+    const float* g = merged + q * merged_stride(a.n_outputs);
+    float* moment = state + int64_t{groups.rows[q]} * n_state;
+    float* const numbers = moment + a.n_outputs;
+    float squares = 0.0f;
+    for_columns(a.n_outputs, SquareBody{g, &squares});
+    for_columns(a.n_outputs, MomentBody{g, moment, step.beta1, step.rest1});
+    numbers[0] = step.beta2 * numbers[0] + step.rest2 * (squares / static_cast<float>(a.n_outputs));
+    numbers[1] = step.beta1 * numbers[1] + step.rest1;
+    numbers[2] = step.beta2 * numbers[2] + step.rest2;
+    const float row_rate = step.rate / (numbers[1] * (__builtin_sqrtf(numbers[0] / numbers[2]) + step.epsilon));
+    const int32_t begin[] = {groups.begin[q], groups.begin[q + 1]};
+    const RowGroups one{groups.order, begin, groups.rows + q, 1};
+    for_type(a.type, [&]<class Number>() {
+      for_columns(a.n_outputs, SubtractBody<Number>{a, one, moment, row_rate, __builtin_inff()});
+    });
+  }
+}
+
 // ---- pointwise --------------------------------------------------------------------------------------------------
 
 inline F32 slope_of(F32 u, F32 gain) {
@@ -932,6 +970,6 @@ void cross_entropy(const float* logits, int64_t stride, const int64_t* target, f
 
 const Kernels kernels = {
     POLYCHRON_SET_NAME, hash_tile,  gather_sum, sum_pairs,  pair_gains,     add_to_rows,     list_pairs,
-    route_pairs,        merge_rows, online_sgd, update_sgd, update_adagrad, surrogate_slope, softmax_cross_entropy,
-    cross_entropy,
+    route_pairs,        merge_rows, online_sgd, update_sgd, update_adagrad, update_adam,     surrogate_slope,
+    softmax_cross_entropy, cross_entropy,
 };

@@ -18,6 +18,11 @@ void check_rows(const int32_t* row, int64_t n_readings, int64_t n_rows) {
   throw std::invalid_argument("row must lie in [0, " + std::to_string(n_rows) + "); got " + std::to_string(*outside));
 }
 
+void set_betas(TableUpdate& update, const std::vector<float>& betas) {
+  if (betas.size() != 4) throw std::invalid_argument("betas must be four numbers; got " + std::to_string(betas.size()));
+  update.beta1 = betas[0], update.rest1 = betas[1], update.beta2 = betas[2], update.rest2 = betas[3];
+}
+
 void update_rows(int64_t i, const TableRows& given, int64_t n_rows, const RowGroups& groups, const float* merged,
                  const TableUpdate& update) {
   const Kernels& set = kernels();
@@ -30,6 +35,10 @@ void update_rows(int64_t i, const TableRows& given, int64_t n_rows, const RowGro
       break;
     case TableUpdate::Kind::adagrad:
       set.update_adagrad(rows, groups, merged, update.state + i * n_rows, update.rate, update.epsilon);
+      break;
+    case TableUpdate::Kind::adam:
+      set.update_adam(rows, groups, merged, update.state + i * n_rows * (n_outputs + kAdamNumbers),
+                      {update.rate, update.epsilon, update.beta1, update.rest1, update.beta2, update.rest2});
       break;
     case TableUpdate::Kind::dense:
       for (int64_t q = 0; q < groups.n_groups; ++q) {

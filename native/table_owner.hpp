@@ -14,18 +14,22 @@ namespace polychron {
 
 // What becomes of the gradient of the rows.
 struct TableUpdate {
-  enum class Kind { none, dense, sparse, sgd, adagrad, online_sgd };
+  enum class Kind { none, dense, sparse, sgd, adagrad, adam, online_sgd };
   Kind kind = Kind::none;
   float rate = 0.0f;
   float epsilon = 0.0f;
   float visit_cap = 0.0f;     // sgd: a row read more often than this in a step moves as if read this often
   uint32_t seed = 0;          // of the rounding of bfloat16 rows in this step
-  float* state = nullptr;     // adagrad: (I, J)
+  float* state = nullptr;     // adagrad: (I, J); adam: (I, J, K + kAdamNumbers)
   float* dense = nullptr;     // dense: (I, J, K), not padded, zero where no row is read
   // sparse: per table, the rows that were read, ascending, and their gradients (n_rows_read, K)
   std::vector<std::vector<int32_t>>* sparse_rows = nullptr;
   std::vector<std::vector<float>>* sparse_values = nullptr;
+  float beta1 = 0.0f, rest1 = 1.0f, beta2 = 0.0f, rest2 = 1.0f;  // adam; rest is 1 - beta
 };
+
+// Of Adam: beta1, 1 - beta1, beta2, 1 - beta2. Throws std::invalid_argument unless there are four.
+void set_betas(TableUpdate&, const std::vector<float>& betas);
 
 // What becomes of the summed gradients of some rows of one table: group q is `merged`'s row q. Of kind sparse the rows
 // follow those that were given before. Not for online_sgd, which has no sums.

@@ -47,11 +47,13 @@ class Pool {
   }
 
  private:
-  // A thread of a team that is not ours: whichever comes first is worker 0.
+  // A thread of a team that is not ours: whichever comes first is worker 0. There are no more workers than tasks.
   static void take_seat(void* pool) {
     Pool& own = *static_cast<Pool*>(pool);
+    const int worker = own.n_seated_.fetch_add(1, std::memory_order_relaxed);
+    if (worker >= own.n_tasks_) return;
     inside_ = true;
-    own.take_tasks(own.n_seated_.fetch_add(1, std::memory_order_relaxed));
+    own.take_tasks(worker);
     inside_ = false;
   }
 

@@ -92,6 +92,12 @@ def test_the_table_shows_medians_and_ratios():
         return Seconds(median, median, median, median, 9)
 
     both = {"polychron": seconds(1e-4), "eager": seconds(8e-4)}
-    result = kernels.Result(kernels.Size(8, 4, 3, 1), {"forward": both, "step": both})
-    assert kernels.table([result], ["eager"]).splitlines()[-1].count("800 (**8.0**)") == 2
-    assert "4 or more at 1 of 1 sizes" in kernels.summary([result], ["eager"])
+    result = kernels.Result(kernels.Size(8, 4, 3, 1), {"forward": both, "step": both}, limit=1e-5)
+    last = kernels.table([result], ["eager"]).splitlines()[-1]
+    assert "| 10 | 800 (**8.0**, 80.0) |" in last  # a step reads each row and its neighbour
+    assert "| 20 | 800 (**8.0**, 40.0) |" in last
+    assert "4 or more at 1 of 1 sizes; at 0 others" in kernels.summary([result], ["eager"])
+
+    near = {"polychron": seconds(4e-4), "eager": seconds(8e-4)}
+    bound = kernels.Result(kernels.Size(8, 4, 3, 1), {"forward": near, "step": near}, limit=3e-4)
+    assert "4 or more at 0 of 1 sizes; at 1 others" in kernels.summary([bound], ["eager"])

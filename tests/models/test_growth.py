@@ -78,6 +78,8 @@ def test_freezing_refuses_what_is_not_there():
     model = build(CONFIGS["delay"])
     with pytest.raises(ValueError, match="got head: 1"):
         FrozenTables(attach(model), model, {"head": 1})
+    with pytest.raises(ValueError, match=r"must name layers of tables .*; got embedding: 1"):
+        FrozenTables(attach(model), model, {"embedding": 1})
     with pytest.raises(ValueError, match="got readout: 3"):
         FrozenTables(attach(model), model, {"readout": 3})
     with pytest.raises(ValueError, match="online_sgd"):
@@ -105,6 +107,16 @@ def test_an_extended_vocabulary_costs_nothing_on_old_texts_and_the_same_on_new_b
     torch.testing.assert_close(model.score(ids(new, known + b"!"))[-1] + new.unseen_nats, unseen, **near)
     assert str(model.readout.synaptic_vectors.dtype) == f"torch.{table_type}"
     model.check()
+
+
+def test_a_vocabulary_grows_while_an_earlier_loss_is_alive():
+    old, new = Vocabulary(b"bdefgh"), Vocabulary(b"abdefgh")
+    model = with_random_rows(DelayLM(DELAY, seed=1))
+    before = model.loss(TOKENS, TOKENS)
+    extend_vocabulary(model, old, new)
+    model.loss(TOKENS, TOKENS).backward()
+    assert model.readout.synaptic_vectors.grad.shape[2] == new.size
+    assert before.grad_fn is not None
 
 
 def test_a_vocabulary_of_all_bytes_leaves_nothing_unseen():

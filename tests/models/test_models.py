@@ -228,6 +228,12 @@ def test_impossible_configurations_are_refused(change, message):
         config_from_dict({**DELAY.to_dict(), **change})
 
 
+@pytest.mark.parametrize("kind", ["perceptron", None, [], {}, 1])
+def test_a_kind_that_is_none_is_refused(kind):
+    with pytest.raises(InputError, match=r"kind of model must be one of delay, .*; got"):
+        config_from_dict({**DELAY.to_dict(), "kind": kind})
+
+
 def test_unknown_presets_are_refused():
     with pytest.raises(InputError, match=r"preset of a delay model must be one of .*tiny"):
         preset("delay", "huge", 10)

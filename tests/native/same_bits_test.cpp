@@ -216,6 +216,10 @@ void merges_and_updates(const Kernels& set, Random& draw, Result& out) {
     set.update_adagrad(rows, groups, merged.data(), state.data(), 0.03f, 1e-8f);
     t.collect(out);
     out.bits.add(state);
+    state.assign(static_cast<size_t>(t.J * (K + kAdamNumbers)), 0.25f);
+    set.update_adam(rows, groups, merged.data(), state.data(), {0.03f, 1e-8f, 0.9f, 0.1f, 0.99f, 0.01f});
+    t.collect(out);
+    out.bits.add(state);
   }
 }
 
@@ -269,7 +273,7 @@ int main() {
   const std::pair<const char*, Case> cases[] = {
       {"hash_tile", hash_tiles}, {"gather_sum", gathers}, {"list_pairs, route_pairs", pairs_of_positions},
       {"sum_pairs, pair_gains, add_to_rows", sums_of_pairs},
-      {"merge_rows, update_sgd, update_adagrad", merges_and_updates}, {"online_sgd", online_updates},
+      {"merge_rows, update_sgd, update_adagrad, update_adam", merges_and_updates}, {"online_sgd", online_updates},
       {"surrogate_slope", slopes}, {"cross_entropy, softmax_cross_entropy", softmaxes}, {"read_row_range", probes}};
   int n_failed = 0, n_compared = 0;
   uint64_t digest = 0xcbf29ce484222325u;  // FNV-1a over words

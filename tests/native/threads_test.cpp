@@ -22,7 +22,7 @@ using namespace polychron;
 using namespace polychron::testing;
 using Kind = TableUpdate::Kind;
 
-constexpr Kind kKinds[] = {Kind::none, Kind::dense, Kind::sparse, Kind::sgd, Kind::adagrad, Kind::online_sgd};
+constexpr Kind kKinds[] = {Kind::none, Kind::dense, Kind::sparse, Kind::sgd, Kind::adagrad, Kind::adam, Kind::online_sgd};
 
 // Tables with their anchors, from n to K neurons.
 struct LayerData {
@@ -34,7 +34,7 @@ struct LayerData {
   LayerData(Random& draw, int64_t n, int64_t n_outputs, int64_t I, int64_t R, int64_t max_delay, int64_t extra_bits = 0)
       : n_tables(I), n_comparisons(R), K(n_outputs), row_stride(n_outputs + 3), anchors(draw.ints(I * R * 2, n)),
         delays(draw.ints(I * R * 2, max_delay + 1)), tables(draw.reals((I << (R + extra_bits)) * row_stride)),
-        state(static_cast<size_t>(I << (R + extra_bits)), 0.5f), delayed(max_delay > 0) {}
+        state(static_cast<size_t>((I << (R + extra_bits)) * (n_outputs + kAdamNumbers)), 0.5f), delayed(max_delay > 0) {}
 
   Anchors ends() const { return {anchors.data(), delayed ? delays.data() : nullptr, n_tables, n_comparisons}; }
   Tables rows(int64_t extra_bits = 0) {
@@ -54,7 +54,8 @@ struct Update {
   Update(Kind kind, LayerData& layer, int64_t n_rows)
       : dense(static_cast<size_t>(layer.n_tables * n_rows * layer.K)),
         sparse_rows(static_cast<size_t>(layer.n_tables)), sparse_values(static_cast<size_t>(layer.n_tables)),
-        update{kind, 0.01f, 1e-8f, 4.0f, 77u, layer.state.data(), dense.data(), &sparse_rows, &sparse_values} {}
+        update{kind, 0.01f, 1e-8f, 4.0f, 77u, layer.state.data(), dense.data(), &sparse_rows, &sparse_values,
+               0.9f, 0.1f, 0.99f, 0.01f} {}
 
   void collect(const LayerData& layer, Bits& out) const {
     out.add(layer.tables);
@@ -190,7 +191,7 @@ void attention(int n_threads, Random& draw, Bits& out) {
 }
 
 void chains(int n_threads, Random& draw, Bits& out) {
-  for (const Kind kind : {Kind::sgd, Kind::adagrad, Kind::online_sgd}) {
+  for (const Kind kind : {Kind::sgd, Kind::adagrad, Kind::adam, Kind::online_sgd}) {
     const int64_t n = 8, V = 11, D = 90, window = 7, n_code = 2;
     LayerData first(draw, n, n, 5, 4, 3), heads(draw, n, n, 3, 2, 0, 2 + n_code), keys(draw, n, 1, 3, 2, 0);
     LayerData readout(draw, n, V, 4, 5, 2);
@@ -206,6 +207,7 @@ void chains(int n_threads, Random& draw, Bits& out) {
     update.rate = 0.05f;
     update.epsilon = 1e-8f;
     update.visit_cap = 3.0f;
+    set_betas(update, {0.9f, 0.1f, 0.99f, 0.01f});
     for (int step = 0; step < 3; ++step) {  // from many sequences to fewer than there are threads
       const int64_t B = step == 2 ? 1 : draw.between(1, 9), T = draw.between(1, D);
       const std::vector<int64_t> tokens = draw.classes(B * T, V), targets = draw.classes(B * T, V);

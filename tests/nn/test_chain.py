@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from polychron import models, optim
-from polychron.nn import Chain, LookupTables, PairAttention, Readout
+from polychron.nn import Chain, LookupTables, PairAttention, Readout, RecurrentTables, VariantTables
 from polychron.nn.chain import can_chain
-from polychron.ops import dispatch
+from polychron.ops import RowUpdate, dispatch
 
 from ..ops.cases import using_threads
 
@@ -66,8 +66,9 @@ def trained(config, kind, n_threads, *, chained, n_sequences=6, n_steps=4, **opt
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 @pytest.mark.parametrize(
-    ("kind", "options"), [("sgd", {}), ("sgd", {"visit_cap": 3}), ("adagrad", {}), ("online_sgd", {})],
-    ids=["sgd", "capped", "adagrad", "online"],
+    ("kind", "options"),
+    [("sgd", {}), ("sgd", {"visit_cap": 3}), ("adagrad", {}), ("adam", {"betas": (0.8, 0.9)}), ("online_sgd", {})],
+    ids=["sgd", "capped", "adagrad", "adam", "online"],
 )  # fmt: skip
 def test_a_step_gives_the_bits_of_autograd(config, kind, options):
     if kind == "online_sgd" and config.table_type == "bfloat16":
@@ -189,21 +190,64 @@ def test_what_cannot_be_chained_goes_through_autograd():
     assert not can_chain(embedding.double(), layers, trains=False)
 
 
+def test_layers_of_which_only_some_are_fused_are_no_chain_to_train():
+    layers = [LookupTables(8, 8, 2, 3), Readout(8, 5, 2, 3)]
+    layers[0].use_gradient("fused", RowUpdate())
+    assert not can_chain(torch.randn(5, 8), layers, trains=True)
+    assert can_chain(torch.randn(5, 8), layers, trains=False)
+
+
+def with_anchors(layer, neuron):
+    layer.anchors.fill_(neuron)
+    return layer
+
+
+def uneven(layer):
+    layer.synaptic_vectors.data = layer.synaptic_vectors.data.transpose(0, 1).contiguous().transpose(0, 1)
+    return layer
+
+
+class OwnReadout(Readout):
+    pass
+
+
 @pytest.mark.parametrize(
     ("build", "match"),
     [
+        (lambda: [], "end in a Readout; got none"),
+        (lambda: [OwnReadout(8, 5, 2, 3)], "end in a Readout; got OwnReadout"),
+        (lambda: [RecurrentTables(8, 2, 3), Readout(8, 5, 2, 3)], "then a Readout; got RecurrentTables at 0"),
+        (lambda: [VariantTables(8, 8, 2, 3), Readout(8, 5, 2, 3)], "then a Readout; got VariantTables at 0"),
+        (lambda: [Readout(9, 5, 2, 3)], r"n_inputs = 9 at 0 and an embedding of shape \(5, 8\)"),
+        (lambda: [uneven(LookupTables(8, 8, 2, 3)), Readout(8, 5, 2, 3)], "evenly spaced rows"),
         (lambda: [LookupTables(8, 8, 2, 3)], "end in a Readout"),
         (lambda: [LookupTables(8, 6, 2, 3), Readout(8, 5, 2, 3)], "as many outputs as there are neurons, 8; got 6"),
-        (lambda: [Readout(9, 5, 2, 3)], "anchors must lie in"),
+        (lambda: [with_anchors(Readout(8, 5, 2, 3), 8)], "anchors must lie in"),
         (lambda: [PairAttention(8, 6, 2, 2, 1, 3), Readout(8, 5, 2, 3)], "attention must give"),
     ],
 )
 def test_layers_that_do_not_fit(build, match):
-    layers = build()
-    for layer in layers:
-        layer.anchors.fill_(8 if layer.n_inputs == 9 else 0)
     with pytest.raises(ValueError, match=match):
-        Chain(torch.randn(5, 8), layers, trains=False)
+        Chain(torch.randn(5, 8), build(), trains=False)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "other"),
+    [("dense", None), ("fused", RowUpdate(rate=0.5)), ("fused", RowUpdate("adagrad")), ("frozen", None)],
+)
+def test_layers_that_cannot_be_trained_together(gradient, other):
+    layers = [LookupTables(8, 8, 2, 3), Readout(8, 5, 2, 3)]
+    update = RowUpdate(rate=0.5)
+    for layer in layers:
+        layer.use_gradient("fused", update)
+    Chain(torch.randn(5, 8), layers, trains=True)
+    if gradient == "frozen":
+        layers[0].synaptic_vectors.requires_grad_(False)
+    else:
+        layers[0].use_gradient(gradient, other)
+    Chain(torch.randn(5, 8), layers, trains=False)
+    with pytest.raises(ValueError, match="share kind, rate, epsilon, betas and cap"):
+        Chain(torch.randn(5, 8), layers, trains=True)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +275,7 @@ def test_a_window_beyond_the_position_code():
         model.nats(*torch.zeros(2, 1, 50, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adagrad", "online_sgd"])
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam", "online_sgd"])
 def test_a_step_that_leaves_tables_out(kind):
     """Table by table through autograd is the definition; tables left out stay as they are."""
     before, _, _ = trained(DELAY, kind, 1, chained=True, n_steps=0)
@@ -250,7 +294,7 @@ def test_a_step_that_leaves_tables_out(kind):
     assert torch.equal(two.nats(tokens, targets), two.readout.loss(two.latencies(tokens), targets))
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adagrad", "online_sgd"])
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam", "online_sgd"])
 @pytest.mark.parametrize("drop", [0.0, 0.3])
 def test_a_step_of_one_member(kind, drop):
     """Table by table through autograd is the definition; the other members' rows stay as they are."""
@@ -302,7 +346,7 @@ def test_a_member_learns_as_it_would_alone():
     torch.testing.assert_close(model.eval()(tokens), mean)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adagrad"])
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam"])
 def test_a_readout_of_another_rate(kind):
     """A tenth of the rate for the readout alone, by the chain and by autograd."""
     _, usual, _ = trained(DELAY, kind, 1, chained=True, n_steps=1)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from polychron.anchors import draw_delays
 from polychron.errors import InputError
 from polychron.nn import LookupTables, PairAttention, Readout, RecurrentTables, VariantTables
 from polychron.nn.growth import add_comparisons, add_tables
@@ -58,6 +59,46 @@ def test_sizes_are_those_of_a_layer_made_so(layer):
     if getattr(layer, "delays", None) is not None:
         assert layer.delays.shape == layer.anchors.shape
         assert int(layer.delays.max()) <= layer.max_delay
+
+
+def test_tables_added_with_the_layers_own_seed_are_no_copies():
+    for kind in ("random", "covering", "independent"):
+        layer = LookupTables(32, 4, 6, 5, max_delay=3, anchors=kind)
+        add_tables(layer, 2, anchors=kind)
+        add_tables(layer, 4, anchors=kind)
+        assert len({tuple(table.flatten().tolist()) for table in layer.anchors}) == 12
+        assert torch.equal(layer.delays, draw_delays("geometric", 12, 5, 3, seed=1))
+        head = PairAttention(32, 4, 6, 4, 2, window=4, share_anchors=False, anchors=kind)
+        add_tables(head, 6, anchors=kind)
+        for drawn in (head.anchors, head.key_anchors, head.position_code):
+            assert len({tuple(table.flatten().tolist()) for table in drawn}) == 12
+
+
+def test_comparisons_added_with_the_layers_own_seed_are_no_copies():
+    layer = LookupTables(64, 4, 6, 5, max_delay=3, anchors="independent")
+    add_comparisons(layer, 5, anchors="independent")
+    assert not torch.equal(layer.anchors[:, :5], layer.anchors[:, 5:])
+    assert not torch.equal(layer.delays[:, :5], layer.delays[:, 5:])
+
+
+@pytest.mark.parametrize("grow", [add_tables, add_comparisons])
+def test_a_loss_that_is_still_alive_does_not_stop_the_next(layer, grow):
+    if layer.synaptic_vectors.dtype == torch.bfloat16:
+        attach(layer)
+    before = layer(X).sum()  # holds what adds up the gradient of the parameter as it was
+    grow(layer, 1, seed=5)
+    layer(X).sum().backward()
+    for parameter in layer.parameters():
+        assert parameter.grad is None or parameter.grad.shape == parameter.shape
+    assert before.grad_fn is not None
+
+
+@pytest.mark.parametrize("grow", [add_tables, add_comparisons])
+def test_a_layer_grows_where_it_is(layer, grow):
+    layer.to("meta")
+    grow(layer, 2, anchors="independent")
+    assert {tensor.device.type for tensor in [*layer.parameters(), *layer.buffers()]} == {"meta"}
+    assert layer.synaptic_vectors.dtype in (torch.float32, torch.bfloat16)
 
 
 @pytest.mark.parametrize("grow", [add_tables, add_comparisons])

@@ -82,6 +82,49 @@ def test_a_torch_optimizer_trains_a_dense_layer():
     assert losses[-1] < 0.1 * losses[0]
 
 
+def trained_by(optimizer, contiguous, **options):
+    """Rows of ten outputs, sixteen numbers apart unless ``contiguous``, after some steps."""
+    layer = fill(LookupTables(n_inputs=8, n_outputs=10, n_tables=4, n_comparisons=3))
+    if contiguous:
+        layer.synaptic_vectors.data = layer.synaptic_vectors.data.contiguous()
+    steps = optimizer(layer.parameters(), lr=0.1, **options)
+    x = torch.randn(20, 8, generator=torch.manual_seed(1))
+
+    def loss():
+        steps.zero_grad()
+        value = (layer(x) - x.sum(dim=1, keepdim=True)).square().sum()
+        value.backward()
+        return value
+
+    for _ in range(5):
+        steps.step(loss)
+    return layer.synaptic_vectors.detach()
+
+
+OPTIMIZERS = [
+    torch.optim.ASGD, torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW,
+    torch.optim.Adamax, torch.optim.LBFGS, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop,
+    torch.optim.Rprop, torch.optim.SGD,
+]  # fmt: skip
+FUSED = [torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
+
+
+@pytest.mark.parametrize("foreach", [False, True, None])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_rows_that_are_padded_are_trained_as_others(optimizer, foreach):
+    if optimizer is torch.optim.LBFGS and foreach is not None:
+        return
+    options = {} if foreach is None else {"foreach": foreach}
+    padded = trained_by(optimizer, contiguous=False, **options)
+    assert torch.equal(padded, trained_by(optimizer, contiguous=True, **options))
+
+
+@pytest.mark.parametrize("optimizer", FUSED)
+def test_optimizers_that_walk_memory_flat_train_rows_that_are_not_padded(optimizer):
+    """Those that the documents except (``fused=True``), after what they ask for."""
+    torch.testing.assert_close(trained_by(optimizer, True, fused=True), trained_by(optimizer, True))
+
+
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")  # inside torch.optim.Adagrad
 @pytest.mark.parametrize("optimizer", [torch.optim.SparseAdam, torch.optim.Adagrad, torch.optim.SGD])
 def test_torch_optimizers_take_the_sparse_gradient(optimizer):
@@ -169,9 +212,11 @@ def test_latencies_of_another_number_of_neurons_are_refused(n_wrong: int):
     x = torch.randn(2, 3, n_wrong)
     readout = Readout(6, 3, 2, 2)
     layers = [LookupTables(6, 3, 2, 2), LookupTables(6, 3, 2, 2, 4), PairAttention(6, 6, 2, 2, 1, 4)]
-    for read in [*layers, RecurrentTables(6, 2, 2), readout, lambda x: readout.loss(x, torch.zeros(2, 3).long())]:
+    for read in [*layers, readout, lambda x: readout.loss(x, torch.zeros(2, 3).long())]:
         with pytest.raises(ValueError, match=rf"x must have shape \(..., 6\); got \(2, 3, {n_wrong}\)"):
             read(x)
+    with pytest.raises(ValueError, match=rf"z must have shape \(..., 6\); got \(2, 3, {n_wrong}\)"):
+        RecurrentTables(6, 2, 2)(x)
 
 
 def test_token_ids_are_recognised():
@@ -196,3 +241,41 @@ def test_a_call_of_the_wrong_width_is_refused_before_anything_is_drawn():
     assert torch.equal(torch.get_rng_state(), before)
     layer(torch.zeros(2, 8))
     assert not torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+@pytest.mark.parametrize("wrong", [-100, 11])
+def test_a_target_that_is_no_class_is_refused_also_while_tables_are_left_out(drop, wrong):
+    """Of torch's cross-entropy -100 is ignored without a word."""
+    readout = fill(Readout(n_inputs=8, n_outputs=11, n_tables=4, n_comparisons=3))
+    attach(readout, "sgd", rate=0.1, drop=drop)
+    x, targets = torch.randn(2, 7, 8), torch.randint(0, 11, (2, 7))
+    assert readout.loss(x, targets).shape == (2, 7)
+    targets[1, 3] = wrong
+    with pytest.raises(ValueError, match=rf"targets must lie in \[0, n_outputs = 11\); got {wrong}"):
+        readout.loss(x, targets)
+    with pytest.raises(ValueError, match=r"targets must be int64 of shape \(2, 7\)"):
+        readout.loss(x, targets[:, :6])
+    with pytest.raises(ValueError, match=r"x must have shape \(B, T, n\); got \(2, 8\)"):
+        readout.loss(x[:, 0], targets[:, 0])
+
+
+def test_a_recurrent_layer_rounds_by_a_new_seed_each_step_and_leaves_no_table_out():
+    layer = fill(RecurrentTables(n_neurons=8, n_tables=4, n_comparisons=3))
+    z = torch.randn(2, 5, 8)
+    expected = layer(z)
+    attach(layer, "sgd", rate=0.01, drop=0.5)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    assert torch.equal(layer(z), expected)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not layer.drops_tables
+    layer.synaptic_vectors.data = layer.synaptic_vectors.data.bfloat16()
+    seeds = set()
+    for _ in range(3):
+        layer(z).sum().backward()
+        seeds.add(layer.update.seed)
+    assert len(seeds) == 3
+    last = layer.update.seed
+    layer.eval()(z)
+    assert layer.update.seed == last

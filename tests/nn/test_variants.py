@@ -106,8 +106,9 @@ def test_attention_extends_what_came_before():
     assert past.shape == (2, 3, 6)
 
 
-@pytest.mark.parametrize("update", [{"kind": "sgd", "visit_cap": 3}, {"kind": "sgd"}, {"kind": "adagrad"}],
-                         ids=["cap", "plain", "adagrad"])  # fmt: skip
+@pytest.mark.parametrize("update", [{"kind": "sgd", "visit_cap": 3}, {"kind": "sgd"}, {"kind": "adagrad"},
+                                    {"kind": "adam"}],
+                         ids=["cap", "plain", "adagrad", "adam"])  # fmt: skip
 @pytest.mark.parametrize("drop", [0.0, 0.4])
 def test_rows_change_as_the_native_ones_do(update, drop):
     sizes = (6, 6, 5, 2, 2)
@@ -150,6 +151,58 @@ def test_tables_that_were_frozen_for_a_while_learn_as_if_they_had_not_been_read(
     for layer in layers:
         layer(x).sum().backward()
     assert torch.equal(layers[0].synaptic_vectors, layers[1].synaptic_vectors)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adagrad"])
+def test_what_was_counted_in_inference_mode_learns_later(kind):
+    layers = [VariantTables(6, 3, 5, 2, reading="confidence") for _ in range(2)]
+    fill(*layers)
+    x = torch.randn(10, 6)
+    for layer in layers:
+        layer.use_gradient("fused", RowUpdate(kind, rate=0.5))
+    with torch.inference_mode():
+        layers[0](x)
+    for layer in layers:
+        layer(x).sum().backward()
+    assert torch.equal(layers[0].synaptic_vectors, layers[1].synaptic_vectors)
+
+
+def test_tables_that_a_checkpoint_brings_learn():
+    layers = [VariantTables(6, 3, 5, 2, reading="soft") for _ in range(2)]
+    fill(*layers)
+    x = torch.randn(10, 6)
+    for layer in layers:
+        layer.use_gradient("fused", RowUpdate("sgd", rate=0.5, visit_cap=2))
+        layer(x).sum().backward()
+    old = layers[0].synaptic_vectors
+    layers[0].load_state_dict({name: value.clone() for name, value in layers[0].state_dict().items()}, assign=True)
+    assert layers[0].synaptic_vectors is not old
+    for layer in layers:
+        layer(x).sum().backward()
+        assert layer.synaptic_vectors.grad is None
+    assert torch.equal(layers[0].synaptic_vectors, layers[1].synaptic_vectors)
+
+
+@pytest.mark.parametrize("reading", ["hard", "soft", "confidence"])
+def test_a_gradient_of_the_latencies_alone_counts_no_reading(reading):
+    layers = [VariantTables(6, 3, 5, 2, reading=reading) for _ in range(2)]
+    fill(*layers)
+    x = torch.randn(10, 6, requires_grad=True)
+    for layer in layers:
+        layer.use_gradient("fused", RowUpdate("sgd", rate=0.5, visit_cap=2))
+    (alone,) = torch.autograd.grad(layers[0](x).sum(), x)
+    for layer in layers:
+        x.grad = None
+        layer(x).sum().backward()
+    torch.testing.assert_close(alone, x.grad)
+    assert torch.equal(layers[0].synaptic_vectors, layers[1].synaptic_vectors)
+
+
+def test_a_target_that_is_no_class_is_refused():
+    readout = VariantReadout(6, 3, 5, 2)
+    for wrong in (-100, 3):
+        with pytest.raises(ValueError, match=rf"targets must lie in \[0, n_outputs = 3\); got {wrong}"):
+            readout.loss(torch.randn(1, 2, 6), torch.tensor([[0, wrong]]))
 
 
 def test_what_a_step_counts_is_where_the_tables_are():

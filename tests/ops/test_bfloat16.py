@@ -13,7 +13,7 @@ from polychron.ops.row_update import round_stochastically
 from .cases import LOOKUP_SIZES, PAIR_SIZES, assert_same_bits, lookup_case, pair_case, readout_case, using_threads
 
 KERNELS = available_kernels()
-UPDATES = {"sgd": {}, "capped": {"visit_cap": 2}, "adagrad": {"kind": "adagrad"}}
+UPDATES = {"sgd": {}, "capped": {"visit_cap": 2}, "adagrad": {"kind": "adagrad"}, "adam": {"kind": "adam"}}
 
 
 def of_bfloat16(arguments):

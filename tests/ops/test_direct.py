@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from polychron.nn import LookupTables
 from polychron.ops import RowUpdate, lookup, use_kernel
@@ -53,7 +54,7 @@ def results_of(y: Tensor, x: Tensor, tables: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-@pytest.mark.parametrize("gradient", ["dense", "sparse", "sgd", "adagrad", "online_sgd"])
+@pytest.mark.parametrize("gradient", ["dense", "sparse", "sgd", "adagrad", "adam", "online_sgd"])
 @pytest.mark.parametrize("sizes", [PLAIN, DELAYED, PADDED], ids=["plain", "delayed", "padded"])
 def test_the_same_bits_as_the_operator(sizes, gradient, n_threads):
     arguments, v = without_history(sizes)
@@ -77,6 +78,31 @@ def test_the_same_bits_as_the_operator(sizes, gradient, n_threads):
             assert torch.equal(actual, want)
         with torch.no_grad():
             assert torch.equal(lookup(**arguments), expected[0])
+
+
+@pytest.mark.parametrize("gradient", ["dense", "fused"])
+@pytest.mark.parametrize("shape", [(5, 8), (2, 5, 8)])
+def test_a_checkpoint_computes_the_first_call_again_as_it_was(gradient, shape):
+    results = []
+    for keeps in (True, False):
+        update = RowUpdate("sgd", rate=0.5) if gradient == "fused" else None
+        layer = LookupTables(8, 8, 4, 3, residual=True, gradient=gradient, update=update)
+        layer.synaptic_vectors.data.normal_(generator=torch.manual_seed(0))
+        x = torch.randn(shape, generator=torch.manual_seed(1)).requires_grad_()
+        y = layer(x) if keeps else checkpoint(layer, x, use_reentrant=False)
+        y.square().sum().backward()
+        results.append(results_of(y, x, layer.synaptic_vectors))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_bfloat16_tables_have_no_reader_made():
+    layer = LookupTables(8, 4, 2, 3, dtype=torch.bfloat16)
+    before = len(direct._readers)
+    layer(torch.randn(1, 8))
+    assert len(direct._readers) == before
+    layer.float()(torch.randn(1, 8))
+    assert len(direct._readers) == before + 1
 
 
 def test_two_dimensions_are_one_sequence():
@@ -149,7 +175,7 @@ def test_autograd_guards_the_graph_as_ever():
         dx.sum().backward()
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adagrad"])
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam"])
 @pytest.mark.parametrize("odd", ["nothing", "expanded", "strided", "negated", "packed"])
 def test_gradients_and_latencies_of_any_layout(odd, kind):
     arguments, v = without_history(DELAYED)

@@ -384,7 +384,7 @@ def good_arguments() -> dict:
 
 
 REFUSED = {
-    "x of one axis": ("x", {"x": torch.zeros(8)}),
+    "x of one axis": ("x must have shape .B, n. or .B, T, n.; got .8", {"x": torch.zeros(8)}),
     "x of four axes": ("x", {"x": torch.zeros(1, 2, 5, 8)}),
     "x of token ids": ("x", {"x": torch.zeros(2, 5, 8, dtype=torch.int64)}),
     "x of another batch than history": ("history", {"x": torch.zeros(3, 5, 8)}),

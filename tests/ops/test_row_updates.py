@@ -78,8 +78,8 @@ RATE = 0.25
 HUGE = 2.0**30
 
 every_operator = pytest.mark.parametrize("name", OPERATORS)
-every_kind = pytest.mark.parametrize("kind", ["sgd", "adagrad"])
-every_kind_and_online = pytest.mark.parametrize("kind", ["sgd", "adagrad", "online_sgd"])
+every_kind = pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam"])
+every_kind_and_online = pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam", "online_sgd"])
 
 
 def step(name: str, arguments: Arguments, v: torch.Tensor, update: RowUpdate) -> list[torch.Tensor]:
@@ -131,14 +131,37 @@ def test_adagrad_is_the_dense_gradient_then_the_update(kernel_on_threads, name, 
     assert_near([update.state, arguments["tables"].detach()], [state, updated], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "sizes"), SIZES, ids=name_of)
+def test_adam_is_the_dense_gradient_then_the_update(kernel_on_threads, name, sizes):
+    """At the first step moments are the gradient's, whatever the betas, and each row moves by about the rate."""
+    operator = OPERATORS[name]
+    arguments, v = operator.case(sizes, values="integer", seed=11)
+    leaves = (*operator.leaves, "tables")
+    *expected, dtables = differentiate(operator.call, arguments, v, leaves)
+    before, G = arguments["tables"].double(), dtables.double()
+    update = RowUpdate(kind="adam", rate=RATE, betas=(0.75, 0.875), epsilon=1e-3)
+    assert_same_bits(step(name, arguments, v, update), expected)
+    mean_square = G.square().mean(dim=-1, keepdim=True)
+    updated = before - RATE * G / (mean_square.sqrt() + 1e-3)
+    assert_near([arguments["tables"].detach()], [updated], rtol=1e-5, atol=1e-5)
+    read = torch.zeros(*G.shape[:2], 1, dtype=torch.bool)
+    for i, row, _ in operator.reads(as_lists(arguments), v.tolist()):
+        read[i, row] = True
+    state = torch.cat([G / 4, mean_square / 8, read / 4, read / 8], dim=-1)
+    assert update.state.dtype == torch.float32
+    assert_near([update.state], [state], rtol=1e-5, atol=1e-6)
+
+
 @every_operator
 @every_kind
 def test_successive_updates_are_the_transcription(kernel, name, kind):
     operator = OPERATORS[name]
     arguments, _ = operator.case(SMALL[name], values="real", seed=12)
     lists = as_lists(arguments)
-    state = [[0.0] * len(table) for table in lists["tables"]]
-    update = RowUpdate(kind=kind, rate=1.0, epsilon=1e-3)
+    n_numbers = len(lists["tables"][0][0]) + 3
+    state = [[0.0 if kind != "adam" else [0.0] * n_numbers for _ in table] for table in lists["tables"]]
+    betas = (0.75, 0.875)
+    update = RowUpdate(kind=kind, rate=1.0, epsilon=1e-3, betas=betas)
     for n_steps, rate in enumerate((0.5, 0.125, 0.03)):
         # The same rows are read again, each time under another gradient and rate.
         _, v = operator.case(SMALL[name], values="real", seed=20 + n_steps)
@@ -148,7 +171,10 @@ def test_successive_updates_are_the_transcription(kernel, name, kind):
         if kind == "sgd":
             transcription.sgd_update(lists["tables"], reads, rate)
         else:
-            transcription.adagrad_update(lists["tables"], state, reads, rate, eps=1e-3)
+            if kind == "adagrad":
+                transcription.adagrad_update(lists["tables"], state, reads, rate, eps=1e-3)
+            else:
+                transcription.adam_update(lists["tables"], state, reads, rate, betas, eps=1e-3)
             assert_near([update.state], [state], rtol=1e-4, atol=1e-5)
         assert_near([arguments["tables"].detach()], [lists["tables"]], rtol=1e-4, atol=1e-4)
 
@@ -211,6 +237,13 @@ def test_online_positions_see_the_updates_of_earlier_positions(kernel_on_threads
 # --- merged rows ----------------------------------------------------------------------------------------
 
 
+def squares_of(update: RowUpdate) -> torch.Tensor:
+    """After the first step: the mean of each row's squared gradient, 0 of those that nobody read."""
+    if update.kind == "adagrad":
+        return update.state
+    return torch.nan_to_num(update.state[..., -3] / update.state[..., -1])
+
+
 @every_kind
 def test_thousands_of_reads_of_a_row_are_merged_first(kernel_on_threads, kind):
     # 2 rows for 4,096 positions; K = 32, so that the mean of squares is exact too.
@@ -223,8 +256,10 @@ def test_thousands_of_reads_of_a_row_are_merged_first(kernel_on_threads, kind):
     if kind == "sgd":
         assert_same_bits([arguments["tables"].detach()], [before - RATE * G])
     else:
-        assert_same_bits([update.state], [G.square().mean(dim=-1)])
-        expected = before - RATE * G / (update.state.sqrt() + 1e-8).unsqueeze(-1)
+        squares = squares_of(update)
+        if kind == "adagrad":
+            assert_same_bits([squares], [G.square().mean(dim=-1)])
+        expected = before - RATE * G / (squares.sqrt() + 1e-8).unsqueeze(-1)
         assert_near([arguments["tables"].detach()], [expected], rtol=1e-6, atol=1e-6)
 
 
@@ -240,8 +275,9 @@ def test_thousands_of_pairs_that_read_a_row_are_merged_first(kernel_on_threads, 
     if kind == "sgd":
         assert_same_bits([arguments["tables"].detach()], [before - RATE * G])
     else:
-        assert_near([update.state], [G.double().square().mean(dim=-1)], rtol=1e-6, atol=0)
-        expected = before - RATE * G / (update.state.sqrt() + 1e-8).unsqueeze(-1)
+        squares = squares_of(update)
+        assert_near([squares], [G.double().square().mean(dim=-1)], rtol=1e-6, atol=0)
+        expected = before - RATE * G / (squares.sqrt() + 1e-8).unsqueeze(-1)
         assert_near([arguments["tables"].detach()], [expected], rtol=1e-6, atol=1e-6)
 
 
@@ -276,6 +312,9 @@ def test_rows_that_were_not_read_are_not_touched(kernel, name, kind):
     if kind == "adagrad":
         assert update.state.shape == read.shape
         assert torch.equal(update.state > 0, read)
+    if kind == "adam":
+        assert torch.equal(update.state.any(dim=-1), read)
+        assert torch.equal(update.state[..., -3:] > 0, read[..., None].expand(-1, -1, 3))
 
 
 # --- when the update happens -----------------------------------------------------------------------------
@@ -309,7 +348,9 @@ class Sizes(TorchDispatchMode):
 
 
 @every_operator
-@pytest.mark.parametrize("options", [{}, {"gradient": "sparse"}, {"kind": "sgd"}, {"kind": "adagrad"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"gradient": "sparse"}, {"kind": "sgd"}, {"kind": "adagrad"}, {"kind": "adam"}], ids=str
+)
 def test_tables_that_ask_for_no_gradient_stay_as_they_are(kernel, name, options):
     operator = OPERATORS[name]
     arguments, v = operator.case(SMALL[name], values="integer", seed=17)
@@ -388,10 +429,13 @@ def test_outputs_are_written_whole_and_nothing_else_is(kernel_on_threads, name, 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("kind", {"kind": "adam", "rate": 0.1}),
+        ("kind", {"kind": "lion", "rate": 0.1}),
         ("rate", {"kind": "sgd", "rate": -0.1}),
         ("rate", {"kind": "sgd", "rate": float("nan")}),
         ("epsilon", {"kind": "adagrad", "rate": 0.1, "epsilon": -1.0}),
+        ("betas", {"kind": "adam", "betas": (0.9, 1.0)}),
+        ("betas", {"kind": "adam", "betas": (-0.1, 0.9)}),
+        ("betas", {"kind": "adam", "betas": (0.9,)}),
     ],
 )
 def test_an_update_that_makes_no_sense_is_refused_by_name(name, options):
@@ -435,7 +479,9 @@ def test_a_cap_applies_to_pairs_too(one_of_each):
     assert tables.flatten().tolist() == [-2.0, 0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize(("kind", "visit_cap"), [("sgd", 0), ("sgd", -1), ("adagrad", 4), ("online_sgd", 4)])
+@pytest.mark.parametrize(
+    ("kind", "visit_cap"), [("sgd", 0), ("sgd", -1), ("adagrad", 4), ("adam", 4), ("online_sgd", 4)]
+)
 def test_a_cap_that_makes_no_sense_is_refused(kind, visit_cap):
     with pytest.raises(ValueError, match="visit_cap"):
         RowUpdate(kind, visit_cap=visit_cap)

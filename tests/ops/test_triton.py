@@ -173,7 +173,8 @@ def test_anchors_out_of_range_are_refused_also_when_they_change():
 
 # --- updates ------------------------------------------------------------------------------------------------
 
-UPDATES = [{"kind": "sgd"}, {"kind": "sgd", "visit_cap": 2}, {"kind": "adagrad", "epsilon": 1e-3}]
+UPDATES = [{"kind": "sgd"}, {"kind": "sgd", "visit_cap": 2}, {"kind": "adagrad", "epsilon": 1e-3},
+           {"kind": "adam", "epsilon": 1e-3}]  # fmt: skip
 
 
 @pytest.mark.parametrize("options", UPDATES, ids=str)
@@ -213,7 +214,8 @@ def test_bfloat16_rows_are_rounded_by_the_same_chances():
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [("sgd", torch.float32), ("adagrad", torch.float32), ("sgd", torch.bfloat16)]
+    ("kind", "dtype"),
+    [("sgd", torch.float32), ("adagrad", torch.float32), ("adam", torch.float32), ("sgd", torch.bfloat16)],
 )
 def test_tables_that_a_step_leaves_out_are_not_touched(kind, dtype):
     layer = LookupTables(5, 5, n_tables=4, n_comparisons=2, max_delay=1, residual=True, dtype=dtype)
@@ -235,6 +237,27 @@ def test_tables_that_a_step_leaves_out_are_not_touched(kind, dtype):
         assert_same_bits(results[1][2:], results[0][2:])
     assert_near(results[1], results[0], rtol=1e-6, atol=1e-6)
     assert (results[1][2] != start).any(dim=(1, 2)).sum() == 2
+
+
+def test_vectors_are_a_sequence_while_a_step_leaves_tables_out():
+    layer = LookupTables(5, 3, n_tables=4, n_comparisons=2)
+    attach(layer, "sgd", rate=RATE, drop=0.5)
+    start = torch.randint(-3, 4, layer.synaptic_vectors.shape).float()
+    x, results = torch.randint(-2, 3, (6, 5)).float(), []
+    for expected in (True, False):
+        layer.synaptic_vectors.data.copy_(start)
+        torch.manual_seed(0)
+        given = x if expected else x.to(DEVICE)
+        with dispatch.use_kernel("reference") if expected else nullcontext():
+            y = layer.to(given.device)(given)
+            y.backward(torch.ones_like(y))
+        results.append(here([y.detach(), layer.synaptic_vectors.detach()]))
+    assert results[0][0].shape == (6, 3)
+    assert_same_bits(results[1], results[0])
+    delayed = LookupTables(5, 3, n_tables=4, n_comparisons=2, max_delay=1).to(DEVICE)
+    attach(delayed, "sgd", rate=RATE, drop=0.5)
+    with pytest.raises(ValueError, match=r"delays and history need x of shape \(B, T, n\)"):
+        delayed(x.to(DEVICE))
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.5])
@@ -367,7 +390,7 @@ def test_a_model_learns_on_the_device_what_it_learns_on_the_cpu(make):
 
 @pytest.mark.skipif(not GPU, reason="no GPU: there are no graphs of kernels to record")
 @pytest.mark.parametrize("make", [delay_model, transformer, recurrent])
-@pytest.mark.parametrize(("kind", "drop"), [("sgd", 0.0), ("sgd", 0.4), ("adagrad", 0.0)])
+@pytest.mark.parametrize(("kind", "drop"), [("sgd", 0.0), ("sgd", 0.4), ("adagrad", 0.0), ("adam", 0.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_recorded_step_gives_the_bits_of_the_step(make, kind, drop, dtype, monkeypatch):
     generator = torch.Generator().manual_seed(1)

@@ -301,6 +301,24 @@ def adagrad_update(tables, state, reads, rate, eps=1e-8):
             tables[i][row][k] -= rate * total[k] / (math.sqrt(state[i][row]) + eps)
 
 
+def adam_update(tables, state, reads, rate, betas, eps):
+    """In place, row-wise and lazy; state_j is m_j and then v_j, 1 - beta1^n, 1 - beta2^n, n steps that read the row.
+
+    S_j <- S_j - rate (m_j / (1 - beta1^n)) / (sqrt(v_j / (1 - beta2^n)) + eps).
+    """
+    beta1, beta2 = betas
+    for (i, row), total in merge_rows(reads).items():
+        own, K = state[i][row], len(total)
+        for k in range(K):
+            own[k] = beta1 * own[k] + (1 - beta1) * total[k]
+        own[K] = beta2 * own[K] + (1 - beta2) * sum(g * g for g in total) / K
+        for at, beta in ((K + 1, beta1), (K + 2, beta2)):
+            n = 1 + round(math.log(1 - own[at]) / math.log(beta))
+            own[at] = 1 - beta**n
+        for k in range(K):
+            tables[i][row][k] -= rate * (own[k] / own[K + 1]) / (math.sqrt(own[K] / own[K + 2]) + eps)
+
+
 # --- vectors as lists -----------------------------------------------------------------------------------
 
 

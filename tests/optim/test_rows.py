@@ -1,14 +1,16 @@
 import pytest
 import torch
 
-from polychron.models import DelayConfig, TransformerConfig, build
-from polychron.ops import RowUpdate
+from polychron.models import DelayConfig, RecurrentConfig, TransformerConfig, build
+from polychron.ops import RowUpdate, available_kernels, use_kernel
 from polychron.optim import attach
 
 DELAY = DelayConfig(vocabulary_size=11, n_neurons=8, n_layers=2, n_tables=5, n_comparisons=4, max_delay=3,
                     readout_n_tables=3, readout_n_comparisons=4)  # fmt: skip
 TRANSFORMER = TransformerConfig(vocabulary_size=11, context=9, n_neurons=8, n_layers=2, n_heads=2, n_tables=3,
                                 n_comparisons=2, n_position_bits=2)  # fmt: skip
+RECURRENT = RecurrentConfig(vocabulary_size=11, n_neurons=8, n_tables=5, n_comparisons=4, readout_n_tables=3,
+                            readout_n_comparisons=4)  # fmt: skip
 
 
 def batch(seed=0, n=4):
@@ -43,7 +45,7 @@ def test_the_rate_reaches_every_layer_at_once():
     assert model.readout.synaptic_vectors.any()
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adagrad"])
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam"])
 def test_a_saved_state_goes_on_to_the_same_bits(kind):
     whole = build(DELAY, 0)
     optimizer = attach(whole, kind, rate=0.1)
@@ -60,6 +62,60 @@ def test_a_saved_state_goes_on_to_the_same_bits(kind):
         resumed.loss(*batch(step)).backward()
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_an_empty_state_is_that_before_the_first_step():
+    fresh, used = build(DELAY, 0), build(DELAY, 0)
+    weights = {name: value.clone() for name, value in used.state_dict().items()}
+    optimizer = attach(used, "adagrad", rate=0.1)
+    before = optimizer.state_dict()
+    assert before == {}
+    used.train_step(*batch())
+    used.load_state_dict(weights)
+    optimizer.load_state_dict(before)
+    attach(fresh, "adagrad", rate=0.1)
+    for model in (fresh, used):
+        model.train_step(*batch(1))
+    for (name, a), (_, b) in zip(fresh.named_parameters(), used.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_state_made_in_inference_mode_learns_later():
+    model = build(DELAY, 0)
+    attach(model, "adagrad", rate=0.1)
+    with use_kernel("reference"):
+        with torch.inference_mode():
+            model.loss(*batch())
+        model.loss(*batch()).backward()
+    assert model.readout.update.state.any()
+
+
+@pytest.mark.parametrize("kernel", ["reference", available_kernels()[-1]])
+@pytest.mark.parametrize("kind", ["dense", "sgd", "adagrad"])
+@pytest.mark.parametrize("config", [DELAY, TRANSFORMER, RECURRENT], ids=["delay", "transformer", "recurrent"])
+def test_defaults_of_torch_change_nothing(config, kind, kernel):
+    """A type and a device that are another part of a program's choice."""
+    results = []
+    for dtype, device in ((torch.float32, None), (torch.float64, None), (torch.float32, "meta")):
+        tokens, targets = batch()
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device)
+        try:
+            with use_kernel(kernel):
+                model = build(config, 0)
+                if kind != "dense":
+                    attach(model, kind, rate=0.1)
+                    model.train_step(tokens, targets)
+                for weight in (1, 2):  # of 1 the readout's gradient is not weighed
+                    (weight * model.loss(tokens, targets)).backward()
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+        results.append([value for p in model.parameters() for value in (p.detach(), p.grad) if value is not None])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert a.dtype == b.dtype == torch.float32
+            assert torch.equal(a, b)
 
 
 def test_a_state_goes_where_the_tables_go():

@@ -40,6 +40,7 @@ class OptimizerKind(str, Enum):
 
     sgd = "sgd"
     adagrad = "adagrad"
+    adam = "adam"
 
 
 class ExportKind(str, Enum):
@@ -71,6 +72,7 @@ class Element(str, Enum):
 
     float32 = "float32"
     float16 = "float16"
+    bfloat16 = "bfloat16"
     int8 = "int8"
 
 
@@ -155,7 +157,6 @@ class ReproducedItem(str, Enum):
     fig3 = "fig3"
     fig13 = "fig13"
     ablation = "ablation"
-    bpc = "bpc"
     all = "all"
 
 

@@ -169,8 +169,8 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
         raise InputError("--calibration and --only exclude each other: calibration changes every row of the readout")
     if settings.update == "online" and kind != "transformer":
         raise InputError(f"--update online is the transformer's; the model is {kind}: add --model transformer")
-    if settings.update == "online" and settings.optimizer == "adagrad":
-        raise InputError("--update online is plain gradient descent: leave --optimizer adagrad out")
+    if settings.update == "online" and settings.optimizer not in (None, "sgd"):
+        raise InputError(f"--update online is plain gradient descent: leave --optimizer {settings.optimizer} out")
     defaults = models.training_defaults(kind, preset)
 
     corpus = load_corpus(text)
@@ -220,6 +220,7 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
     stretches = stretches_counted(segments, calibration, counted) if contexts else ()
     share, parts = _beside(settings, n_bytes / speed / defaults.bytes_per_second, stretches, length, vocabulary.size)
     merges_sgd = settings.optimizer in (None, "sgd") and settings.update in (None, "batch")
+    rate = defaults.rate_for(_or(settings.optimizer, "sgd"))
     record = Record(
         model=config.to_dict(),
         preset=preset,
@@ -236,7 +237,7 @@ def _new_run(text: Path | None, settings: Settings, device: str) -> tuple[Record
             seed=_or(settings.seed, 0),
             batch=batch,
             length=length,
-            rate=ReferenceSchedule().peak if settings.schedule == "reference" else _or(settings.rate, defaults.rate),
+            rate=ReferenceSchedule().peak if settings.schedule == "reference" else _or(settings.rate, rate),
             warmup_steps=defaults.warmup_steps,
             rate_schedule=_or(settings.schedule, "linear"),
             visit_cap=defaults.visit_cap if merges_sgd else None,
@@ -284,7 +285,9 @@ def _contexts_and_calibration(
     # Without the extension counting takes a thousand times as long: where it is asked for, and not otherwise.
     can = settings.start is None and vocabulary.size <= 256 and (settings.contexts is not None or native is not None)
     wanted = _or(settings.contexts, defaults.contexts) if can else 0
-    usual = 0 if settings.only else models.calibration_bytes(n_bytes, n_text, contexts=wanted > 0)
+    # The reference program's way of learning is followed to the end: it has no such step.
+    no_factor = settings.only is not None or settings.update == "online"
+    usual = 0 if no_factor else models.calibration_bytes(n_bytes, n_text, contexts=wanted > 0)
     calibration = _or(settings.calibration, usual)
     if wanted and not calibration:
         if settings.contexts:

@@ -72,6 +72,6 @@ def config_from_dict(values: dict[str, Any]) -> ModelConfig:
         True
     """
     kind = values.get("kind")
-    if kind not in CONFIGS:
+    if not isinstance(kind, str) or kind not in CONFIGS:
         raise InputError(f"kind of model must be one of {', '.join(CONFIGS)}; got {kind!r}")
     return config_from_fields(CONFIGS[kind], {name: value for name, value in values.items() if name != "kind"})

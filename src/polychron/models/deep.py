@@ -110,7 +110,7 @@ class DeepClassifier(nn.Module):
         super().__init__()
         self.config = config
         seeds = torch.Generator().manual_seed(seed)
-        self.register_buffer("references", torch.linspace(0, 1, config.n_references + 2)[1:-1])
+        self.register_buffer("references", _spread(config.n_references))
         n = config.n_neurons
         self.layers = nn.ModuleList(
             make_tables(
@@ -160,8 +160,13 @@ class DeepClassifier(nn.Module):
                 raise ValueError(f"{name}.anchors must be pairs of different neurons in [0, {layer.n_inputs})")
 
 
+def _spread(n: int) -> Tensor:
+    """n latencies between 0 and 1, evenly spaced."""
+    return torch.linspace(0, 1, n + 2, dtype=torch.float32, device="cpu")[1:-1]
+
+
 def _draw(config: DeepConfig, n_tables: int, n_comparisons: int, seeds: torch.Generator) -> Tensor:
-    seed = int(torch.randint(1 << 31, (), generator=seeds))
+    seed = int(torch.randint(1 << 31, (), generator=seeds, device="cpu"))
     if config.anchors != "sensory":
         return draw_anchors(config.anchors, config.n_neurons, n_tables, n_comparisons, seed)
     return sensory_anchors(

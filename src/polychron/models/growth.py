@@ -86,7 +86,7 @@ def _grow(model: LanguageModel, what: str, n: int, seed: int) -> None:
         options = {
             "anchors": config.anchors,
             "delay_distribution": getattr(config, "delay_distribution", "geometric"),
-            "seed": int(torch.randint(1 << 31, (), generator=seeds)),
+            "seed": int(torch.randint(1 << 31, (), generator=seeds, device="cpu")),
         }
         if what == "n_tables":
             growth.add_tables(layer, added_tables(model, n)[name], **options)
@@ -132,7 +132,8 @@ def extend_vocabulary(model: LanguageModel, old: Vocabulary, new: Vocabulary, se
     n_unseen, n_fresh = 256 - len(old.byte_values), int(fresh.sum())
 
     latencies = model.embedding.latencies[source]
-    drawn = torch.rand(latencies.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(latencies.shape, generator=generator, dtype=latencies.dtype, device="cpu") * 2 - 1
     latencies[fresh] = drawn[fresh]
     model.embedding.latencies = latencies
 
@@ -145,11 +146,12 @@ def extend_vocabulary(model: LanguageModel, old: Vocabulary, new: Vocabulary, se
     numbers = tables.detach()[..., source].float()
     numbers += bias / len(tables)
     grown.copy_(numbers)
-    tables.grad = None
-    tables.data = grown
+    growth.replace(tables, grown)
     model.config = dataclasses.replace(model.config, vocabulary_size=new.size)
     if model.contexts is not None:  # contexts are of bytes; symbols keep their order, so rows keep theirs
         now = torch.from_numpy(new.encode(bytes(old.byte_values)))
         for of_kind in model.contexts.lists:
             of_kind.entry_symbol[:] = now[of_kind.entry_symbol.long()]
         model.contexts.byte = bytes_of_symbols(bytes(new.byte_values))
+    if getattr(model, "vocabulary", None) is not None:  # a hub's model knows its own
+        model.vocabulary = new

@@ -36,7 +36,9 @@ class TokenEmbedding(nn.Module):
     def __init__(self, vocabulary_size: int, n_neurons: int, seed: int):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.register_buffer("latencies", torch.rand(vocabulary_size, n_neurons, generator=generator) * 2 - 1)
+        shape = (vocabulary_size, n_neurons)
+        drawn = torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
+        self.register_buffer("latencies", drawn * 2 - 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, T) int64 to latencies (B, T, n_neurons)."""

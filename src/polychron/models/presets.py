@@ -21,6 +21,10 @@ MOST_MEMBERS = 6
 CALIBRATE_FROM_PASSES = 6
 
 
+# Of SGD's rate; searched for on Tiny Shakespeare (docs/log.md).
+_RATE_OF_OPTIMIZER = {"sgd": 1.0, "adagrad": 2.5, "adam": 0.5}
+
+
 @dataclass(frozen=True)
 class TrainingDefaults:
     """Settings of a run that its preset suggests.
@@ -28,7 +32,7 @@ class TrainingDefaults:
     Attributes:
         batch: windows in a step.
         length: bytes in a window.
-        rate: peak learning rate, for a loss summed over positions.
+        rate: peak learning rate of SGD, for a loss summed over positions.
         warmup_steps: steps in which the rate rises to its peak.
         visit_cap: of SGD: a row read more often in one step moves as if read so often.
         drop: part of a layer's tables that a step leaves out, against overfitting, where each member learns from at
@@ -48,6 +52,15 @@ class TrainingDefaults:
     members_per_root_pass: float = 0.0
     contexts: int = 0
     bytes_per_second: int = 400_000
+
+    def rate_for(self, optimizer: str) -> float:
+        """The peak learning rate by optimizer: steps of Adam and Adagrad do not grow with the gradient.
+
+        Example:
+            >>> [training_defaults("delay", "small").rate_for(kind) for kind in ("sgd", "adagrad", "adam")]
+            [0.02, 0.05, 0.01]
+        """
+        return self.rate * _RATE_OF_OPTIMIZER[optimizer]
 
     def drop_for(self, n_bytes: float, n_text: int, members: int = 1) -> float:
         """The part to leave out in a run over ``n_bytes`` bytes of a text of ``n_text``, to the hundredth."""
@@ -96,6 +109,11 @@ class Preset:
     fields: dict[str, Any]
     training: TrainingDefaults
     from_minutes: float | None = None
+
+
+def _of_windows(batch: int, rate: float, bytes_per_second: int) -> TrainingDefaults:
+    """Of networks that read windows as long as the paper's."""
+    return TrainingDefaults(batch, 32, rate, warmup_steps=20, visit_cap=64, bytes_per_second=bytes_per_second)
 
 
 def _delay_training(
@@ -156,16 +174,16 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "transformer": {
         "paper-small": Preset(
             {"n_layers": 2, "n_heads": 1, "n_comparisons": 4, "window": 8},
-            TrainingDefaults(batch=64, length=32, rate=0.02, warmup_steps=20, visit_cap=64),
+            _of_windows(64, rate=0.02, bytes_per_second=150_000),
         ),
-        "paper": Preset({}, TrainingDefaults(batch=64, length=32, rate=0.02, warmup_steps=20, visit_cap=64)),
+        "paper": Preset({}, _of_windows(64, rate=0.02, bytes_per_second=10_000)),
     },
     "recurrent": {
         "small": Preset(
             {"n_neurons": 32, "n_comparisons": 8},
-            TrainingDefaults(batch=128, length=32, rate=0.01, warmup_steps=20, visit_cap=64),
+            _of_windows(128, rate=0.01, bytes_per_second=350_000),
         ),
-        "paper": Preset({}, TrainingDefaults(batch=128, length=32, rate=0.01, warmup_steps=20, visit_cap=64)),
+        "paper": Preset({}, _of_windows(128, rate=0.01, bytes_per_second=75_000)),
     },
 }
 

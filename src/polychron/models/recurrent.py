@@ -105,7 +105,7 @@ class RecurrentLM(LanguageModel):
     def __init__(self, config: RecurrentConfig, seed: int = 0):
         super().__init__(config)
         seeds = torch.Generator().manual_seed(seed)
-        draw = lambda: int(torch.randint(1 << 31, (), generator=seeds))  # noqa: E731
+        draw = lambda: int(torch.randint(1 << 31, (), generator=seeds, device="cpu"))  # noqa: E731
         self.embedding = TokenEmbedding(config.vocabulary_size, config.n_neurons, draw())
         self.recurrent = make_recurrent(
             config, config.n_neurons, config.n_tables, config.n_comparisons, truncation=config.truncation,

@@ -147,7 +147,7 @@ class TransformerLM(LanguageModel):
     def __init__(self, config: TransformerConfig, seed: int = 0):
         super().__init__(config)
         seeds = torch.Generator().manual_seed(seed)
-        draw = lambda: int(torch.randint(1 << 31, (), generator=seeds))  # noqa: E731
+        draw = lambda: int(torch.randint(1 << 31, (), generator=seeds, device="cpu"))  # noqa: E731
         self.embedding = TokenEmbedding(config.vocabulary_size, config.n_neurons, draw())
         self.layers = nn.ModuleList(TransformerLayer(config, draw) for _ in range(config.n_layers))
         self.readout = make_readout(

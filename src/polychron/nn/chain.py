@@ -13,6 +13,7 @@ from torch import Tensor
 from polychron.nn.lookup_tables import LookupTables, Readout
 from polychron.nn.pair_attention import PairAttention
 from polychron.nn.row_layer import RowLayer
+from polychron.ops import RowUpdate
 from polychron.ops.dispatch import native, reads_native, runs_native
 from polychron.ops.lookup.native import rows_view, update_numbers, view
 from polychron.ops.row_layout import has_even_rows
@@ -33,8 +34,10 @@ class Chain:
 
     Args:
         embedding: latencies of each token, (V, n) float32; not trained.
-        layers: :class:`LookupTables` and :class:`PairAttention`, each from n to n neurons; the last is the readout.
-        trains: for :meth:`train`: every layer has gradient="fused" and they share kind, rate and cap of the update.
+        layers: :class:`LookupTables` and :class:`PairAttention`, each from n to n neurons, not of classes derived from
+            these; the last is the readout.
+        trains: for :meth:`train`: every layer has gradient="fused", no frozen parameter, and they share kind, rate,
+            epsilon, betas and cap of the update.
 
     Raises:
         ValueError: layers that do not fit together; the message says how.
@@ -48,8 +51,9 @@ class Chain:
     """
 
     def __init__(self, embedding: Tensor, layers: Sequence[RowLayer], *, trains: bool):
-        if not isinstance(layers[-1], Readout):
-            raise ValueError(f"layers must end in a Readout; got {type(layers[-1]).__name__}")
+        wrong = _misfit(embedding, layers, trains)
+        if wrong is not None:
+            raise ValueError(wrong)
         self._update = layers[-1].update if trains else None
         self._layers = list(layers)
         self._steps_differ = trains and any(
@@ -98,7 +102,7 @@ class Chain:
         Raises:
             ValueError: a token, target or shape out of range.
         """
-        _, epsilon, visit_cap, _, _ = update_numbers(self._update)
+        _, epsilon, betas, visit_cap, _, _ = update_numbers(self._update)
         kept = [layer.draw_step() for layer in self._layers] if self._steps_differ else []
         seeds = [layer.update.seed for layer in self._layers] if self._steps_differ else []
         nats = self._chain.train(
@@ -107,6 +111,7 @@ class Chain:
             self._update.kind,
             self._update.rate,
             epsilon,
+            betas,
             visit_cap,
             seeds,
             [view(tables) for tables in kept],
@@ -150,6 +155,7 @@ def stamp_of(embedding: Tensor, layers: Sequence[RowLayer], trains: bool) -> lis
                 stamp += (
                     update.kind,
                     update.epsilon,
+                    update.betas,
                     update.visit_cap,
                     update.drop,
                     update.members,
@@ -161,24 +167,46 @@ def stamp_of(embedding: Tensor, layers: Sequence[RowLayer], trains: bool) -> lis
 
 def can_chain(embedding: Tensor, layers: Sequence[RowLayer], *, trains: bool) -> bool:
     """Whether a :class:`Chain` can run these layers here: native kernels, plain layers, one update for all."""
-    if not runs_native(embedding) or type(layers[-1]) is not Readout:
-        return False
-    update = layers[-1].update
-    for layer in layers:
-        if type(layer) not in (LookupTables, Readout, PairAttention) or not reads_native(layer.synaptic_vectors):
-            return False
+    return (
+        runs_native(embedding)
+        and _misfit(embedding, layers, trains) is None
+        and all(reads_native(layer.synaptic_vectors) for layer in layers)
+    )
+
+
+def _misfit(embedding: Tensor, layers: Sequence[RowLayer], trains: bool) -> str | None:
+    """Why these layers do not make a chain; None: they may."""
+    if not layers or type(layers[-1]) is not Readout:
+        return f"layers must end in a Readout; got {type(layers[-1]).__name__ if layers else 'none'}"
+    for at, layer in enumerate(layers):
+        if type(layer) not in (LookupTables, Readout, PairAttention):
+            return f"layers must be LookupTables or PairAttention, then a Readout; got {type(layer).__name__} at {at}"
+        if embedding.dim() != 2 or layer.n_inputs != embedding.shape[1]:
+            return (
+                f"layers must read the embedding's neurons (V, n); got one of n_inputs = {layer.n_inputs} at {at} and "
+                f"an embedding of shape {tuple(embedding.shape)}"
+            )
         if not has_even_rows(layer.synaptic_vectors):
-            return False
-        if trains and not _shares(layer, update):
-            return False
-    return True
+            return (
+                "layers must have tables of contiguous, evenly spaced rows: they are read and changed in place; got "
+                f"strides {layer.synaptic_vectors.stride()} at {at}"
+            )
+        if trains and not _shares(layer, layers[-1].update):
+            return (
+                "layers must have gradient='fused', nothing frozen, and share kind, rate, epsilon, betas and cap of "
+                f"the update to be trained; got gradient={layer.gradient!r} and {layer.update} at {at}, "
+                f"{layers[-1].update} in the readout. Were they attached to one optimizer?"
+            )
+    return None
 
 
-def _shares(layer: RowLayer, update) -> bool:
+def _shares(layer: RowLayer, update: RowUpdate | None) -> bool:
     own = layer.update
     return (
         layer.gradient == "fused"
+        and update is not None
         and all(p.requires_grad for p in layer.__dict__["_parameters"].values())
-        and (own.kind, own.epsilon, own.visit_cap) == (update.kind, update.epsilon, update.visit_cap)
+        and (own.kind, own.epsilon, own.betas, own.visit_cap)
+        == (update.kind, update.epsilon, update.betas, update.visit_cap)
         and own.shared_rate is update.shared_rate
     )

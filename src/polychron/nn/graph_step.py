@@ -92,7 +92,7 @@ class GraphStep:
 def _draw(layers: Sequence[RowLayer], *, keep_state: bool = False) -> list[Tensor | None]:
     """What chance decides of a step, in the order in which the layers ask; or the like of it, for its sizes."""
     state = torch.get_rng_state() if keep_state else None
-    drawn = [None if type(layer) is RecurrentTables else layer.draw_step() for layer in layers]
+    drawn = [layer.draw_step() for layer in layers]
     if state is not None:
         torch.set_rng_state(state)
     return drawn

@@ -14,7 +14,7 @@ from torch import Tensor
 from polychron.anchors import draw_anchors, draw_delays, further_anchors
 from polychron.memory import zero_tables
 from polychron.nn.lookup_tables import LookupTables
-from polychron.nn.pair_attention import PairAttention
+from polychron.nn.pair_attention import PairAttention, draw_position_code
 from polychron.nn.row_layer import RowLayer
 
 
@@ -24,8 +24,11 @@ def add_tables(
 ) -> None:
     r"""Gives a layer ``n`` tables more, all zeros: its function is unchanged to the bit.
 
-    The layer's row state (Adagrad's sums) grows with zeros. Parameters stay the same objects, so that an optimizer made
-    by :func:`polychron.optim.attach` goes on; one of torch's with state of its own must be made anew.
+    The layer's row state (Adagrad's sums, Adam's moments) grows with zeros. Parameters stay the same objects, so that
+    an optimizer made by :func:`polychron.optim.attach` goes on; one of torch's with state of its own must be made anew.
+
+    Pairs, delays and an attention's position code are what a layer of all the tables would have drawn for the last
+    ``n``: the seed that the layer itself was made with gives no copies of its own tables.
 
     Args:
         layer: :class:`LookupTables` or a layer derived from it, or :class:`PairAttention`; changed in place.
@@ -46,25 +49,25 @@ def add_tables(
         torch.Size([6, 8, 2])
     """
     _check(layer, n)
-    pairs = draw_anchors(anchors, layer.n_inputs, n, layer.n_comparisons, seed)
+    n_all = layer.n_tables + n
+    pairs = draw_anchors(anchors, layer.n_inputs, n_all, layer.n_comparisons, seed)[-n:]
     if isinstance(layer, PairAttention):
         if layer.key_anchors is not None:
-            keys = draw_anchors(anchors, layer.n_inputs, n, layer.n_comparisons, seed + 1)
-            layer.key_anchors = torch.cat([layer.key_anchors, keys])
-        _, n_distances, n_code = layer.position_code.shape
-        code = torch.rand(n, n_distances, n_code, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-        _replace(layer.position_code, torch.cat([layer.position_code, code]))
+            keys = draw_anchors(anchors, layer.n_inputs, n_all, layer.n_comparisons, seed + 1)[-n:]
+            layer.key_anchors = _joined(layer.key_anchors, keys)
+        code = draw_position_code(n_all, *layer.position_code.shape[1:], seed)[-n:]
+        replace(layer.position_code, _joined(layer.position_code, code))
     elif layer.delays is not None:
-        delays = draw_delays(delay_distribution, n, layer.n_comparisons, layer.max_delay, seed + 1)
-        layer.delays = torch.cat([layer.delays, delays])
-    layer.anchors = torch.cat([layer.anchors, pairs])
+        delays = draw_delays(delay_distribution, n_all, layer.n_comparisons, layer.max_delay, seed + 1)[-n:]
+        layer.delays = _joined(layer.delays, delays)
+    layer.anchors = _joined(layer.anchors, pairs)
     old = layer.synaptic_vectors
-    grown = zero_tables(old.shape[0] + n, old.shape[1], old.shape[2], old.dtype)
+    grown = _zeros_beside(old, n_all, old.shape[1])
     grown[: len(old)] = old
-    _replace(old, grown)
+    replace(old, grown)
     if layer.update is not None and layer.update.state is not None:
         state = layer.update.state
-        layer.update.state = torch.cat([state, state.new_zeros(n, state.shape[1])])
+        layer.update.state = torch.cat([state, state.new_zeros(n, *state.shape[1:])])
 
 
 @torch.no_grad()
@@ -104,17 +107,18 @@ def add_comparisons(
     n_held = layer.n_comparisons
 
     def more(held: Tensor, seed: int) -> Tensor:
-        if anchors == "independent":
-            return torch.cat([held, draw_anchors(anchors, layer.n_inputs, layer.n_tables, n, seed)], dim=1)
+        if anchors == "independent":  # drawn with tables last, or the layer's own seed could give its own pairs again
+            drawn = draw_anchors(anchors, layer.n_inputs, n_held + n, layer.n_tables, seed)
+            return _joined(held, drawn[-n:].transpose(0, 1), dim=1)
         drawn = draw_anchors(anchors, layer.n_inputs, layer.n_tables, n_held + n, seed)
-        return torch.cat([held, further_anchors(held, drawn)], dim=1)
+        return _joined(held, further_anchors(held, drawn), dim=1)
 
     layer.anchors = more(layer.anchors, seed)
     if is_attention and layer.key_anchors is not None:
         layer.key_anchors = more(layer.key_anchors, seed + 1)
     if not is_attention and layer.delays is not None:
-        delays = draw_delays(delay_distribution, layer.n_tables, n, layer.max_delay, seed + 1)
-        layer.delays = torch.cat([layer.delays, delays], dim=1)
+        delays = draw_delays(delay_distribution, n_held + n, layer.n_tables, layer.max_delay, seed + 1)
+        layer.delays = _joined(layer.delays, delays[-n:].transpose(0, 1), dim=1)
     layer.n_comparisons = n_held + n
 
     # Each row under all values of the new bits: ones of length 1 in `old` are repeated along the grown table.
@@ -124,12 +128,14 @@ def add_comparisons(
                                                                           1 << (n_held + n_code))  # fmt: skip
     else:
         parts, grown_parts = (1, 1 << n_held), (1 << n, 1 << n_held)
-    grown = zero_tables(old.shape[0], _product(grown_parts), old.shape[2], old.dtype)
+    grown = _zeros_beside(old, old.shape[0], _product(grown_parts))
     grown.unflatten(1, grown_parts).copy_(old.detach().unflatten(1, parts).expand(-1, *grown_parts, -1))
-    _replace(old, grown)
+    replace(old, grown)
     if layer.update is not None and layer.update.state is not None:
-        state = layer.update.state.unflatten(1, parts).expand(-1, *grown_parts)
-        layer.update.state = state.reshape(old.shape[0], -1).contiguous()
+        state = layer.update.state
+        held = state.shape[2:]  # of Adam, numbers of a row; of Adagrad nothing: it has one
+        grown_state = state.unflatten(1, parts).expand(-1, *grown_parts, *held)
+        layer.update.state = grown_state.reshape(old.shape[0], -1, *held).contiguous()
 
 
 def _check(layer: RowLayer, n: int) -> None:
@@ -146,7 +152,25 @@ def _product(sizes: tuple[int, ...]) -> int:
     return result
 
 
-def _replace(parameter: torch.nn.Parameter, value: Tensor) -> None:
-    """Other contents of another shape in the same parameter."""
+def _joined(held: Tensor, drawn: Tensor, dim: int = 0) -> Tensor:
+    """Both, of the type and on the device of what the layer holds: what is drawn comes from the CPU."""
+    return torch.cat([held, drawn.to(held)], dim)
+
+
+def _zeros_beside(tables: Tensor, n_tables: int, n_rows: int) -> Tensor:
+    """Tables of zeros, of the outputs, type and device of those there."""
+    if tables.is_cpu:
+        return zero_tables(n_tables, n_rows, tables.shape[2], tables.dtype)
+    return tables.new_zeros(n_tables, n_rows, tables.shape[2])
+
+
+def replace(parameter: torch.nn.Parameter, value: Tensor) -> None:
+    """Other contents, of another shape, in the same parameter.
+
+    A loss that is still alive holds autograd's node that adds up the parameter's gradient, of the old shape. It is made
+    anew only where type or device change: hence a moment of another type.
+    """
     parameter.grad = None
+    another = torch.float64 if value.dtype != torch.float64 else torch.float32
+    parameter.data = value.new_empty(0, dtype=another)
     parameter.data = value

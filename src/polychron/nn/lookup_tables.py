@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polychron.anchors import draw_delays
 from polychron.nn.row_layer import RowLayer, check_width, choose_anchors
-from polychron.ops import RowUpdate, lookup, readout_cross_entropy
+from polychron.ops import RowUpdate, checks, lookup, readout_cross_entropy
 from polychron.ops.dispatch import arithmetic, runs_triton
 from polychron.ops.lookup import direct
 
@@ -105,8 +105,9 @@ class LookupTables(RowLayer):
         y = 0
         at_once = runs_triton(x) and self.update.kind != "online_sgd"
         if at_once:
-            run = arithmetic(x, "lookup")
-            y = run.read_some(x, self.synaptic_vectors, self.anchors, self.delays, history, kept, self.update)
+            run, whole = arithmetic(x, "lookup"), checks.as_sequences(x, self.delays, history)
+            y = run.read_some(whole, self.synaptic_vectors, self.anchors, self.delays, history, kept, self.update)
+            y = y if whole is x else y[0]
         for i in [] if at_once else kept.tolist():
             one = slice(i, i + 1)
             delays = None if self.delays is None else self.delays[one]
@@ -141,6 +142,9 @@ class Readout(LookupTables):
         check_width(x, self.n_inputs)
         kept = self.draw_step()
         if kept is not None:
+            checks.check_latencies(x)
+            checks.check_targets(targets, x)
+            checks.check_target_range(targets, self.n_outputs)
             logits = self._read_some(x, history, kept)
             return torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         return readout_cross_entropy(

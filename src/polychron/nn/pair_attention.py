@@ -78,9 +78,7 @@ class PairAttention(RowLayer):
         self.register_buffer("anchors", pairs)
         key_pairs = None if share_anchors else draw_anchors(anchors, n_inputs, n_tables, n_comparisons, seed + 1)
         self.register_buffer("key_anchors", key_pairs)
-        generator = torch.Generator().manual_seed(seed)
-        code = torch.rand(n_tables, window + 1, n_position_bits, generator=generator) * 2 - 1
-        self.position_code = nn.Parameter(code)
+        self.position_code = nn.Parameter(draw_position_code(n_tables, window + 1, n_position_bits, seed))
 
     def forward(self, x: Tensor) -> Tensor:
         """y of the latencies x."""
@@ -110,3 +108,15 @@ class PairAttention(RowLayer):
             f"n_comparisons={self.n_comparisons}, n_position_bits={self.position_code.shape[2]}, "
             f"window={self.window}, residual={self.residual}, gradient={self.gradient}"
         )
+
+
+def draw_position_code(n_tables: int, n_distances: int, n_position_bits: int, seed: int) -> Tensor:
+    """Numbers uniform in [-1, 1): (n_tables, n_distances, n_position_bits) float32, on the CPU whatever the defaults.
+
+    Example:
+        >>> draw_position_code(n_tables=2, n_distances=5, n_position_bits=3, seed=0).shape
+        torch.Size([2, 5, 3])
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    shape = (n_tables, n_distances, n_position_bits)
+    return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1

@@ -24,7 +24,7 @@ class RecurrentTables(LookupTables):
         truncation: backpropagation through time ends after so many positions; None: at the sequence's start.
         anchors: ``"random"``, ``"covering"`` or ``"independent"``.
         gradient: of the tables: ``"dense"``, ``"sparse"`` or ``"fused"``.
-        update: for ``"fused"``.
+        update: for ``"fused"``; no table is dropped here.
         seed: of the anchors.
 
     Shapes: z (B, T, n_neurons), start (B, n_neurons), h (B, T, n_neurons).
@@ -36,6 +36,8 @@ class RecurrentTables(LookupTables):
         >>> RecurrentTables(n_neurons=16, n_tables=4, n_comparisons=3)(torch.randn(2, 5, 16)).shape
         torch.Size([2, 5, 16])
     """
+
+    drops_tables = False
 
     def __init__(
         self,
@@ -56,7 +58,8 @@ class RecurrentTables(LookupTables):
 
     def forward(self, z: Tensor, start: Tensor | None = None) -> Tensor:
         """h of the inputs z, going on from ``start``."""
-        check_width(z, self.n_inputs)
+        check_width(z, self.n_inputs, "z")
+        self.draw_step()
         return recurrence(
             z, self.synaptic_vectors, self.anchors, start, truncation=self.truncation, **self._options()
         )  # fmt: skip

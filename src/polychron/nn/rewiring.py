@@ -195,7 +195,7 @@ def _merge(layer: LookupTables, i: int, r: int, visits: np.ndarray) -> None:
     weight /= weight.sum(dim=0)
     values = [layer.synaptic_vectors[i]]
     if layer.update is not None and layer.update.state is not None:
-        values.append(layer.update.state[i][:, None])
+        values.append(layer.update.state[i].reshape(len(visits), -1))
     for value in values:
         mean = (weight[0, :, None] * value[low] + weight[1, :, None] * value[high]).to(value.dtype)
         value[low] = mean

@@ -87,7 +87,7 @@ class RowLayer(nn.Module):
         return self.synaptic_vectors.shape[2]
 
 
-def check_width(x: torch.Tensor, n_inputs: int) -> None:
+def check_width(x: torch.Tensor, n_inputs: int, name: str = "x") -> None:
     """x must have n_inputs neurons: of a longer vector an operator would read the first ones and say nothing.
 
     Raises:
@@ -95,7 +95,7 @@ def check_width(x: torch.Tensor, n_inputs: int) -> None:
     """
     if x.size(-1) != n_inputs:
         kind = "" if x.is_floating_point() else ". These look like token ids: pass them through the embedding first"
-        raise ValueError(f"x must have shape (..., {n_inputs}); got {tuple(x.shape)}{kind}")
+        raise ValueError(f"{name} must have shape (..., {n_inputs}); got {tuple(x.shape)}{kind}")
 
 
 def choose_anchors(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polychron.anchors import draw_anchors
+from polychron.nn.pair_attention import draw_position_code
 from polychron.nn.variant_tables import VariantLayer, check_sequences, order_directions
 from polychron.ops.variants import Address, binary, join, latency_gradient
 
@@ -72,9 +73,7 @@ class VariantAttention(VariantLayer):
         planes = hash == "hyperplane"
         self.directions = order_directions(pairs, n_inputs) if planes else None
         self.key_directions = order_directions(key_pairs, n_inputs) if planes and not share_anchors else None
-        generator = torch.Generator().manual_seed(seed)
-        code = torch.rand(n_tables, window + 1, n_position_bits, generator=generator) * 2 - 1
-        self.position_code = nn.Parameter(code)
+        self.position_code = nn.Parameter(draw_position_code(n_tables, window + 1, n_position_bits, seed))
 
     def forward(self, x: Tensor) -> Tensor:
         """y of the latencies x."""

@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from polychron.anchors import draw_delays
 from polychron.limits import require_memory
 from polychron.nn.row_layer import choose_anchors
 from polychron.ops import RowUpdate
+from polychron.ops.checks import check_target_range
 from polychron.ops.row_update import apply_merged
 from polychron.ops.variants import (
     GRADIENTS,
@@ -68,7 +72,7 @@ class VariantLayer(nn.Module):
             self.beta, self.gamma = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(1.0))
         self._visits: Tensor | None = None
         self._squares: Tensor | None = None
-        self._hook = None
+        self._hook: tuple[RemovableHandle, weakref.ref[Tensor]] | None = None  # and the parameter that it is on
         self.use_gradient(table_gradient, update)
 
     def use_gradient(self, gradient: str, update: RowUpdate | None = None) -> None:
@@ -84,18 +88,22 @@ class VariantLayer(nn.Module):
         if update is not None and update.kind == "online_sgd":
             raise ValueError("update must not be online_sgd: it is defined for the paper's layer alone")
         if self._hook is not None:
-            self._hook.remove()
+            self._hook[0].remove()
         self.update, self._hook, self._visits, self._squares = update, None, None, None
 
     def _prepare(self) -> None:
         """The hook that ends a step, which copies lack, and what a step counts, where the tables are."""
         tables = self.synaptic_vectors
+        if self._hook is not None and self._hook[1]() is not tables:  # load_state_dict(assign=True) brings others
+            self._hook[0].remove()
+            self._hook = None
         if self._hook is None:
-            self._hook = tables.register_post_accumulate_grad_hook(self._change_rows)
+            self._hook = tables.register_post_accumulate_grad_hook(self._change_rows), weakref.ref(tables)
         if self._visits is None or self._visits.device != tables.device:
-            self._visits = torch.zeros(tables.shape[:2], dtype=torch.int64, device=tables.device)
-            if self.reading == "confidence":
-                self._squares = torch.zeros(self._visits.shape, dtype=torch.float64, device=tables.device)
+            with torch.inference_mode(False):  # what is made in inference mode could not count in training
+                self._visits = torch.zeros(tables.shape[:2], dtype=torch.int64, device=tables.device)
+                if self.reading == "confidence":
+                    self._squares = torch.zeros(self._visits.shape, dtype=torch.float64, device=tables.device)
 
     def __getstate__(self) -> dict[str, object]:
         """Everything but the hook, which is this layer's tables'."""
@@ -282,6 +290,7 @@ class VariantReadout(VariantTables):
 
     def loss(self, x: Tensor, targets: Tensor, history: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of each position: x (B, T, n_inputs), targets (B, T) int64; (B, T)."""
+        check_target_range(targets, self.n_outputs)
         logits = self(x, history)
         return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 

@@ -21,17 +21,26 @@ def _shape(tensor: Tensor) -> str:
     return f"({', '.join(map(str, tensor.shape))})"
 
 
-def check_latencies(x: Tensor) -> None:
-    """x must be floating and (B, T, n)."""
+def as_sequences(x: Tensor, delays: Tensor | None, history: Tensor | None) -> Tensor:
+    """x (B, n) as one sequence (1, B, n), which must have neither delays nor history; of another shape as it is."""
+    if x.dim() != 2:
+        return x
+    if delays is not None or history is not None:
+        raise ValueError("delays and history need x of shape (B, T, n); got two dimensions")
+    return x[None]
+
+
+def check_latencies(x: Tensor, name: str = "x", shapes: str = "(B, T, n)") -> None:
+    """x must be floating and (B, T, n); ``shapes``: those that the caller takes."""
     if not x.is_floating_point():
         raise ValueError(
-            f"x must hold latencies (float32 or float64); got {x.dtype}. "
+            f"{name} must hold latencies (float32 or float64); got {x.dtype}. "
             "These look like token ids: pass them through the embedding first."
         )
     if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"x must be float32 or float64; got {x.dtype}")
+        raise ValueError(f"{name} must be float32 or float64; got {x.dtype}")
     if x.dim() != 3:
-        raise ValueError(f"x must have shape (B, n) or (B, T, n); got {_shape(x)}")
+        raise ValueError(f"{name} must have shape {shapes}; got {_shape(x)}")
 
 
 def check_anchors(anchors: Tensor, name: str = "anchors") -> None:
@@ -71,8 +80,11 @@ def check_delay_range(delays: Tensor | None) -> None:
         raise ValueError(f"delays must lie in [0, 65536); got {lowest if lowest < 0 else highest}")
 
 
-def check_tables(tables: Tensor, x: Tensor, n_tables: int, n_bits: int) -> None:
-    """Tables must be (n_tables, 2^n_bits, K) on x's device and of x's type, or bfloat16 under float32 latencies."""
+def check_tables(tables: Tensor, x: Tensor, n_tables: int, n_bits: int, name: str = "x") -> None:
+    """Tables must be (n_tables, 2^n_bits, K) on x's device and of x's type, or bfloat16 under float32 latencies.
+
+    ``name``: that of x.
+    """
     if n_bits > 30:
         raise ValueError(f"a row's index has at most 30 bits; the anchors ask for {n_bits}")
     if tables.dim() != 3 or tables.shape[0] != n_tables or tables.shape[1] != 1 << n_bits or tables.shape[2] < 1:
@@ -80,8 +92,8 @@ def check_tables(tables: Tensor, x: Tensor, n_tables: int, n_bits: int) -> None:
     fits = tables.dtype == x.dtype or (x.dtype == torch.float32 and tables.dtype == torch.bfloat16)
     if not fits or tables.device != x.device:
         raise ValueError(
-            f"tables must have x's type and device ({x.dtype}, {x.device}), or be bfloat16 where x is float32; "
-            f"got {tables.dtype}, {tables.device}"
+            f"tables must have {name}'s type and device ({x.dtype}, {x.device}), or be bfloat16 where {name} is "
+            f"float32; got {tables.dtype}, {tables.device}"
         )
 
 
@@ -93,6 +105,29 @@ def check_history(history: Tensor | None, x: Tensor) -> None:
         raise ValueError(f"history must have shape ({x.shape[0]}, D, {x.shape[2]}); got {_shape(history)}")
     if history.dtype != x.dtype:
         raise ValueError(f"history must have x's type {x.dtype}; got {history.dtype}")
+
+
+def check_targets(targets: Tensor, x: Tensor) -> None:
+    """Targets must be int64 (B, T), of the latencies x (B, T, n)."""
+    if targets.dtype != torch.int64 or targets.shape != x.shape[:2]:
+        raise ValueError(
+            f"targets must be int64 of shape ({x.shape[0]}, {x.shape[1]}); got {targets.dtype} {_shape(targets)}"
+        )
+
+
+def check_target_range(targets: Tensor, n_outputs: int) -> None:
+    """Every target in [0, n_outputs); checked by the native kernels themselves.
+
+    Whoever records a CUDA graph looks himself.
+    """
+    if targets.numel() == 0 or (targets.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    lowest, highest = torch.stack(targets.aminmax()).tolist()  # one wait for both
+    if lowest < 0 or highest >= n_outputs:
+        raise ValueError(
+            f"targets must lie in [0, n_outputs = {n_outputs}); got {lowest if lowest < 0 else highest}. "
+            "Are they of another vocabulary, or torch's ignore_index?"
+        )
 
 
 def check_gradient(gradient: str, update: RowUpdate | None, tables: Tensor) -> None:

@@ -32,8 +32,8 @@ REFERENCE = "reference"
 TRITON = "triton"
 
 _float32 = torch.float32
-# PyTorch's threads wait awake for its next operation, for some milliseconds, on the cores that a kernel wants: then they
-# compute it themselves.
+# PyTorch's threads wait awake for its next operation, for some milliseconds, on the cores that a kernel wants: then
+# they compute it themselves.
 _shares_threads = native is not None and (
     "parallel backend: OpenMP" in torch.__config__.parallel_info() and native.share_openmp_team(True)
 )
@@ -164,8 +164,8 @@ def kernel_info() -> dict[str, object]:
 
     Returns:
         ``kernel``: the arithmetic of float32 CPU tensors. ``available``: those that could be forced. ``cuda``: that of
-        float32 CUDA tensors, ``triton`` where it is installed, otherwise ``reference``. ``threads``. ``shares_threads``:
-        whether kernels run on PyTorch's own threads while these are awake.
+        float32 CUDA tensors, ``triton`` where it is installed, otherwise ``reference``. ``threads``.
+        ``shares_threads``: whether kernels run on PyTorch's own threads while these are awake.
         ``huge_pages``: the system's setting: ``always``, ``madvise``, ``never`` or ``unknown``. ``table_bytes``: of
         tables that huge pages were asked for (those of 2 MiB and more, as layers allocate them). ``huge_page_bytes``:
         how many of these lie on huge pages now; None where the system does not tell.

@@ -58,10 +58,10 @@ def recurrence(
         tensor([[[ 1.,  0.],
                  [10., 20.]]])
     """
-    checks.check_latencies(z)
+    checks.check_latencies(z, "z")
     n = z.shape[2]
     checks.check_anchors(anchors)
-    checks.check_tables(tables, z, anchors.shape[0], anchors.shape[1])
+    checks.check_tables(tables, z, anchors.shape[0], anchors.shape[1], "z")
     if tables.shape[2] != n:
         raise ValueError(f"tables must drive the {n} neurons that they read; got {tables.shape[2]} outputs")
     if start is not None and (start.shape != (z.shape[0], n) or start.dtype != z.dtype):

@@ -4,7 +4,12 @@ Exact: the gradients of all positions that read a row are summed first (position
 
     SGD                  S_j <- S_j - rate * min(1, visit_cap / n_j) * G_j      n_j positions read row j
     row-wise Adagrad     a_j <- a_j + mean_k(G_jk^2) ;   S_j <- S_j - rate * G_j / (sqrt(a_j) + epsilon)
+    row-wise Adam        m_j <- beta1 m_j + (1 - beta1) G_j ;   v_j <- beta2 v_j + (1 - beta2) mean_k(G_jk^2)
+                         S_j <- S_j - rate * m_j / p_j / (sqrt(v_j / q_j) + epsilon)
+                         p_j = 1 - beta1^n, q_j = 1 - beta2^n, n the steps that read row j
     online SGD           for each position in order: S_j <- S_j - rate * v   (later positions see earlier updates)
+
+Of a row that no position of a step read nothing changes, and Adam's moments are lazy: they stay as well.
 
 Tables of bfloat16 change in float32 and are then rounded stochastically, to the number below or above by chance, such
 that the mean is exact: a step smaller than half a unit in the last place is not lost.
@@ -17,7 +22,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-KINDS = ("sgd", "adagrad", "online_sgd")
+KINDS = ("sgd", "adagrad", "adam", "online_sgd")
+STATEFUL = ("adagrad", "adam")
+ADAM_NUMBERS = 3  # of a row's state, after m: v, p, q
+BETAS = (0.9, 0.99)
 
 _32_BITS = 0xFFFFFFFF
 _TABLE_STEP = 0xC2B2AE3D
@@ -27,10 +35,11 @@ class RowUpdate:
     """The update of one layer's tables, applied inside the backward pass.
 
     Args:
-        kind: ``"sgd"``, ``"adagrad"`` (row-wise: one number of state a row) or ``"online_sgd"`` (the reference
-            program's order, one position after another).
+        kind: ``"sgd"``, ``"adagrad"`` (row-wise: one number of state a row), ``"adam"`` (row-wise: a number of state
+            for each synapse and three a row, float32) or ``"online_sgd"`` (the reference program's order, one position
+            after another).
         rate: learning rate; a 0-dim float64 tensor is shared, so that one assignment reaches many layers.
-        epsilon: keeps Adagrad's division finite; ignored by the others.
+        epsilon: keeps Adagrad's and Adam's division finite; ignored by the others.
         visit_cap: of SGD: a row that more positions read in one step moves as if so many did. Plain SGD, without it,
             overshoots where a batch repeats itself: the gradients of a thousand equal readings are summed. None: no
             cap.
@@ -40,18 +49,20 @@ class RowUpdate:
         members: the tables are divided into so many groups of neighbours, and each training step trains one of them,
             drawn from torch's generator, as if it were the whole layer: the members of an ensemble, whose mean the
             layer computes.
+        betas: Adam's: how much of its moments a row keeps from one step that reads it to the next.
 
     Attributes:
         rate: the learning rate as a float; assign to change it.
         rate_factor: of this layer alone. A row of one of E members weighs 1 / E in the mean: its gradient is that much
             smaller and, to change the member's logits as it would alone, the row has to move that much less, hence
-            1 / E^2 at first (of Adagrad, which divides by the gradient's size, 1 / E).
+            1 / E^2 at first (of Adagrad and Adam, which divide by the gradient's size, 1 / E).
         seed: of the rounding of bfloat16 tables; a layer in training mode draws a new one for each step.
-        state: Adagrad's sums (n_tables, n_rows) float32, made at the first use; None for the others.
+        state: made at the first use, float32; Adagrad's sums (n_tables, n_rows), or Adam's m, v, p and q
+            (n_tables, n_rows, n_outputs + 3); None for the others.
 
     Raises:
-        ValueError: an unknown kind, a rate or epsilon that is negative or not finite, a cap that makes no sense, or
-            fewer than one member.
+        ValueError: an unknown kind, a rate or epsilon that is negative or not finite, betas outside [0, 1), a cap that
+            makes no sense, or fewer than one member.
 
     Example:
         >>> update = RowUpdate("sgd", rate=0.5)
@@ -68,6 +79,7 @@ class RowUpdate:
         visit_cap: int | None = None,
         drop: float = 0.0,
         members: int = 1,
+        betas: tuple[float, float] = BETAS,
     ):
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
@@ -79,10 +91,13 @@ class RowUpdate:
             raise ValueError(f"drop must be at least 0 and below 1; got {drop}")
         if members < 1:
             raise ValueError(f"members must be at least 1; got {members}")
+        if len(betas) != 2 or not all(0.0 <= beta < 1.0 for beta in betas):
+            raise ValueError(f"betas must be two numbers, at least 0 and below 1; got {betas}")
         self.kind = kind
         self.drop = drop
         self.members = members
-        self.rate_factor = 1 / members if kind == "adagrad" else 1 / members**2
+        self.betas = tuple(betas)
+        self.rate_factor = 1 / members if kind in STATEFUL else 1 / members**2
         self.visit_cap = visit_cap
         self.epsilon = epsilon
         self.seed = 0
@@ -136,19 +151,19 @@ class RowUpdate:
         n_kept = max(1, round((1 - self.drop) * of_member))
         if n_kept == n_tables:
             return None
-        start = of_member * int(torch.randint(self.members, ())) if self.members > 1 else 0
-        kept = torch.randperm(of_member).numpy()[:n_kept].astype(np.int32) + np.int32(start)
+        start = of_member * int(torch.randint(self.members, (), device="cpu")) if self.members > 1 else 0
+        kept = torch.randperm(of_member, device="cpu").numpy()[:n_kept].astype(np.int32) + np.int32(start)
         kept.sort()  # numpy's calls take a fifth of the time of torch's on so few numbers
         return torch.from_numpy(kept)
 
     def draw_seed(self) -> int:
         """A new :attr:`seed`, drawn from torch's generator."""
-        self.seed = int(torch.randint(1 << 32, ()))
+        self.seed = int(torch.randint(1 << 32, (), device="cpu"))
         return self.seed
 
     def of_table(self, i: int) -> RowUpdate:
         """The same update for one table alone, with that table's part of the state."""
-        one = RowUpdate(self.kind, self.shared_rate, self.epsilon, self.visit_cap)
+        one = RowUpdate(self.kind, self.shared_rate, self.epsilon, self.visit_cap, betas=self.betas)
         one.rate_factor = self.rate_factor
         one.device_rate, one.device_seed = self.device_rate, self.device_seed
         one.seed = self.seed + i * _TABLE_STEP & _32_BITS
@@ -161,22 +176,25 @@ class RowUpdate:
         Raises:
             ValueError: the state there belongs to tables of another shape.
         """
-        if self.kind != "adagrad":
+        if self.kind not in STATEFUL:
             return
-        if self.state is not None and self.state.shape != tables.shape[:2]:
+        n_tables, n_rows, n_outputs = tables.shape
+        shape = (n_tables, n_rows) if self.kind == "adagrad" else (n_tables, n_rows, n_outputs + ADAM_NUMBERS)
+        if self.state is not None and self.state.shape != shape:
             raise ValueError(
                 f"update must be used for one layer's tables: its state is of shape {tuple(self.state.shape)}, "
-                f"these tables need {tuple(tables.shape[:2])}"
+                f"these tables need {shape}"
             )
         if self.state is None:
-            self.state = torch.zeros(tables.shape[:2], dtype=torch.float32, device=tables.device)
+            with torch.inference_mode(False):  # what is made in inference mode could not change in training
+                self.state = torch.zeros(shape, dtype=torch.float32, device=tables.device)
         elif self.state.device != tables.device:
             self.state = self.state.to(tables.device)
 
     def __repr__(self) -> str:
         return (
             f"RowUpdate(kind={self.kind!r}, rate={self.rate}, epsilon={self.epsilon}, visit_cap={self.visit_cap}, "
-            f"drop={self.drop}, members={self.members})"
+            f"drop={self.drop}, members={self.members}, betas={self.betas})"
         )
 
 
@@ -189,6 +207,8 @@ def apply_merged(tables: torch.Tensor, gradient: torch.Tensor, n_visits: torch.T
     if update.kind == "adagrad":
         update.state += gradient.square().mean(dim=-1).to(update.state.dtype)
         step = rate * gradient / (update.state.sqrt() + update.epsilon)[..., None]
+    elif update.kind == "adam":
+        step = _adam_step(gradient, n_visits > 0, update)
     elif update.visit_cap is None:
         step = rate * gradient
     else:
@@ -198,6 +218,17 @@ def apply_merged(tables: torch.Tensor, gradient: torch.Tensor, n_visits: torch.T
         tables.copy_(round_stochastically(tables.float() - step, update.seed))
     else:
         tables -= step
+
+
+def _adam_step(gradient: torch.Tensor, is_read: torch.Tensor, update: RowUpdate) -> torch.Tensor:
+    beta1, beta2 = update.betas
+    m, v, p, q = update.state.split([gradient.shape[-1], 1, 1, 1], dim=-1)
+    mean_square = gradient.square().mean(dim=-1, keepdim=True)
+    targets = ((m, gradient, beta1), (v, mean_square, beta2), (p, 1.0, beta1), (q, 1.0, beta2))
+    for moment, towards, beta in targets:
+        moment.copy_(torch.where(is_read[..., None], beta * moment + (1 - beta) * towards, moment))
+    row_rate = update.step_rate / (p * ((v / q).sqrt() + update.epsilon))
+    return torch.where(is_read[..., None], row_rate * m, 0.0)
 
 
 def round_stochastically(tables: torch.Tensor, seed: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ _READINGS = 256
 _WARPS = 1
 
 # What becomes of a row's sum.
-_ADD, _SGD, _ADAGRAD = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+_ADD, _SGD, _ADAGRAD, _ADAM = (tl.constexpr(kind) for kind in range(4))
 
 
 def tile(n_outputs: int) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def _round_stochastically(value, seed, number, row, k):
 @triton.jit
 def _finish(
     total, ends, n_visits, i, place, k, out, state, stride_i, stride_j, J, K, rate, epsilon, visit_cap, seed, numbers,
-    KIND: tl.constexpr, CAPPED: tl.constexpr, RATE_LIES: tl.constexpr, ROUNDS: tl.constexpr,
+    beta1, rest1, beta2, rest2, KIND: tl.constexpr, CAPPED: tl.constexpr, RATE_LIES: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     """Puts the sums of rows that end here where they belong: stores them, or changes the rows by them."""
     inside = ends[:, None] & (k < K)[None, :]
@@ -106,13 +106,28 @@ def _finish(
                 step = (rate * share)[:, None] * total
             else:
                 step = rate * total
-        else:
+        elif KIND == _ADAGRAD:
             squares = state + i * J + place
             sums = tl.load(squares, mask=ends, other=0.0) + tl.math.div_rn(
                 tl.sum(total * total, axis=1), tl.zeros_like(n_visits).to(tl.float32) + K
             )
             tl.store(squares, sums, mask=ends)
             step = tl.math.div_rn(rate * total, tl.sqrt_rn(sums)[:, None] + epsilon)
+        else:
+            moments = state + (i * J + place.to(tl.int64)) * (K + 3)
+            at_m = moments[:, None] + k[None, :]
+            m = beta1 * tl.load(at_m, mask=inside, other=0.0) + rest1 * total
+            tl.store(at_m, m, mask=inside)
+            n_outputs = tl.zeros_like(n_visits).to(tl.float32) + K
+            mean_square = tl.math.div_rn(tl.sum(total * total, axis=1), n_outputs)
+            v = beta2 * tl.load(moments + K, mask=ends, other=0.0) + rest2 * mean_square
+            p = beta1 * tl.load(moments + K + 1, mask=ends, other=0.0) + rest1
+            q = beta2 * tl.load(moments + K + 2, mask=ends, other=0.0) + rest2
+            tl.store(moments + K, v, mask=ends)
+            tl.store(moments + K + 1, p, mask=ends)
+            tl.store(moments + K + 2, q, mask=ends)
+            row_rate = tl.math.div_rn(tl.zeros_like(p) + rate, p * (tl.sqrt_rn(tl.math.div_rn(v, q)) + epsilon))
+            step = row_rate[:, None] * m
         changed = tl.load(at, mask=inside, other=0.0).to(tl.float32) - step
         if ROUNDS:
             tl.store(at, _round_stochastically(changed, tl.load(seed), tl.load(numbers + i), place, k), mask=inside)
@@ -124,7 +139,7 @@ def _finish(
 def _sum_readings(
     v, order, rows, places, begin, end, pieces, out, state, M, J, K, n_pairs, n_slots, stride_i, stride_j,
     rate, epsilon, visit_cap, seed, numbers,
-    KIND: tl.constexpr, CAPPED: tl.constexpr, RATE_LIES: tl.constexpr, ROUNDS: tl.constexpr,
+    beta1, rest1, beta2, rest2, KIND: tl.constexpr, CAPPED: tl.constexpr, RATE_LIES: tl.constexpr, ROUNDS: tl.constexpr,
     PIECE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Rows with up to PIECE readings are finished; of others the sums of their pieces are kept.
@@ -160,7 +175,7 @@ def _sum_readings(
     place = tl.load(places + i * M + m, mask=inside, other=0)
     _finish(
         total, starts & whole, last - first, i, place, k, out, state, stride_i, stride_j, J, K, rate, epsilon,
-        visit_cap, seed, numbers, KIND, CAPPED, RATE_LIES, ROUNDS,
+        visit_cap, seed, numbers, beta1, rest1, beta2, rest2, KIND, CAPPED, RATE_LIES, ROUNDS,
     )  # fmt: skip
     slot = i * n_slots + 2 * (m // PIECE) + (m == first).to(tl.int32)
     tl.store(pieces + slot[:, None] * K + k[None, :], total, mask=(starts & ~whole)[:, None] & (k < K)[None, :])
@@ -169,7 +184,7 @@ def _sum_readings(
 @triton.jit
 def _sum_pieces(
     rows, places, begin, end, pieces, out, state, M, J, K, n_slots, stride_i, stride_j, rate, epsilon, visit_cap,
-    seed, numbers,
+    seed, numbers, beta1, rest1, beta2, rest2,
     KIND: tl.constexpr, CAPPED: tl.constexpr, RATE_LIES: tl.constexpr, ROUNDS: tl.constexpr,
     PIECE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -194,7 +209,7 @@ def _sum_pieces(
         place = tl.load(places + i * M + m, mask=inside, other=0)
         _finish(
             total, starts, last - first, i, place, k, out, state, stride_i, stride_j, J, K, rate, epsilon, visit_cap,
-            seed, numbers, KIND, CAPPED, RATE_LIES, ROUNDS,
+            seed, numbers, beta1, rest1, beta2, rest2, KIND, CAPPED, RATE_LIES, ROUNDS,
         )  # fmt: skip
 
 
@@ -219,15 +234,16 @@ class Merged:
         """Stores the sums of v (P, K) in ``out`` at ``places`` (I, M), else by row; or changes the rows by them."""
         n_tables, M = self.rows.shape
         K = v.shape[1]
-        kind = _ADD if update is None else _ADAGRAD if update.kind == "adagrad" else _SGD
+        kind = _ADD if update is None else {"adagrad": _ADAGRAD, "adam": _ADAM}.get(update.kind, _SGD)
         block_m, block_k = tile(K)
-        if kind == _ADAGRAD:  # the mean over a row's squares takes the whole row
+        keeps = kind in (_ADAGRAD, _ADAM)
+        if keeps:  # the mean over a row's squares takes the whole row
             block_k = triton.next_power_of_2(K)
         # About as many pieces as a piece has readings, where all read one row.
         piece = min(512, max(16, triton.next_power_of_2(int(M**0.5))))
         n_slots = 2 * triton.cdiv(M, piece)
         pieces = torch.empty((n_tables, n_slots, K) if piece < M else (1,), dtype=torch.float32, device=v.device)
-        state = v if kind != _ADAGRAD else update.state
+        state = update.state if keeps else v
         rate, epsilon, cap = (
             (0.0, 0.0, None) if update is None else (update.step_rate, update.epsilon, update.visit_cap)
         )
@@ -239,7 +255,8 @@ class Merged:
             numbers = torch.arange(n_tables, device=v.device) if numbers is None else numbers
         places = self.rows if places is None else places
         sizes = (*strides, update.step_device_rate if rate_lies else rate, epsilon, 1.0 if cap is None else float(cap))
-        sizes = (*sizes, seed, v if numbers is None else numbers)
+        betas = (0.0, 0.0) if update is None else update.betas
+        sizes = (*sizes, seed, v if numbers is None else numbers, *(n for beta in betas for n in (beta, 1 - beta)))
         options = {"KIND": kind, "CAPPED": cap is not None, "RATE_LIES": rate_lies, "ROUNDS": rounds}
         options |= {"num_warps": _WARPS, "PIECE": piece, "BLOCK_M": block_m, "BLOCK_K": block_k}
         grid = (triton.cdiv(M, block_m), n_tables, triton.cdiv(K, block_k))

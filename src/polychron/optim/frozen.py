@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from polychron.nn import RowLayer, VariantLayer
 from polychron.optim.rows import RowOptimizer
 
 
@@ -25,7 +26,7 @@ class FrozenTables:
         frozen: of each layer, by its name, how many of its tables stay.
 
     Raises:
-        ValueError: a layer that is not there, more tables than it has, or an online optimizer.
+        ValueError: a layer that is not there or has no tables, more tables than it has, or an online optimizer.
 
     Example:
         >>> from polychron.nn import LookupTables
@@ -45,13 +46,14 @@ class FrozenTables:
         self._optimizer = optimizer
         self._kept: list[tuple[Tensor, Tensor]] = []
         for name, n in frozen.items():
-            if name not in layers or not 0 <= n <= layers[name].n_tables:
-                raise ValueError(f"frozen must name layers and at most as many tables as they have; got {name}: {n}")
-            for parameter in layers[name].parameters():
+            layer = layers.get(name)
+            if not isinstance(layer, (RowLayer, VariantLayer)) or not 0 <= n <= layer.n_tables:
+                raise ValueError(f"frozen must name layers of tables and at most as many as they have; got {name}: {n}")
+            for parameter in layer.parameters():
                 # What all tables share, as a confidence's factors, stays where all tables do.
                 whole = parameter.dim() == 0
                 part = parameter.detach() if whole else parameter.detach()[:n]
-                if not whole or n == layers[name].n_tables:
+                if not whole or n == layer.n_tables:
                     self._kept.append((part, part.clone()))
 
     @property

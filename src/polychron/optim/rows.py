@@ -7,16 +7,17 @@ from torch import Tensor, nn
 
 from polychron.nn import Readout, RowLayer, VariantLayer, VariantReadout
 from polychron.ops import RowUpdate
+from polychron.ops.row_update import BETAS
 
 
 class RowOptimizer:
     """Updates a model's tables row by row during ``loss.backward()``, everything else by SGD in :meth:`step`.
 
-    All layers share one learning rate. Nothing of the tables' size is ever made besides the tables (and, for
-    Adagrad, one number a row). Made by :func:`attach`.
+    All layers share one learning rate. Nothing of the tables' size is ever made besides the tables (and, for Adagrad,
+    one number a row; for Adam as many as a row has and three). Made by :func:`attach`.
 
     Attributes:
-        kind: ``"sgd"``, ``"adagrad"`` or ``"online_sgd"``.
+        kind: ``"sgd"``, ``"adagrad"``, ``"adam"`` or ``"online_sgd"``.
         rate: the learning rate; assign to change it for all layers.
     """
 
@@ -30,9 +31,10 @@ class RowOptimizer:
         drop: float = 0.0,
         members: int = 1,
         readout_rate: float = 1.0,
+        betas: tuple[float, float] = BETAS,
     ):
         self.kind = kind
-        self._rate = RowUpdate(kind, rate, epsilon, visit_cap)
+        self._rate = RowUpdate(kind, rate, epsilon, visit_cap, betas=betas)
         kinds = (RowLayer, VariantLayer)
         self._layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
         if not self._layers:
@@ -43,7 +45,7 @@ class RowOptimizer:
             if is_readout and layer.n_tables % members:
                 raise ValueError(f"members must divide the readout's {layer.n_tables} tables evenly; got {members}")
             update = RowUpdate(
-                kind, self._rate.shared_rate, epsilon, visit_cap, drop, members=members if is_readout else 1
+                kind, self._rate.shared_rate, epsilon, visit_cap, drop, members if is_readout else 1, betas
             )
             if is_readout:
                 update.rate_factor *= readout_rate
@@ -77,7 +79,7 @@ class RowOptimizer:
         return {name: layer.update.state for name, layer in self._layers.items() if layer.update.state is not None}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes up a state from :meth:`state_dict`.
+        """Takes up a state from :meth:`state_dict`; an empty one, as it gives before the first step, is zeros.
 
         Raises:
             ValueError: the state names other layers, or other shapes, than this optimizer has.
@@ -94,6 +96,8 @@ class RowOptimizer:
                     f"got {value.dtype} {tuple(value.shape)}"
                 )
             expected[name].copy_(value)
+        for name in expected.keys() - state.keys():
+            expected[name].zero_()
 
 
 def attach(
@@ -105,21 +109,24 @@ def attach(
     drop: float = 0.0,
     members: int = 1,
     readout_rate: float = 1.0,
+    betas: tuple[float, float] = BETAS,
 ) -> RowOptimizer:
     """Makes every layer of tables in ``model`` update itself during the backward pass.
 
     Args:
         model: holds at least one :class:`polychron.nn.RowLayer`.
-        kind: ``"sgd"``, ``"adagrad"`` (row-wise) or ``"online_sgd"`` (the reference program's order; one window a
-            step).
+        kind: ``"sgd"``, ``"adagrad"`` or ``"adam"`` (both row-wise) or ``"online_sgd"`` (the reference program's order;
+            one window a step).
         rate: learning rate, for a loss that is *summed* over positions.
-        epsilon: of Adagrad.
+        epsilon: of Adagrad and Adam.
         visit_cap: of SGD: a row that more positions read in one step moves as if so many did; see
             :class:`polychron.ops.RowUpdate`.
-        drop: part of the tables of each layer (attention excepted) that a step leaves out, against overfitting.
+        drop: part of the tables of each layer (attention and recurrent layers excepted) that a step leaves out, against
+            overfitting.
         members: of an ensemble that share all layers but the readout, whose tables are divided among them; each step
             trains one. The readout computes their mean: nothing changes but what a row learns.
         readout_rate: the readout's rate in units of the other layers'.
+        betas: of Adam: see :class:`polychron.ops.RowUpdate`.
 
     Raises:
         ValueError: a model without tables, or a readout whose tables cannot be divided among the members.
@@ -133,4 +140,4 @@ def attach(
         >>> layer.synaptic_vectors.grad is None
         True
     """
-    return RowOptimizer(model, kind, rate, epsilon, visit_cap, drop, members, readout_rate)
+    return RowOptimizer(model, kind, rate, epsilon, visit_cap, drop, members, readout_rate, betas)

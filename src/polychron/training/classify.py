@@ -56,7 +56,7 @@ class ClassifierTrainingRecord(BudgetedSection):
     batch: Annotated[int, Field(ge=1, lt=2**31)]
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     warmup_steps: _Count
-    optimizer: Literal["sgd", "adagrad"]
+    optimizer: Literal["sgd", "adagrad", "adam"]
     augment: Literal["none", "shift", "shift+mirror"]
     counts: bool = False
     steps: Annotated[int, Field(ge=1, lt=2**63)] | None

@@ -107,7 +107,7 @@ class TrainingRecord(BudgetedSection):
     recent: bool = False
     beside: Annotated[float, Field(ge=0, le=MOST_BESIDE)] = 0.0
     parts: Annotated[int, Field(ge=0, le=64)] = 0
-    optimizer: Literal["sgd", "adagrad"]
+    optimizer: Literal["sgd", "adagrad", "adam"]
     update: Literal["batch", "online"]
     only: Literal["added", "readout"] | None = None
     rewire: Annotated[int, Field(ge=1, lt=2**31)] | None = None

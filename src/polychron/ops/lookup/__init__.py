@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from polychron.ops import checks
@@ -44,9 +45,10 @@ def lookup(
         history: (B, D, n) latencies of the D positions before the first, the oldest first; where neither the
             sequence nor the history reaches, a latency is 0. No gradient flows into it.
         residual: adds x (equation 10); needs n_outputs == n.
-        gradient: of the tables: ``"dense"`` (any torch optimizer), ``"sparse"`` (a coalesced sparse COO tensor), or
-            ``"fused"`` (``update`` is applied during the backward pass, ``tables.grad`` stays None). Tables that ask
-            for no gradient stay as they are, whatever it says.
+        gradient: of the tables: ``"dense"`` (any torch optimizer; but with ``fused=True`` only of contiguous tables,
+            which a layer's are not always: see :func:`polychron.memory.zero_tables`), ``"sparse"`` (a coalesced
+            sparse COO tensor), or ``"fused"`` (``update`` is applied during the backward pass, ``tables.grad`` stays
+            None). Tables that ask for no gradient stay as they are, whatever it says.
         update: how rows change when ``gradient="fused"``.
 
     Returns:
@@ -69,12 +71,8 @@ def lookup(
     reader = direct.find_reader(x, tables, anchors, delays, history, residual, gradient, update)
     if reader is not None:
         return direct.read(reader, x, tables, residual, gradient, update)
-    flat = x.dim() == 2
-    if flat:
-        if delays is not None or history is not None:
-            raise ValueError("delays and history need x of shape (B, T, n); got two dimensions")
-        x = x[None]
-    checks.check_latencies(x)
+    given, x = x, checks.as_sequences(x, delays, history)
+    checks.check_latencies(x, shapes="(B, n) or (B, T, n)")
     checks.check_anchors(anchors)
     checks.check_delays(delays, anchors)
     checks.check_tables(tables, x, anchors.shape[0], anchors.shape[1])
@@ -82,10 +80,14 @@ def lookup(
     if residual and tables.shape[2] != x.shape[2]:
         raise ValueError(f"residual needs n_outputs == n = {x.shape[2]}; got tables with {tables.shape[2]} outputs")
     checks.check_gradient(gradient, update, tables)
-    if history is None and direct.can_go_direct(x, tables):
+    if history is None and tables.dtype == torch.float32 and direct.can_go_direct(given, tables):
         direct.remember(anchors, delays, x.shape[2])
+        # At once: a checkpoint that computes this call again must find the same tensors kept.
+        reader = direct.find_reader(given, tables, anchors, delays, history, residual, gradient, update)
+        if reader is not None:
+            return direct.read(reader, given, tables, residual, gradient, update)
     if gradient == "fused":
         y = run_uncompiled(FusedLookup.apply, x, tables, anchors, delays, history, residual, update)
     else:
         y, *_ = lookup_operator(x, tables, anchors, delays, history, residual, gradient)
-    return y[0] if flat else y
+    return y if x is given else y[0]

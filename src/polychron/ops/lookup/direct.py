@@ -23,7 +23,7 @@ from polychron.ops.checks import GRADIENTS
 from polychron.ops.dispatch import native, runs_native
 from polychron.ops.lookup.native import backward_of, view
 from polychron.ops.row_layout import has_even_rows
-from polychron.ops.row_update import RowUpdate
+from polychron.ops.row_update import STATEFUL, RowUpdate
 
 _PLAIN = (Tensor, Parameter)
 
@@ -139,7 +139,7 @@ def find_reader(
     if gradient == "fused":
         if type(update) is not RowUpdate or not has_even_rows(tables):
             return None
-        if update.kind == "adagrad":
+        if update.kind in STATEFUL:
             update.prepare(tables)
     elif gradient not in GRADIENTS or update is not None:
         return None
@@ -226,7 +226,7 @@ def _differentiate(ctx, v: Tensor | None):
     kept, *saved = ctx.saved_tensors
     if v.is_neg():
         v = v.resolve_neg()
-    if not saved and ctx.call[3].kind != "adagrad" and _are_usual(ctx, kept, v):
+    if not saved and ctx.call[3].kind not in STATEFUL and _are_usual(ctx, kept, v):
         return _update(ctx, kept, v), None, None
     return _differentiate_by_arrays(ctx, kept, saved, v)
 
@@ -283,7 +283,7 @@ def _differentiate_by_arrays(ctx, kept: Tensor, saved: list[Tensor], v: Tensor):
     if v.dim() == 2:
         v = v[None]
     need_dx = ctx.needs_input_grad[0]
-    dense = torch.zeros(tables.shape, device="cpu") if gradient == "dense" else None
+    dense = torch.zeros(tables.shape, dtype=_float32, device="cpu") if gradient == "dense" else None
     dx, rows = backward_of(
         tables, reader.anchors, reader.delays, *_addresses(kept, reader.n_tables, ctx.shape), v, ctx.shape[-1],
         residual, need_dx, gradient if update is None else update.kind, update, dense,

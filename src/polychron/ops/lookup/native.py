@@ -88,15 +88,19 @@ def backward_of(
 def _backward(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx, kind, update=None, dense=None):
     addresses = (view(anchors), view(delays), view(row), view(pair), view(u))
     dx, sparse = backward_of(tables, *addresses, v, n_inputs, residual, need_dx, kind, update, dense)
-    return torch.from_numpy(dx) if need_dx else torch.empty(0), sparse
+    return torch.from_numpy(dx) if need_dx else torch.empty(0, dtype=torch.float32, device="cpu"), sparse
 
 
-def update_numbers(update: RowUpdate | None) -> tuple[float, float, float, int, np.ndarray | None]:
-    """Rate, epsilon, cap, seed and state as the extension takes them; an infinite cap is none."""
+def update_numbers(
+    update: RowUpdate | None,
+) -> tuple[float, float, tuple[float, ...], float, int, np.ndarray | None]:
+    """Rate, epsilon, betas, cap, seed and state as the extension takes them; an infinite cap is none."""
     if update is None:
-        return 0.0, 0.0, math.inf, 0, None
+        return 0.0, 0.0, (), math.inf, 0, None
     cap = math.inf if update.visit_cap is None else float(update.visit_cap)
-    return update.step_rate, update.epsilon, cap, update.seed, writable(update.state)
+    betas = tuple(number for beta in update.betas for number in (beta, 1 - beta)) if update.kind == "adam" else ()
+    state = None if update.state is None else update.state.flatten(1)
+    return update.step_rate, update.epsilon, betas, cap, update.seed, writable(state)
 
 
 def latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs: int, residual: bool) -> Tensor:
@@ -106,7 +110,7 @@ def latency_gradient(tables, anchors, delays, row, pair, u, v, n_inputs: int, re
 
 def backward_dense(tables, anchors, delays, row, pair, u, v, n_inputs, residual, need_dx) -> tuple[Tensor, Tensor]:
     """dL/dx (empty unless wanted) and dL/dS (I, J, K)."""
-    dense = torch.zeros(tables.shape, dtype=torch.float32)
+    dense = torch.zeros(tables.shape, dtype=torch.float32, device="cpu")
     dx, _ = _backward(
         tables,
         anchors,

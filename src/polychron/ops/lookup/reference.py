@@ -23,7 +23,7 @@ def surrogate(u: Tensor) -> Tensor:
 
 def surrogate_slope(u: Tensor) -> Tensor:
     """U'(u) = -0.5 sign(u) / (1 + |u|)^2 with sign(0) = -1."""
-    return torch.where(u > 0, -0.5, 0.5) / (1 + u.abs()).square()
+    return torch.where(u > 0, -0.5, 0.5).to(u.dtype) / (1 + u.abs()).square()
 
 
 def comparisons(x: Tensor, anchors: Tensor, delays: Tensor | None = None, history: Tensor | None = None) -> Tensor:

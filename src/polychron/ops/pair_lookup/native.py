@@ -65,7 +65,7 @@ def backward(
     """
     dx = np.empty((*v.shape[:2], n_inputs), dtype=np.float32) if need_dx else None
     dcode = np.empty((*addresses[6].shape, n_code), dtype=np.float32)
-    dense = torch.zeros(tables.shape, dtype=torch.float32) if kind == "dense" else None
+    dense = torch.zeros(tables.shape, dtype=torch.float32, device="cpu") if kind == "dense" else None
     sparse = native.pair_backward(
         rows_view(tables), view(anchors), view(key_anchors), *(view(a) for a in addresses), view(v),
         n_inputs, n_code, _window(window, v.shape[1]), nearest, residual, dx, dcode, kind,
@@ -75,4 +75,5 @@ def backward(
     if sparse is not None:
         pieces = torch.from_numpy(sparse[0]), torch.from_numpy(sparse[1]).to(tables.dtype)
     dense = None if dense is None else dense.to(tables.dtype)
-    return (torch.from_numpy(dx) if need_dx else torch.empty(0)), torch.from_numpy(dcode), dense, pieces
+    dx = torch.from_numpy(dx) if need_dx else torch.empty(0, dtype=torch.float32, device="cpu")
+    return dx, torch.from_numpy(dcode), dense, pieces

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from polychron.ops import checks
@@ -60,10 +59,7 @@ def readout_cross_entropy(
     checks.check_tables(tables, x, anchors.shape[0], anchors.shape[1])
     checks.check_history(history, x)
     checks.check_gradient(gradient, update, tables)
-    if targets.dtype != torch.int64 or targets.shape != x.shape[:2]:
-        raise ValueError(
-            f"targets must be int64 of shape ({x.shape[0]}, {x.shape[1]}); got {targets.dtype} {tuple(targets.shape)}"
-        )
+    checks.check_targets(targets, x)
     if gradient == "fused":
         return run_uncompiled(FusedReadout.apply, x, tables, anchors, delays, targets, history, update)
     return readout_operator(x, tables, anchors, delays, targets, history, gradient)[0]

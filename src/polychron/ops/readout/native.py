@@ -23,8 +23,8 @@ def loss_and_padded_error(tables: Tensor, row: Tensor, targets: Tensor) -> tuple
 
 
 def _loss_and_error(tables: Tensor, row: Tensor, targets: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    nats = torch.empty(targets.shape)
-    error = torch.empty(*targets.shape, stride)[..., : tables.shape[2]]
+    nats = torch.empty(targets.shape, dtype=torch.float32, device="cpu")
+    error = torch.empty((*targets.shape, stride), dtype=torch.float32, device="cpu")[..., : tables.shape[2]]
     native.readout_cross_entropy(
         rows_view(tables), view(row), view(targets), nats.numpy(), error.numpy(), torch.get_num_threads()
     )
@@ -36,6 +36,6 @@ def weigh(error: Tensor, weight: Tensor) -> Tensor:
     weight = weight.detach().contiguous().numpy()
     if (weight == 1.0).all():
         return error
-    out = torch.empty_strided(error.shape, error.stride())
+    out = torch.empty_strided(error.shape, error.stride(), dtype=torch.float32, device="cpu")
     native.weigh_error(error.numpy(), weight, out.numpy(), torch.get_num_threads())
     return out

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polychron.ops.checks import check_target_range
 from polychron.ops.lookup.reference import gather, lookup
 
 
@@ -25,8 +26,7 @@ def readout_cross_entropy(
 
 def loss_and_error(tables: Tensor, row: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Nats (B, T), and softmax - one-hot (B, T, K): the gradient of the nats in the logits."""
-    if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= tables.shape[2]):
-        raise ValueError(f"targets must lie in [0, n_outputs = {tables.shape[2]}); got {targets.aminmax()}")
+    check_target_range(targets, tables.shape[2])
     log_p = gather(tables, row, None).log_softmax(dim=-1)
     nats = -log_p.gather(-1, targets[..., None])[..., 0]
     return nats, log_p.exp() - torch.nn.functional.one_hot(targets, tables.shape[2])

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from polychron.ops.checks import check_target_range
 from polychron.ops.readout import reference
 from polychron.ops.readout.reference import weigh
 from polychron.ops.triton_rows import device_of, readable
@@ -50,10 +51,7 @@ def loss_and_error(tables: Tensor, row: Tensor, targets: Tensor) -> tuple[Tensor
     K, P = tables.shape[2], targets.numel()
     if K > _MOST_OUTPUTS or P == 0:
         return reference.loss_and_error(tables, row, targets)
-    if not (row.is_cuda and torch.cuda.is_current_stream_capturing()):  # whoever records a step looks himself
-        lowest, highest = torch.stack(targets.aminmax()).tolist()  # one wait for both
-        if lowest < 0 or highest >= K:
-            raise ValueError(f"targets must lie in [0, n_outputs = {K}); got {lowest if lowest < 0 else highest}")
+    check_target_range(targets, K)
     tables = readable(tables)
     nats = torch.empty(targets.shape, dtype=torch.float32, device=row.device)
     error = torch.empty((*targets.shape, K), dtype=torch.float32, device=row.device)

@@ -62,7 +62,7 @@ def read(
         gamma: of the confidence, 0-dim; None: 1.
         temperature: tau and T of the softmax.
         which: (m,) int64, the tables that the address is of; None: all, m = I.
-        visits: (I, J) int64, to which the backward pass adds how often each row was read.
+        visits: (I, J) int64, to which a backward pass that reaches the tables adds how often each row was read.
         squares: (I, J) float64, to which it adds the squares of the weights that each row was read with; goes with
             ``visits``. A hard reading's weights are 1: nothing is added.
 
@@ -132,26 +132,32 @@ def _add_rows(
     tables: Tensor, rows: Tensor, weights: Tensor | None, visits: Tensor | None, squares: Tensor | None = None
 ) -> Tensor:
     """Weighted sums (P, K) of rows (P, M), counted through all tables; exact gradients in tables and weights."""
-    y = torch.nn.functional.embedding_bag(rows, tables.flatten(0, 1), mode="sum", per_sample_weights=weights)
-    return y if visits is None else _CountVisits.apply(y, rows, visits, weights, squares)
+    flat = tables.flatten(0, 1)
+    if visits is not None:
+        # Detached, or it would lead to the latencies, too.
+        flat = _CountVisits.apply(flat, rows, visits, None if weights is None else weights.detach(), squares)
+    return torch.nn.functional.embedding_bag(rows, flat, mode="sum", per_sample_weights=weights)
 
 
 class _CountVisits(torch.autograd.Function):
-    """The identity, whose backward pass adds to ``visits`` and ``squares`` (I, J) how each row was read."""
+    """The identity of the tables, whose backward pass adds to ``visits`` and ``squares`` (I, J) how each row was read.
+
+    It is of the tables, not of what is read, so that nothing is counted where their gradient is not asked for.
+    """
 
     @staticmethod
-    def forward(ctx, y, rows, visits, weights, squares):
-        """The output, y."""
+    def forward(ctx, tables, rows, visits, weights, squares):
+        """The tables."""
         ctx.rows, ctx.visits, ctx.weights, ctx.squares = rows, visits, weights, squares
-        return y.view_as(y)
+        return tables.view_as(tables)
 
     @staticmethod
     def backward(ctx, v):
-        """v; the visits are counted."""
+        """v, the tables' gradient; the visits are counted."""
         rows, size = ctx.rows.flatten(), ctx.visits.numel()
         ctx.visits += torch.bincount(rows, minlength=size).view_as(ctx.visits)
         if ctx.squares is not None and ctx.weights is not None:
-            squares = ctx.weights.detach().flatten().double().square()
+            squares = ctx.weights.flatten().double().square()
             ctx.squares += torch.bincount(rows, squares, minlength=size).view_as(ctx.squares)
         return v, None, None, None, None
 
