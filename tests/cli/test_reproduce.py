@@ -32,7 +32,7 @@ def test_without_matplotlib_everything_but_the_picture_is_written(polychron: Com
 
 
 def test_bad_input_is_one_clear_line(polychron: Command):
-    for arguments in (["fig99"], ["bpc", "--text", "nowhere"], ["bpc", "--seeds", 0]):
+    for arguments in (["fig99"], ["bpc"], ["table2", "--text", "nowhere"], ["table2", "--seeds", 0]):
         refused = polychron("reproduce", *arguments)
         assert refused.code == 2
         assert refused.err.startswith("error: ")

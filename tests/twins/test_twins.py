@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from polychron.analysis import DenseLayer
 from polychron.errors import InputError
-from polychron.twins import ATTENTION_ONLY, RECIPES
+from polychron.twins import ATTENTION_ONLY, PUBLISHED, RECIPES
 from polychron.twins.cost import FLOAT
 from polychron.twins.gru import Streams
 from polychron.twins.training import Settings, nats_per_byte, one_step, prepare, schedule, train
@@ -116,10 +117,11 @@ def test_windows_of_the_perceptron_predict_only_bytes_with_all_their_context():
     assert batches.bytes_per_batch == 24
 
 
-@pytest.mark.parametrize("name", [*RECIPES, ATTENTION_ONLY.name])
+@pytest.mark.parametrize("name", [*RECIPES, ATTENTION_ONLY.name, PUBLISHED.name])
 def test_counted_operations_hold_the_products_that_torch_counts(name: str):
     torch.manual_seed(0)
-    twin = {**RECIPES, ATTENTION_ONLY.name: ATTENTION_ONLY}[name].build(83, 0.0).eval()
+    further = {recipe.name: recipe for recipe in (ATTENTION_ONLY, PUBLISHED)}
+    twin = {**RECIPES, **further}[name].build(83, 0.0).eval()
     n_parameters = twin.n_parameters()
     cost = twin.reading_cost()
     assert cost.bytes >= FLOAT * (n_parameters - 83 * 64)  # of GRU and perceptron one row of the embedding is read
@@ -151,6 +153,17 @@ def test_attention_only_is_the_same_transformer_without_its_perceptrons():
             block.down.weight.zero_()
     assert torch.equal(whole(tokens), alone(tokens))
     assert whole.n_parameters() - alone.n_parameters() == 2 * (2 * 4 * 64 * 64 + 64)
+
+
+def test_the_published_transformer_is_of_the_published_sizes():
+    twin = PUBLISHED.build(256, 0.0)
+    assert len(twin.blocks) == 6
+    assert {block.n_heads for block in twin.blocks} == {8}
+    assert twin.blocks[0].down.weight.shape == (512, 2048)
+    assert twin.cosine.shape == (32, 64 // 2)
+    matrices = [p for p in twin.blocks.parameters() if p.dim() == 2]
+    assert sum(p.numel() for p in matrices) == 6 * DenseLayer().synapses
+    assert PUBLISHED.name not in RECIPES
 
 
 def test_attention_costs_more_with_context():

@@ -65,6 +65,7 @@ class Recipe:
         rate: where the search for the learning rate begins.
         weight_decay: AdamW's, for matrices.
         compiles: whether torch.compile may be tried.
+        sizes: in words, for who reads a figure that was measured beside it.
     """
 
     name: str
@@ -73,3 +74,4 @@ class Recipe:
     rate: float
     weight_decay: float = 0.1
     compiles: bool = True
+    sizes: str = ""
