@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from polychron import limits
+from polychron.analysis import context_usage
 from polychron.analysis.context_report import ContextsShown, context_section
 from polychron.analysis.context_usage import PARTS, inspect_contexts
+from polychron.errors import InputError
 from polychron.models import DelayConfig, RecurrentConfig, build
 from polychron.nn import ContextTables
 from polychron.ops.contexts import LISTS, MAX_DEPTH, advance_reference, bytes_of_symbols, context_of, start_state
@@ -79,6 +82,23 @@ def test_nats_are_the_models_own_divided_by_depth():
         usage.nats.sum()
     )
     assert all((n == 0) == (nats is None) for n, nats in zip(usage.ends.tolist(), by_depth, strict=True))
+
+
+def test_a_text_is_read_in_stretches_that_go_on_from_one_another(monkeypatch):
+    model = model_of(4)
+    whole = inspect_contexts(model, HELD_OUT)[0]
+    monkeypatch.setattr(context_usage, "_AT_ONCE", 7)
+    lengths = []
+    extend = model.extend
+    monkeypatch.setattr(model, "extend", lambda tokens, state: lengths.append(tokens.shape[1]) or extend(tokens, state))
+    np.testing.assert_array_equal(inspect_contexts(model, HELD_OUT)[0].nats, whole.nats)
+    assert lengths == [7] * 12 + [5]
+
+
+def test_more_positions_than_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr(limits, "available_memory", lambda: 30_000)
+    with pytest.raises(InputError, match=r"the contexts at 89 positions need .*: read fewer \(--bytes\)"):
+        inspect_contexts(model_of(2), HELD_OUT)
 
 
 def test_where_only_the_empty_context_is_stored_every_walk_ends_there():

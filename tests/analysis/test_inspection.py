@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from polychron import limits
 from polychron.analysis import inspection
 from polychron.analysis.inspection import as_the_papers_layers, compared_latencies, count_equal, inspect_model
 from polychron.errors import InputError
 from polychron.models import DelayConfig, RecurrentConfig, TransformerConfig, build
 from polychron.models.deep import DeepClassifier, DeepConfig
-from polychron.nn import VariantTables
+from polychron.nn import ContextTables, VariantTables
+from polychron.ops.contexts import bytes_of_symbols
 
 DELAY = DelayConfig(vocabulary_size=13, n_neurons=8, n_layers=2, n_tables=3, n_comparisons=3, max_delay=3,
                     readout_n_tables=2, readout_n_comparisons=2)  # fmt: skip
@@ -126,6 +128,23 @@ def test_inspecting_changes_nothing_and_leaves_no_hook():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_more_inputs_than_memory_holds_are_refused_before_they_are_read(monkeypatch):
+    monkeypatch.setattr(limits, "available_memory", lambda: 30_000)
+    model = with_random_rows(build(DELAY, seed=1))
+    assert inspect_model(model, TEXT[:, :9])[0].n_readings == 9
+    monkeypatch.setattr(model, "latencies", None)
+    with pytest.raises(InputError, match=r"readings of 60 inputs need .*: read fewer \(--bytes\)"):
+        inspect_model(model, TEXT)
+
+
+def test_counted_contexts_are_not_read(monkeypatch):
+    model = build(DELAY, seed=1)
+    text = np.zeros(9, dtype=np.uint8)
+    model.set_contexts(ContextTables.of_text(text, [(0, 9)], bytes_of_symbols(b"abcdefghijkl"), depth=1))
+    monkeypatch.setattr(ContextTables, "forward", None)
+    assert [usage.n_readings for usage in inspect_model(model, TEXT)] == [60] * 3
 
 
 def test_a_fresh_models_tables_explain_nothing():

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from polychron.limits import require_memory
 from polychron.models.language_model import LanguageModel
 from polychron.nn.context_tables import ContextList
 from polychron.nn.evaluated import evaluated
@@ -26,6 +27,7 @@ PARTS = {
 }  # fmt: skip
 _NOWHERE = -2
 _AT_ONCE = 1 << 14
+_BYTES_OF_A_POSITION = 400  # measured: 350
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,9 @@ def inspect_contexts(model: LanguageModel, tokens: Tensor) -> list[ContextUsage]
         model: it is not changed.
         tokens: (1, T) int64, T >= 2; every position but the last is one that predicts.
 
+    Raises:
+        InputError: no memory for so many.
+
     Example:
         >>> from polychron.models import DelayConfig, DelayLM
         >>> from polychron.nn import ContextTables
@@ -117,18 +122,26 @@ def inspect_contexts(model: LanguageModel, tokens: Tensor) -> list[ContextUsage]
     tables = model.contexts
     if tables is None:
         return []
+    n = tokens.shape[1] - 1
+    require_memory(
+        n * _BYTES_OF_A_POSITION, f"the contexts at {n:,} positions", "read fewer (--bytes), or close other programs"
+    )
     with evaluated(model):
-        logits = model(tokens)[0]
-    pieces = [
-        F.cross_entropy(some, targets, reduction="none")
-        for some, targets in zip(logits[:-1].split(_AT_ONCE), tokens[0, 1:].split(_AT_ONCE), strict=True)
-    ]
+        nats = _nats_along(model, tokens[0])
     along = _contexts_along(tokens[0, :-1], tables.byte)
-    nats = torch.cat(pieces).double().numpy()
     return [
         _walked(kind, of_kind, depth, along[kind], nats)
         for kind, of_kind, depth in zip(LISTS, tables.lists, tables.depths, strict=True)
     ]
+
+
+def _nats_along(model: LanguageModel, tokens: Tensor) -> np.ndarray:
+    """What each of the tokens (N,) but the first cost, after all before it: (N - 1,) float64; read in stretches."""
+    state, nats = model.start(), []
+    for some, targets in zip(tokens[:-1].split(_AT_ONCE), tokens[1:].split(_AT_ONCE), strict=True):
+        logits, state = model.extend(some[None], state)
+        nats.append(F.cross_entropy(logits[0], targets, reduction="none").double())
+    return torch.cat(nats).numpy()
 
 
 def _walked(kind: str, tables: ContextList, depth: int, along: np.ndarray, nats: np.ndarray) -> ContextUsage:
@@ -161,9 +174,9 @@ def _contexts_along(tokens: Tensor, byte: Tensor) -> dict[str, np.ndarray]:
     """Each kind's list after each of the tokens (N,) with which a text begins, the nearest byte first: (N, 3 or 7)."""
     byte_of = byte.tolist()
     [state] = start_state(1).tolist()
-    rows: dict[str, list[tuple[int, ...]]] = {kind: [] for kind in LISTS}
+    rows = {kind: bytearray() for kind in LISTS}
     for symbol in tokens.tolist():
         state = advance_reference(state, byte_of[symbol])
         for kind, of_kind in rows.items():
-            of_kind.append(context_of(state, kind))
-    return {kind: np.array(rows[kind], dtype=np.int64).reshape(-1, length) for kind, length in LISTS.items()}
+            of_kind += bytes(context_of(state, kind))
+    return {kind: np.frombuffer(rows[kind], dtype=np.uint8).reshape(-1, length) for kind, length in LISTS.items()}

@@ -17,12 +17,17 @@ from polychron.models import DelayConfig, ModelConfig, RecurrentConfig, Transfor
 from polychron.models.config import TableConfig
 from polychron.models.deep import DeepConfig
 from polychron.ops.contexts import LISTS
-from polychron.ops.recent import N_CELLS, N_RECENT
+from polychron.ops.recent import N_CELLS, N_PLACES, N_RECENT
 
-ELEMENT_BYTES = {"float32": 4, "float16": 2, "int8": 1}
+ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # of a number in the tables
+LATENCY_BYTES = {"float32": 4, "float16": 2, "bfloat16": 4, "int8": 2}  # of a latency between such tables
 _INDEX_BYTES = 4  # a row's index in the cache of keys
 _CONTEXT_BYTES = 1 + 2 * _INDEX_BYTES  # a context's symbol, and where its children and its row begin
 _LINE_BYTES = 64  # of the cache: what the runtime reads to learn a context's place
+_TAKEN_BYTES = 8  # of a line's room that a context takes up at least: four share 32 bytes
+_ROOM_TAKEN = 32 * 3 / 5  # of each line, in the mean: three fifths
+_SPARE_LINES = 129  # of an index, beyond these
+_RECENT_PLACE_BYTES = 8  # a key, two symbols and how often each followed
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class LayerCost:
         n_readings: rows read a table: 1, or one for every position attended to.
         from_cache: every reading joins an index that was remembered.
         n_bins: outcomes of a comparison of latencies; the position's always have two.
+        n_latencies: that a comparison reads: 2, one of the hash zero, all of a hyperplane.
         n_direction: numbers that a comparison is multiplied by: of a hyperplane, the neurons; 0: none.
         n_mixed: rows that a reading mixes, each number multiplied by a weight: 2 of soft and confidence; 0: one row,
             as it is.
@@ -52,6 +58,7 @@ class LayerCost:
     n_readings: int = 1
     from_cache: bool = False
     n_bins: int = 2
+    n_latencies: int = 2
     n_direction: int = 0
     n_mixed: int = 0
     n_position_bits: int = 0
@@ -91,11 +98,34 @@ class LayerCost:
         """Numbers added: every number of every row."""
         return self.rows * self.n_outputs
 
-    def latency_bytes(self, element_bytes: int) -> int:
-        """Bytes of the latencies compared, two a comparison, or all and a hyperplane's, and of indices remembered."""
-        cache = _INDEX_BYTES * self.n_tables * self.n_readings if self.from_cache else 0
-        compared = self.n_tables * self.n_hashed
-        return compared * (2 * self.n_direction or 2) * element_bytes + cache
+    @property
+    def numbers_read(self) -> int:
+        """Latencies and numbers of rows, as the paper's Table I counts: 2 n_t n_c + n_t n."""
+        return self.n_tables * self.n_hashed * (self.n_latencies + self.n_direction) + self.additions
+
+    def latency_bytes(self, number_bytes: int) -> int:
+        """Bytes of the latencies compared, of a hyperplane's numbers, and of indices remembered."""
+        compared = self.n_tables * self.n_hashed * self.n_latencies
+        return compared * number_bytes + self.direction_bytes(number_bytes) + self.key_bytes
+
+    def direction_bytes(self, number_bytes: int) -> int:
+        """Of these bytes those of the numbers that hyperplanes multiply by, which are trained as the tables are."""
+        return self.n_tables * self.n_hashed * self.n_direction * number_bytes
+
+    @property
+    def key_bytes(self) -> int:
+        """Of these bytes those of the indices that attention remembered: all that it remembers are read."""
+        return _INDEX_BYTES * self.n_tables * self.n_readings if self.from_cache else 0
+
+    @property
+    def place_bytes(self) -> int:
+        """Bytes read to find the rows where no comparison of latencies says where they are."""
+        return 0
+
+    @property
+    def place_memory_bytes(self) -> int:
+        """Bytes of all that these are part of."""
+        return 0
 
     def row_bytes(self, element_bytes: int) -> int:
         """Bytes of the rows read."""
@@ -131,9 +161,15 @@ class ContextCost(LayerCost):
         """Bytes of numbers and symbols, and of the places that lead to them."""
         return self.n_entries * _entry_bytes(element_bytes) + self.n_contexts * _CONTEXT_BYTES
 
-    def latency_bytes(self, element_bytes: int) -> int:
+    @property
+    def place_bytes(self) -> int:
         """Bytes read to find the rows, a line of the runtime's index each: the shortest need none, others a few."""
         return (self.n_tables - 1) * _LINE_BYTES
+
+    @property
+    def place_memory_bytes(self) -> int:
+        """Bytes of the runtime's index, about: a row that lies in its line may take up more of it than a share."""
+        return int(self.n_contexts * _TAKEN_BYTES / _ROOM_TAKEN + _SPARE_LINES) * _LINE_BYTES
 
     def row_bytes(self, element_bytes: int) -> int:
         """Bytes of the numbers and symbols of full rows."""
@@ -157,9 +193,15 @@ class RecentCost(LayerCost):
         """The same: a row is one number."""
         return N_CELLS
 
-    def latency_bytes(self, element_bytes: int) -> int:
+    @property
+    def place_bytes(self) -> int:
         """Bytes read to find the symbols: a line of the cache a table."""
         return N_RECENT * _LINE_BYTES
+
+    @property
+    def place_memory_bytes(self) -> int:
+        """Bytes of all places, a text's state."""
+        return N_RECENT * N_PLACES * _RECENT_PLACE_BYTES
 
     def row_bytes(self, element_bytes: int) -> int:
         """Bytes of the numbers that are added."""
@@ -179,7 +221,7 @@ class ModelCost:
 
     @property
     def synapses(self) -> int:
-        """Numbers in all tables; embeddings and position codes are not counted, as in the paper."""
+        """Numbers in all tables; the paper's count has the tokens' latencies as well: :func:`published_synapses`."""
         return sum(layer.synapses for layer in self.layers)
 
     @property
@@ -204,12 +246,39 @@ class ModelCost:
 
     @property
     def synapses_touched(self) -> int:
-        """Synapses that act in one token: the numbers in the rows read."""
+        """Synapses that act in one token: the numbers in the rows read.
+
+        The 5.4 K that the paper's Table I calls touched hold latencies, too: see :attr:`LayerCost.numbers_read`.
+        """
         return self.additions
 
-    def latency_bytes(self, element_bytes: int) -> int:
-        """Bytes of latencies and of remembered indices."""
-        return sum(layer.latency_bytes(element_bytes) for layer in self.layers)
+    @property
+    def has_attention(self) -> bool:
+        """Whether a layer joins indices that were remembered."""
+        return any(layer.from_cache for layer in self.layers)
+
+    def latency_bytes(self, number_bytes: int) -> int:
+        """Bytes of latencies, of hyperplanes' numbers and of remembered indices."""
+        return sum(layer.latency_bytes(number_bytes) for layer in self.layers)
+
+    def direction_bytes(self, number_bytes: int) -> int:
+        """Of these bytes those of hyperplanes' numbers."""
+        return sum(layer.direction_bytes(number_bytes) for layer in self.layers)
+
+    @property
+    def key_bytes(self) -> int:
+        """Of these bytes those of remembered indices, which are all that the model remembers."""
+        return sum(layer.key_bytes for layer in self.layers)
+
+    @property
+    def place_bytes(self) -> int:
+        """Bytes read of the contexts' index and of the recent tables' places."""
+        return sum(layer.place_bytes for layer in self.layers)
+
+    @property
+    def place_memory_bytes(self) -> int:
+        """Bytes of that index and of those places: what decides which memory they lie in."""
+        return sum(layer.place_memory_bytes for layer in self.layers)
 
     def row_bytes(self, element_bytes: int) -> int:
         """Bytes of rows."""
@@ -286,13 +355,16 @@ def count_cost(config: TableConfig) -> ModelCost:
         >>> cost = count_cost(TransformerConfig(vocabulary_size=256))   # the paper's transformer
         >>> cost.synapses, cost.rows, cost.synapses_touched
         (805765120, 12016, 388096)
+        >>> count_cost(RecurrentConfig(vocabulary_size=256)).layers[0].numbers_read   # the "5.4 K" of its S, Table I
+        5376
     """
     if config.kind not in _COUNTERS:
         raise InputError(f"cost is counted for {', '.join(_COUNTERS)}; got a model of kind {config.kind!r}")
     n_bins = config.n_bins if config.hash == "bins" else 2
+    n_latencies = {"zero": 1, "hyperplane": config.n_neurons}.get(config.hash, 2)
     n_direction = config.n_neurons if config.hash == "hyperplane" else 0
     n_mixed = 0 if config.reading == "hard" else 2
-    variant = {"n_bins": n_bins, "n_direction": n_direction, "n_mixed": n_mixed}
+    variant = {"n_bins": n_bins, "n_latencies": n_latencies, "n_direction": n_direction, "n_mixed": n_mixed}
     layers = _COUNTERS[config.kind](config)
     untrained = (ContextCost, RecentCost)  # a variant is of the tables that are trained
     return ModelCost(tuple(x if isinstance(x, untrained) else replace(x, **variant) for x in layers))
@@ -324,15 +396,22 @@ def published_operations(config: TableConfig, n_positions: int) -> int:
 
 
 def published_bandwidth(config: TableConfig) -> Bandwidth:
-    """Numbers read for a token, as Table IV counts them: latencies and indices, but no rows.
+    """Numbers read for a token, as the paper counts them, which it does in two ways.
+
+    With attention as in Table IV: a number a comparison of each layer, three indices a table and position, no rows.
+    Without as in Table I: the latencies compared, two a comparison, and the rows.
 
     Example:
         >>> one_head = TransformerConfig(vocabulary_size=1, n_neurons=16, n_layers=1, n_heads=1, n_tables=10)
         >>> published_bandwidth(one_head)   # the published 120 + 30 n, and 60 comparisons of the readout
         Bandwidth(constant=180, slope=30)
+        >>> published_bandwidth(RecurrentConfig(vocabulary_size=256))   # the published 5,376, and the readout
+        Bandwidth(constant=9728, slope=0)
     """
-    layers = count_cost(config).layers
+    cost = count_cost(config)
+    if not cost.has_attention:
+        return Bandwidth(constant=sum(layer.numbers_read for layer in cost.layers), slope=0)
     return Bandwidth(
-        constant=sum(layer.comparisons for layer in layers),
-        slope=sum(3 * layer.n_tables for layer in layers if layer.from_cache),
+        constant=sum(layer.comparisons for layer in cost.layers),
+        slope=sum(3 * layer.n_tables for layer in cost.layers if layer.from_cache),
     )

@@ -17,10 +17,10 @@ def written_beside(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the system refused, or the path is a folder's.
     """
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    scratch = path.parent / f".{path.name}.{os.getpid()}.writing"
     try:
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder")
         yield scratch
         scratch.replace(path)
     except OSError as error:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from polychron.analysis.usage import U_EDGES, LayerUsage, explained_by
 from polychron.errors import InputError
 from polychron.limits import require_memory
+from polychron.models.language_model import LanguageModel
 from polychron.nn import LookupTables, PairAttention, Readout, RecurrentTables, RowLayer, VariantTables
 from polychron.nn.evaluated import evaluated
 from polychron.nn.fixed_rows import fixed_rows
@@ -22,6 +23,7 @@ from polychron.ops.lookup.reference import comparisons
 from polychron.ops.pair_lookup.reference import hash_code
 
 _COMPARISONS_AT_ONCE = 1 << 22
+_BYTES_OF_A_COMPARISON = 64  # while it is counted
 
 
 def as_the_papers_layers(model: nn.Module) -> nn.Module:
@@ -57,7 +59,7 @@ def inspect_model(model: nn.Module, inputs: Tensor) -> list[LayerUsage]:
         inputs: what it reads: tokens (B, T) int64, or brightness (B, n_pixels).
 
     Raises:
-        InputError: a layer that does not compare by order, or no memory for the counts.
+        InputError: a layer that does not compare by order, or no memory for the counts or for so many inputs.
 
     Example:
         >>> from polychron.models import DelayConfig, DelayLM
@@ -71,6 +73,12 @@ def inspect_model(model: nn.Module, inputs: Tensor) -> list[LayerUsage]:
         "the counts of rows read",
         "inspect a smaller model",
     )
+    n = len(inputs) if inputs.is_floating_point() else inputs.numel()
+    require_memory(
+        max(_bytes_watched(layer, n) for layer in names),
+        f"a layer's readings of {n:,} inputs",
+        "read fewer (--bytes), or close other programs",
+    )
     usages = []
 
     def watch(layer: RowLayer, x: Tensor) -> None:
@@ -79,6 +87,17 @@ def inspect_model(model: nn.Module, inputs: Tensor) -> list[LayerUsage]:
 
     _watched(model, inputs, watch)
     return usages
+
+
+def _bytes_watched(layer: RowLayer, n: int) -> int:
+    """Memory for n positions that a layer reads and that are watched: what it keeps of each, and of those at work.
+
+    Measured, of all kinds of layers, and up to double of it.
+    """
+    latencies = 4 * (2 * layer.n_inputs + layer.n_outputs)
+    rows = (64 if isinstance(layer, PairAttention) else 12) * layer.n_tables
+    at_once = min(_COMPARISONS_AT_ONCE, n * layer.n_tables * layer.n_comparisons)
+    return n * (latencies + rows + 64) + at_once * _BYTES_OF_A_COMPARISON
 
 
 def compared_latencies(model: nn.Module, inputs: Tensor) -> list[tuple[str, Tensor]]:
@@ -136,7 +155,10 @@ def _watched(model: nn.Module, inputs: Tensor, watch: Callable[[RowLayer, Tensor
 
     layers = [module for module in model.modules() if isinstance(module, RowLayer)]
     with evaluated(model), _hooks(layers, hook), fixed_rows(layers):
-        model(inputs)
+        if isinstance(model, LanguageModel):  # without counted contexts, which are none of the layers
+            model.readout(model.latencies(inputs))
+        else:
+            model(inputs)
 
 
 class _Count:

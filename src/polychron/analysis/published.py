@@ -1,4 +1,4 @@
-"""The paper's own accounting: Tables III and IV recomputed, and what they leave out.
+"""The paper's own accounting: Table IV recomputed, and what they leave out.
 
 The published figures come out with n = 16, n_t = 10, n_c = 6, p = 4 and 32 positions, which is not the setting of the
 paper's experiment (n = 32, n_t = 16, four heads).
@@ -38,7 +38,7 @@ class SpikingHead:
         n_comparisons: n_c.
         n_position_bits: p.
 
-    Source: Spiking Manifesto, Tables III and IV.
+    Source: Spiking Manifesto, Table IV.
 
     Example:
         >>> head = SpikingHead()

@@ -9,7 +9,7 @@ from typing import Any
 
 from polychron import analysis, models
 from polychron.analysis.capacity import power_of_ten
-from polychron.analysis.cost import ELEMENT_BYTES
+from polychron.analysis.cost import ELEMENT_BYTES, LATENCY_BYTES
 from polychron.analysis.energy import TABLE_NAME
 from polychron.cli.console import make_console, print_json, say
 from polychron.cli.cost_measured import measure_cost, measured_lines
@@ -31,13 +31,15 @@ def run_cost(
     model: str | None,
     preset: str | None,
     positions: int,
-    element: str,
+    element: str | None,
     plot: Path | None,
     measure: Path | None = None,
     n_measured: int | None = None,
     json: bool,
 ) -> None:
     """Count a checkpoint or a preset; without either, the paper's tables and all presets.
+
+    ``element``: type of the tables' numbers; None: what each model's are.
 
     ``measure``: a text, of which a checkpoint reads ``n_measured`` bytes, by default 65,536, with kernels that count.
     """
@@ -52,20 +54,24 @@ def run_cost(
     if directory is None and model is None and preset is None:
         fields = _paper(positions)
         fields["presets"] = [
-            _total(f"{kind} {name}", models.preset(kind, name, _BYTES), positions, element)
+            _preset(kind, name, positions, element)
             for kind in models.DEFAULT_PRESETS
             for name in models.preset_names(kind)
         ]
-        lines = [*_paper_lines(fields), "", *_preset_lines(fields["presets"], element)]
+        lines = [*_paper_lines(fields), "", *_preset_lines(fields["presets"])]
     else:
-        title, config = _asked_for(directory, model, preset)
+        title, config, own_element = _asked_for(directory, model, preset)
         if config.kind == "deep" and measure is not None:
             raise InputError(
                 f"--measure is for language models, and {directory} holds a classifier, which reads one row of every "
                 f"table for every example: `polychron inspect {directory}` counts which"
             )
-        fields = _one(title, config, positions, element)
-        lines = list(_one_lines(fields, element))
+        if measure is not None and element not in (None, own_element):
+            raise InputError(
+                f"--measure runs {directory} as it is, with tables of {own_element}: leave --element {element} out"
+            )
+        fields = _one(title, config, positions, element or own_element)
+        lines = list(_one_lines(fields))
         if directory is not None and measure is not None:
             fields["measured"] = measure_cost(directory, config, measure, n_measured or _MEASURED_BYTES)
             lines += ["", *measured_lines(fields["measured"])]
@@ -80,13 +86,22 @@ def run_cost(
         say(console, line)
 
 
-def _asked_for(directory: Path | None, model: str | None, preset: str | None) -> tuple[str, TableConfig]:
+def _asked_for(directory: Path | None, model: str | None, preset: str | None) -> tuple[str, TableConfig, str]:
+    """Title, configuration, and type of the tables' numbers."""
     if directory is not None:
-        opened = open_checkpoint if task_of(directory) == LANGUAGE_MODEL else open_classifier
-        return str(directory), opened(directory).config
+        opened = (open_checkpoint if task_of(directory) == LANGUAGE_MODEL else open_classifier)(directory)
+        quantization = opened.record.quantization
+        element = opened.config.table_type if quantization is None else quantization.precision
+        return str(directory), opened.config, element
     kind = model or "delay"
     name = preset or models.DEFAULT_PRESETS[kind]
-    return f"{kind} {name}", models.preset(kind, name, _BYTES)
+    config = models.preset(kind, name, _BYTES)
+    return f"{kind} {name}", config, config.table_type
+
+
+def _preset(kind: str, name: str, positions: int, element: str | None) -> dict[str, Any]:
+    title, config, own_element = _asked_for(None, kind, name)
+    return _total(title, config, positions, element or own_element)
 
 
 def _paper(positions: int) -> dict[str, Any]:
@@ -151,7 +166,7 @@ def _paper_lines(fields: dict[str, Any]) -> Iterator[str]:
 def _total(title: str, config: TableConfig, positions: int, element: str) -> dict[str, Any]:
     """Sums of one model."""
     cost = analysis.count_cost(config)
-    n_bytes = ELEMENT_BYTES[element]
+    n_bytes, number_bytes = ELEMENT_BYTES[element], LATENCY_BYTES[element]
     energy = analysis.model_energy(cost, element)
     return {
         "model": title,
@@ -164,11 +179,14 @@ def _total(title: str, config: TableConfig, positions: int, element: str) -> dic
         "additions": cost.additions,
         "rows": cost.rows,
         "row_bytes": cost.row_bytes(n_bytes),
-        "latency_bytes": cost.latency_bytes(n_bytes),
+        "latency_bytes": cost.latency_bytes(number_bytes),
+        "key_bytes": cost.key_bytes,
+        "place_bytes": cost.place_bytes,
         "counted_as_published": {
             "positions": positions,
             "operations": analysis.published_operations(config, positions),
             "bandwidth": dataclasses.asdict(analysis.published_bandwidth(config)),
+            "rows_counted": not cost.has_attention,
         },
         "energy_nanojoules": {
             "table": TABLE_NAME,
@@ -176,29 +194,33 @@ def _total(title: str, config: TableConfig, positions: int, element: str) -> dic
             "arithmetic": energy.arithmetic,
             "latencies": energy.latencies,
             "rows": energy.rows,
+            "key_memory": energy.key_memory,
+            "keys": energy.keys,
+            "place_memory": energy.place_memory,
+            "places": energy.places,
             "total": energy.total,
         },
     }
 
 
-def _preset_lines(presets: list[dict[str, Any]], element: str) -> Iterator[str]:
-    yield f"Ours, for the next token of a text, {_BYTES} tokens, {element}"
+def _preset_lines(presets: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"Ours, for the next token of a text, {_BYTES} tokens"
     yield (
-        f"  {'preset':24}{'synapses':>14}{'tables':>10}{'compared':>10}{'added':>10}{'rows':>8}{'bytes read':>12}"
-        f"{'energy':>16}"
+        f"  {'preset':24}{'numbers':8}{'synapses':>14}{'tables':>10}{'compared':>10}{'added':>10}{'rows':>8}"
+        f"{'bytes read':>12}{'energy':>16}"
     )
     for total in presets:
-        read = total["row_bytes"] + total["latency_bytes"]
+        read = total["row_bytes"] + total["latency_bytes"] + total["place_bytes"]
         yield (
-            f"  {total['model']:24}{total['synapses']:>14,}{format_bytes(total['table_bytes']):>10}"
-            f"{total['comparisons']:>10,}{total['additions']:>10,}{total['rows']:>8,}{format_bytes(read):>12}"
-            f"{_microjoules(total):>16}"
+            f"  {total['model']:24}{total['element']:8}{total['synapses']:>14,}"
+            f"{format_bytes(total['table_bytes']):>10}{total['comparisons']:>10,}{total['additions']:>10,}"
+            f"{total['rows']:>8,}{format_bytes(read):>12}{_microjoules(total):>16}"
         )
     yield f"  energy is modelled, not measured: {TABLE_NAME}, memory included"
 
 
 def _one(title: str, config: TableConfig, positions: int, element: str) -> dict[str, Any]:
-    n_bytes = ELEMENT_BYTES[element]
+    n_bytes, number_bytes = ELEMENT_BYTES[element], LATENCY_BYTES[element]
     if config.kind == "deep":  # an example has no positions
         positions = 1
     layers = [
@@ -209,7 +231,9 @@ def _one(title: str, config: TableConfig, positions: int, element: str) -> dict[
             "additions": layer.additions,
             "rows": layer.rows,
             "row_bytes": layer.row_bytes(n_bytes),
-            "latency_bytes": layer.latency_bytes(n_bytes),
+            "latency_bytes": layer.latency_bytes(number_bytes),
+            "key_bytes": layer.key_bytes,
+            "place_bytes": layer.place_bytes,
         }
         for layer in analysis.count_cost(config).layers
     ]
@@ -217,10 +241,12 @@ def _one(title: str, config: TableConfig, positions: int, element: str) -> dict[
     return {**_total(title, config, positions, element), "for": unit, "layers": layers}
 
 
-def _one_lines(fields: dict[str, Any], element: str) -> Iterator[str]:
-    columns = ("synapses", "comparisons", "additions", "rows", "row_bytes", "latency_bytes")
+def _one_lines(fields: dict[str, Any]) -> Iterator[str]:
+    columns = ["synapses", "comparisons", "additions", "rows", "row_bytes", "latency_bytes"]
+    if fields["place_bytes"]:
+        columns.append("place_bytes")
     is_example = fields["for"] == "example"
-    yield f"{fields['model']}, for {'one example' if is_example else 'the next token of a text'}, {element}"
+    yield f"{fields['model']}, for {'one example' if is_example else 'the next token of a text'}, {fields['element']}"
     yield f"  {'':16}" + "".join(f"{name.replace('_', ' '):>16}" for name in columns)
     for layer in fields["layers"]:
         yield f"  {layer['layer']:16}" + "".join(f"{layer[name]:>16,}" for name in columns)
@@ -229,21 +255,25 @@ def _one_lines(fields: dict[str, Any], element: str) -> Iterator[str]:
         yield f"  and {fields['multiplications']:,} multiplications of the variant"
     if fields["layers"][-1]["layer"].startswith("contexts"):
         yield "  of contexts at most: rows hold only what followed, and contexts that were never met have none"
-    published, energy = fields["counted_as_published"], fields["energy_nanojoules"]
-    if is_example:
-        yield (
-            f"  as the paper counts: {published['operations']:,} operations, {published['bandwidth']['constant']:,} "
-            "numbers read"
-        )
-    else:
-        yield (
-            f"  as the paper counts: {published['operations']:,} operations for {published['positions']} positions, "
-            f"{published['bandwidth']['constant']:,} + {published['bandwidth']['slope']:,} n numbers read for a token"
-        )
+    yield f"  as the paper counts: {_published(fields['counted_as_published'], is_example)}"
+    energy = fields["energy_nanojoules"]
+    memories = [f"rows from {energy['memory']}"]
+    memories += [f"{of}s from {energy[f'{of}_memory']}" for of in ("key", "place") if energy[f"{of}_memory"]]
     yield (
-        f"  energy, modelled, not measured ({TABLE_NAME}): {_microjoules(fields)}; rows from {energy['memory']}, "
+        f"  energy, modelled, not measured ({TABLE_NAME}): {_microjoules(fields)}; {', '.join(memories)}, "
         f"arithmetic {energy['arithmetic'] / energy['total'][0]:.2%} of it"
     )
+
+
+def _published(counted: dict[str, Any], is_example: bool) -> str:
+    """Operations and numbers read; rows are numbers of Table I, which has no attention, and none of Table IV."""
+    operations, bandwidth = counted["operations"], counted["bandwidth"]
+    if is_example:
+        return f"{operations:,} operations, {bandwidth['constant']:,} numbers read, rows counted (Table I)"
+    read, rows = f"{bandwidth['constant']:,}", "rows counted (Table I)"
+    if not counted["rows_counted"]:
+        read, rows = f"{read} + {bandwidth['slope']:,} n", "rows not counted (Table IV)"
+    return f"{operations:,} operations for {counted['positions']} positions, {read} numbers read for a token, {rows}"
 
 
 def _microjoules(total: dict[str, Any]) -> str:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from polychron import analysis, runtime
-from polychron.analysis.cost import ModelCost
+from polychron.analysis.cost import ELEMENT_BYTES, LATENCY_BYTES
 from polychron.data import load_corpus
 from polychron.models import ModelConfig
 from polychron.runtime.counting import LINE_BYTES
 
 _NUMBER_BYTES = 4  # of a latency or an index in the runtime's memory, whatever the tables' type
-_ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 _COLUMNS = ("comparisons", "joined", "rows", "additions", "row_bytes", "other_bytes")
 
 
@@ -27,17 +26,18 @@ def measure_cost(directory: Path, config: ModelConfig, text: Path, n_bytes: int)
     data = corpus.data[:n_bytes].tobytes()
     cost = analysis.count_cost(config)
     model = runtime.load(directory)
-    n_before = max(layer.n_readings for layer in cost.layers if layer.from_cache) if _has_cache(cost) else 0
+    n_before = max(layer.n_readings for layer in cost.layers if layer.from_cache) if cost.has_attention else 0
     counted = runtime.count_text(model, data, n_before)
     n_counted = len(data) - n_before
-    element_bytes = _ELEMENT_BYTES[model.precision]
+    element_bytes = ELEMENT_BYTES[model.precision]
     layers = []
     for layer, counts in zip(cost.layers, counted, strict=True):
         layers.append({
             "layer": layer.name,
             "predicted": {
                 "comparisons": layer.comparisons, "joined": 0, "rows": layer.rows, "additions": layer.additions,
-                "row_bytes": layer.row_bytes(element_bytes), "other_bytes": layer.latency_bytes(_NUMBER_BYTES),
+                "row_bytes": layer.row_bytes(element_bytes),
+                "other_bytes": layer.latency_bytes(_NUMBER_BYTES) + layer.place_bytes,
             },
             "counted": {
                 "comparisons": counts.comparisons / n_counted,
@@ -56,10 +56,6 @@ def measure_cost(directory: Path, config: ModelConfig, text: Path, n_bytes: int)
     return {"text": corpus.name, "bytes": n_counted, "element": model.precision, "layers": layers}
 
 
-def _has_cache(cost: ModelCost) -> bool:
-    return any(layer.from_cache for layer in cost.layers)
-
-
 def measured_lines(measured: dict[str, Any]) -> Iterator[str]:
     """The figures for people, and why some differ."""
     layers = measured["layers"]
@@ -73,6 +69,12 @@ def measured_lines(measured: dict[str, Any]) -> Iterator[str]:
             yield f"  {layer['layer'] if of == 'predicted' else '':16}{of:10}{cells}{lines}"
     distinct, n_rows = (sum(layer[name] for layer in layers) for name in ("distinct_rows", "n_rows"))
     yield f"  {distinct:,} of {n_rows:,} rows were read at least once; a line is {LINE_BYTES} bytes of the cache"
+    latency_bytes = LATENCY_BYTES[measured["element"]]
+    if latency_bytes != _NUMBER_BYTES:
+        yield (
+            f"  other bytes: a latency takes {_NUMBER_BYTES} in the runtime's memory; latency bytes above are of "
+            f"{latency_bytes} each"
+        )
     if any(layer["counted"]["joined"] for layer in layers):
         yield "  joined: where a layer reads the embedding, bits that follow from the last bytes, listed at loading"
     if layers[-1]["layer"].startswith("contexts"):

@@ -21,7 +21,9 @@ def cost(
     positions: Annotated[
         int, typer.Option(min=1, max=2**20, help="Positions of the context where the paper's way of counting asks.")
     ] = 32,
-    element: Annotated[Element, typer.Option(help="Type of the tables' numbers.")] = Element.float32,
+    element: Annotated[
+        Element | None, typer.Option(help="Type of the tables' numbers. [default: what the model's tables are]")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw the capacities: .png, .svg or .pdf.")
     ] = None,
@@ -49,7 +51,7 @@ def cost(
             model=value_of(model),
             preset=preset,
             positions=positions,
-            element=element.value,
+            element=value_of(element),
             plot=plot,
             measure=measure,
             n_measured=n_bytes,
