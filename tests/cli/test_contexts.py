@@ -64,6 +64,8 @@ def test_what_contexts_cost_is_predicted_and_counted(polychron: Command, counted
     assert [layer["layer"] for layer in result["layers"]] == ["layer 0", "readout", *kinds, "contexts: recent"]
     assert [layer["synapses"] for layer in result["layers"][-4:]] == [*config.n_context_entries, N_CELLS]
     assert result["synapses"] == sum(layer["synapses"] for layer in result["layers"])
+    assert [layer["place_bytes"] for layer in result["layers"]] == [0, 0, 4 * 64, 4 * 64, 3 * 64, 5 * 64]
+    assert result["energy_nanojoules"]["place_memory"] == "DRAM"
     measured = result["measured"]["layers"][-4:]
     assert [layer["n_rows"] for layer in measured] == [*config.n_contexts, N_CELLS]
     # Of depth 0 to 4; a place in a line has 3 bytes; two symbols in each of five recent tables.
@@ -77,6 +79,7 @@ def test_what_contexts_cost_is_predicted_and_counted(polychron: Command, counted
         assert 0 < layer["distinct_rows"] <= 300 * n_rows
     shown = polychron("cost", counted, "--measure", text).out
     assert "of contexts at most" in shown
+    assert "places from DRAM" in shown
     assert "as far as the text's contexts were met" in shown
 
 

@@ -16,9 +16,11 @@ def test_the_papers_tables_and_all_presets(polychron: Command):
     assert result["dense"]["operations"] == 235_405_312
     assert result["paper_transformer_synapses"] == 805_773_312
     assert result["brain_proportion_watts"] == pytest.approx(0.002)
-    names = [preset["model"] for preset in result["presets"]]
-    assert "delay small" in names
-    assert "transformer paper" in names
+    elements = {preset["model"]: preset["element"] for preset in result["presets"]}
+    assert (elements["delay small"], elements["transformer paper"]) == ("float32", "float32")
+    assert (elements["delay medium"], elements["delay base"]) == ("bfloat16", "bfloat16")
+    (as_one,) = polychron("cost", "--element", "int8", "--json").objects
+    assert {preset["element"] for preset in as_one["presets"]} == {"int8"}
 
 
 def test_a_person_reads_the_published_figures_and_the_critique(polychron: Command):
@@ -36,6 +38,43 @@ def test_a_checkpoint_is_counted_layer_by_layer(polychron: Command, trained: Pat
         assert result[name] == sum(layer[name] for layer in result["layers"])
     assert result["row_bytes"] == result["additions"]
     assert "together" in polychron("cost", trained).out
+
+
+def test_networks_without_attention_are_counted_as_table_i_and_transformers_as_table_iv(polychron: Command):
+    (recurrent,) = polychron("cost", "--model", "recurrent", "--preset", "paper", "--json").objects
+    counted = recurrent["counted_as_published"]
+    assert counted["bandwidth"] == {"constant": 5_376 + 4_352, "slope": 0}
+    assert counted["rows_counted"] is True
+    (transformer,) = polychron("cost", "--model", "transformer", "--json").objects
+    assert transformer["counted_as_published"]["rows_counted"] is False
+    assert (
+        "9,728 numbers read for a token, rows counted (Table I)"
+        in polychron("cost", "--model", "recurrent", "--preset", "paper").out
+    )
+    shown = polychron("cost", "--model", "transformer", "--preset", "paper").out
+    assert "2,976 + 1,152 n numbers read for a token, rows not counted (Table IV)" in shown
+    assert "keys from 1 MB SRAM" in shown
+
+
+@pytest.mark.parametrize(("element", "row_bytes", "latency_bytes"), [("bfloat16", 2, 4), ("int8", 1, 2)])
+def test_a_checkpoint_is_counted_with_the_numbers_that_its_tables_have(
+    element: str, row_bytes: int, latency_bytes: int, polychron: Command, trained: Path, text: Path
+):
+    assert polychron("quantize", trained, "--to", element, "--out", "small").code == 0
+    (result,) = polychron("cost", "small", "--measure", text, "--bytes", "300", "--json").objects
+    assert result["element"] == result["measured"]["element"] == element
+    assert result["row_bytes"] == row_bytes * result["additions"]
+    assert result["latency_bytes"] == 2 * latency_bytes * result["comparisons"]
+    for layer, measured in zip(result["layers"], result["measured"]["layers"], strict=True):
+        assert measured["predicted"]["row_bytes"] == layer["row_bytes"]
+    shown = polychron("cost", "small", "--measure", text, "--bytes", "300").out
+    assert f"the next token of a text, {element}" in shown
+    assert f"300 bytes of flock, {element}" in shown
+    assert ("a latency takes 4 in the runtime's memory; latency bytes above are of 2 each" in shown) == (
+        element == "int8"
+    )
+    (as_if,) = polychron("cost", "small", "--element", "float32", "--json").objects
+    assert as_if["row_bytes"] == 4 * result["additions"]
 
 
 def test_what_the_kernels_counted_stands_beside_what_was_predicted(polychron: Command, trained: Path, text: Path):
@@ -87,6 +126,10 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path):
         (["--plot", "capacity.doc"], "must end in one of"),
         (["--measure", "nowhere.txt"], "give its folder DIR as well"),
         ([trained, "--bytes", 100], "--bytes says how much of a text --measure reads"),
+        (
+            [trained, "--element", "int8", "--measure", "nowhere.txt"],
+            "as it is, with tables of float32: leave --element int8 out",
+        ),
         ([trained, "--measure", "nowhere.txt"], "no such file or folder: nowhere.txt"),
     ]:
         refused = polychron("cost", *arguments)

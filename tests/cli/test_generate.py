@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import torch
+
 from polychron.cli.output import ByteStream
 from polychron.training import open_checkpoint
 
@@ -47,6 +49,15 @@ def test_json_is_one_object(polychron: Command, trained: Path):
     assert result["prompt"] == "In"
     assert result["bytes"] == len(result["text"]) == 50
     assert result["bytes_per_second"] > 0
+
+
+def test_threads_are_pytorchs_where_it_runs_the_model(polychron: Command, text: Path):
+    polychron("train", text, "--preset", "tiny", "--reading", "soft", "--steps", 1, "--batch", 4, "--length", 32,
+              "--threads", 2, "--out", "run")  # fmt: skip
+    assert torch.get_num_threads() == 2
+    assert polychron("generate", "run", "In", "--bytes", 1, "--threads", 1).code == 0
+    assert torch.get_num_threads() == 1
+    assert "where PyTorch runs the model" in " ".join(polychron("generate", "--help").out.replace("│", " ").split())
 
 
 def test_bad_input_is_one_clear_line(polychron: Command, trained: Path):

@@ -12,6 +12,7 @@ import torch
 from polychron import runtime
 from polychron.cli.inspect import _dequantized
 from polychron.runtime import text_stream
+from polychron.storage import TensorFile
 from polychron.training.checkpoint import open_checkpoint
 
 from .conftest import Command
@@ -113,12 +114,28 @@ def test_a_quantised_model_is_inspected_as_the_runtime_runs_it(
     assert nats.double().sum().item() == pytest.approx(expected, rel=tolerance)
 
 
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_a_damaged_quantised_model_is_one_clear_line(polychron: Command, trained: Path, precision: str):
+    polychron("quantize", trained, "--to", precision, "--out", "small")
+    (path,) = Path("small").glob("weights-*.safetensors")
+    entry = TensorFile(path).entries["model.layers.0.delays"]
+    with path.open("r+b") as file:  # a delay as the runtime allows it, and this model has none so long
+        file.seek(entry.begin)
+        file.write(np.int32(open_checkpoint("small").config.max_delay + 1).tobytes())
+    refused = polychron("inspect", "small")
+    assert refused.code == 2
+    assert refused.err.startswith(f"error: {path} is damaged: layers.0.delays must lie in [0, ")
+    assert len(refused.err.splitlines()) == 1
+
+
 def test_bad_input_is_one_clear_line(polychron: Command, trained: Path):
     for arguments, message in [
         (["nowhere"], "nowhere does not exist"),
         ([trained, "nowhere.txt"], "nowhere.txt"),
         ([trained, "--html", "no/such/folder/report.html"], "is not a folder"),
         ([trained, "--html", "."], "it is a folder"),
+        ([trained, "--html", "x" * 300], "File name too long"),
+        ([trained, "--html", f"{'x' * 300}/report.html"], "cannot write"),
         ([trained, "--spikes", "abc"], "give --html FILE as well"),
     ]:
         refused = polychron("inspect", *arguments)

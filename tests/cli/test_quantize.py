@@ -72,6 +72,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path
         ([tmp_path / "small"], "is quantised to int8"),
         ([trained, "--out", tmp_path / "small"], "already has a checkpoint: give another --out\n"),
         ([trained, "--out", trained], "already has a checkpoint"),
+        ([trained, "--out", "x" * 300], "File name too long"),
         ([trained, "--text", "nowhere"], "nowhere"),
     ]:
         refused = polychron("quantize", *arguments)
@@ -79,3 +80,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, trained: Path, tmp_path
         assert refused.err.startswith("error: ")
         assert refused.err.count("\n") == 1
         assert message in refused.err
+
+
+def test_help_names_both_folders(polychron: Command):
+    assert "DIR-bfloat16" in polychron("quantize", "--help").out

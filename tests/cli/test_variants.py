@@ -57,6 +57,7 @@ def test_what_reads_by_order_refuses_other_addresses_in_one_line(polychron: Comm
     assert sorted(path.name for path in Path().iterdir()) == ["run"]
     (cost,) = polychron("cost", "run", "--json").objects
     assert cost["multiplications"] == 0
+    assert cost["latency_bytes"] == 4 * cost["comparisons"]
 
 
 def test_a_gradient_alone_leaves_a_model_that_the_runtime_runs(polychron: Command, text: Path):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from polychron import limits
+from polychron.data import examples
 from polychron.data.batches import Batches
 from polychron.data.examples import divide, load_labelled
 from polychron.data.idx import read_idx
@@ -48,8 +52,6 @@ def test_a_folder_of_idx_files_is_read(tmp_path, compress):
 
 
 def test_fashion_mnist_has_its_classes_by_name_and_by_path(tmp_path, monkeypatch):
-    from polychron.data import examples
-
     write_idx_folder(tmp_path / "small")
     monkeypatch.setattr(examples, "DEBIAN_FASHION_MNIST", tmp_path / "small")
     for labelled in (load_labelled(), load_labelled("fashion-mnist"), load_labelled(str(tmp_path / "small"))):
@@ -95,6 +97,15 @@ def test_a_damaged_gzip_is_refused(tmp_path):
         read_idx(path, 2)
 
 
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"])
+def test_a_pipe_in_the_place_of_an_idx_file_is_not_waited_for(tmp_path, name):
+    write_idx_folder(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"cannot read .*{name}: it is a pipe or a device, and a regular file is"):
+        load_labelled(str(tmp_path))
+
+
 def test_a_csv_file_is_divided(tmp_path):
     path = tmp_path / "set.csv"
     np.savetxt(path, np.column_stack([np.arange(20).repeat(9).reshape(20, 9), np.arange(20) % 2]), "%d", ",")
@@ -133,6 +144,35 @@ def test_what_is_no_set_is_refused(tmp_path, lines, message):
     path = tmp_path / "set.csv"
     path.write_text("\n".join(lines))
     with pytest.raises(InputError, match=message):
+        load_labelled(str(path))
+
+
+@pytest.mark.parametrize("name", ["set.csv", "set.csv.gz"])
+def test_memory_for_a_csv_file_is_asked_for_before_it_is_taken(tmp_path, monkeypatch, name):
+    content = b"1,2,3\n" * 2_000_000
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
+    monkeypatch.setattr(limits, "available_memory", lambda: 10_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"the numbers of .* need .* MB of memory and 10\.0 MB are available"):
+            load_labelled(str(path))
+        assert tracemalloc.get_traced_memory()[1] < len(content) / 2
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["set.csv", "set.csv.gz"])
+def test_a_csv_file_is_read_piece_by_piece_to_its_end_or_its_limit(tmp_path, monkeypatch, name):
+    content = "".join(f"{n % 256},{n // 256},{n % 2}\n" for n in range(1000)).encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    monkeypatch.setattr(examples, "_PIECE", 7)
+    labelled = load_labelled(str(path))
+    together = np.concatenate([labelled.train_inputs, labelled.test_inputs]).astype(int)
+    assert sorted(together @ [1, 256]) == list(range(1000))
+    monkeypatch.setattr(examples, "_LONGEST_CSV", len(content) - 1)
+    with pytest.raises(InputError, match="is too long: more than"):
         load_labelled(str(path))
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from polychron.data.examples import load_labelled
-from polychron.data.sensors import WINDOW, cut_windows, describe_windows
+from polychron.data.sensors import WINDOW, cut_windows, describe_windows, load_hapt
 from polychron.errors import InputError
 
 
@@ -62,8 +63,17 @@ def test_damaged_files_are_refused(tmp_path):
     (folder / "gyro_exp02_user02.txt").write_text("one two three\n")
     with pytest.raises(InputError, match="lines of 3 numbers"):
         load_labelled(str(folder))
+    (folder / "gyro_exp02_user02.txt").unlink()
+    os.mkfifo(folder / "gyro_exp02_user02.txt")  # nobody will ever write to it
+    with pytest.raises(InputError, match=r"cannot read .*gyro_exp02_user02\.txt: it is a pipe or a device"):
+        load_labelled(str(folder))
     (folder / "labels.txt").write_text("1 1 4 1 5000\n")
     with pytest.raises(InputError, match="names samples 1 to 5000"):
         load_labelled(str(folder))
     with pytest.raises(InputError, match="of 3 persons at least"):
         load_labelled(str(write_hapt(tmp_path / "two", n_persons=2)))
+
+
+def test_a_folder_that_the_system_does_not_look_into_is_refused():
+    with pytest.raises(InputError, match="File name too long"):
+        load_hapt(Path("x" * 300))

@@ -14,7 +14,7 @@ import torch
 from polychron.cli import main
 from polychron.data.batches import brightness
 from polychron.data.examples import load_labelled
-from polychron.errors import InputError
+from polychron.errors import InputError, UnsupportedModelError
 from polychron.export import export_c, read_integer_classifier
 from polychron.export.integer_classifier import IntegerClassifier, accuracy, quantize_classifier
 from polychron.models.deep import DeepClassifier, DeepConfig
@@ -35,8 +35,8 @@ CONFIGS = {
 PUBLIC = {"model_classify", "model_logit"}
 
 
-def random_classifier(name: str) -> DeepClassifier:
-    model = DeepClassifier(CONFIGS[name], seed=1)
+def random_classifier(name: str, **variant: str) -> DeepClassifier:
+    model = DeepClassifier(replace(CONFIGS[name], **variant), seed=1)
     generator = torch.manual_seed(0)
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
@@ -183,6 +183,27 @@ def test_tables_of_bfloat16_are_read_as_what_they_are():
     assert np.array_equal(
         quantize_classifier(small, names).logits(inputs), quantize_classifier(model, names).logits(inputs)
     )
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({"hash": "zero"}, "hash zero and reading hard"),
+        ({"hash": "hyperplane"}, "hash hyperplane and reading hard"),
+        ({"hash": "bins"}, "hash bins and reading hard"),
+        ({"reading": "soft"}, "hash order and reading soft"),
+        ({"reading": "confidence"}, "hash order and reading confidence"),
+    ],
+)
+def test_another_hash_or_reading_is_refused(variant: dict[str, str], message: str):
+    with pytest.raises(UnsupportedModelError, match=f"addressed by order, and this one has {message}: .* --to hf"):
+        quantize_classifier(random_classifier("two layers", **variant), ("a", "b", "c"))
+
+
+def test_how_a_classifier_was_differentiated_is_not_asked():
+    small = quantize_classifier(random_classifier("two layers", gradient="scalar"), ("a", "b", "c"))
+    inputs = random_inputs(20, small.n_pixels)
+    assert np.array_equal(small.logits(inputs), integers("two layers").logits(inputs))
 
 
 def test_numbers_that_int8_does_not_reach_are_refused():

@@ -38,7 +38,8 @@ LANGUAGE_MODELS = {
         vocabulary_size=28, n_tables=6, n_comparisons=4, readout_n_comparisons=4, hash="zero"
     ),
 }
-CLASSIFIER = "classifier"
+CLASSIFIER, OTHER_CLASSIFIER = "classifier", "classifier of another hash"
+CLASSIFIERS: dict[str, dict[str, str]] = {CLASSIFIER: {}, OTHER_CLASSIFIER: {"hash": "hyperplane"}}
 PRECISIONS = ("float32", "bfloat16", "int8")
 TARGETS = ("c", "c --tables", "web", "hf", "onnx")
 # docs/exports.md has this table; what is not in it is refused.
@@ -56,7 +57,8 @@ EXPRESSED = {
     ("recurrent", "bfloat16"): ("onnx",),
     ("recurrent", "int8"): ("onnx",),
     ("another hash or reading", "float32"): ("hf",),
-    ("classifier", "float32"): ("c", "c --tables", "hf", "onnx"),
+    (CLASSIFIER, "float32"): ("c", "c --tables", "hf", "onnx"),
+    (OTHER_CLASSIFIER, "float32"): ("hf",),  # of the table's "another hash or reading"
 }
 OUT = {"c": "model", "c --tables": "model", "web": "model.html", "hf": "model", "onnx": "model.onnx"}
 
@@ -77,7 +79,7 @@ def test_the_documentation_has_the_table():
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-@pytest.mark.parametrize("kind", ["another hash or reading", CLASSIFIER])
+@pytest.mark.parametrize("kind", ["another hash or reading", *CLASSIFIERS])
 def test_what_is_not_quantised_is_refused(kind: str, precision: str, polychron: Command, tmp_path: Path):  # noqa: F811
     saved(kind, "float32", tmp_path)
     done = polychron("quantize", tmp_path / "run", "--to", precision)
@@ -102,7 +104,7 @@ def test_exported_and_replayed_or_refused(
         assert not out.parent.exists() or list(out.parent.iterdir()) == []
         return
     assert done.code == 0, done.err
-    replay = replay_classifier if kind == CLASSIFIER else REPLAYS[target.split()[0]]
+    replay = replay_classifier if kind in CLASSIFIERS else REPLAYS[target.split()[0]]
     replay(model, folder, out, target, tmp_path)
 
 
@@ -112,8 +114,8 @@ def one_line(text: str) -> bool:
 
 def saved(kind: str, precision: str, tmp_path: Path) -> tuple[torch.nn.Module, Path]:
     """A model of random tables, and its folder in that precision."""
-    if kind == CLASSIFIER:
-        model = test_c_classifier.random_classifier("two layers")
+    if kind in CLASSIFIERS:
+        model = test_c_classifier.random_classifier("two layers", **CLASSIFIERS[kind])
         save_classifier(model, tmp_path / "run")
         return model, tmp_path / "run"
     model = random_model(LANGUAGE_MODELS[kind])

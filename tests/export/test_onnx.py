@@ -169,6 +169,7 @@ def test_bad_input_is_one_clear_line(polychron: Command, tmp_path: Path):  # noq
         ([torn, "--out", "x"], "is truncated"),
         ([saved], "--out"),
         ([saved, "--out", tmp_path], "is a folder: --out must name a file"),
+        ([saved, "--out", "x" * 300], "File name too long"),
         ([saved, "--out", saved / "config.json" / "x"], "cannot write"),
     ]:
         refused = polychron("export", "--to", "onnx", *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from polychron.export.huggingface import export_hf
 from polychron.hub.causal_lm import PolychronConfig, PolychronForCausalLM
 from polychron.hub.state_cache import StateCache
 from polychron.hub.tokenizer import byte_tokenizer
+from polychron.models.growth import add_tables, extend_vocabulary
 from polychron.runtime.sampling import Sampler, generate
 from polychron.runtime.stream import Stream
 
@@ -237,6 +239,31 @@ def test_what_is_saved_is_loaded_and_survives_a_second_time(name: str, tmp_path:
     assert again.generation_config.suppress_tokens == [27]
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[key])
+
+
+def test_a_model_that_grew_is_saved_as_it_is_now(tmp_path: Path):
+    model = wrapped("delay")
+    add_tables(model.model, 2)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.model.config == model.model.config
+    tokens = ids(b"one text")[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+    extend_vocabulary(model.model, VOCABULARY, Vocabulary(BYTE_VALUES[:27] + b"~"))
+    with pytest.raises(InputError, match="the network has 29 token ids and byte_values make 28"):
+        model.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("values", [50_000_000, [0] * 257, [97, 256], "ab"], ids=["size", "many", "large", "text"])
+def test_what_are_no_byte_values_is_refused(values: Any, tmp_path: Path):
+    wrapped("delay").save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "byte_values": values}))
+    config = PolychronConfig(byte_values=values)  # without a network they are looked at when they are asked for
+    for read in (lambda: AutoModelForCausalLM.from_pretrained(tmp_path), lambda: config.vocabulary):
+        with pytest.raises(InputError, match="byte_values must be a list of at most 256 whole numbers in"):
+            read()
 
 
 def test_the_tokenizer_is_the_vocabulary(exported: Callable[[str], Path]):

@@ -3,14 +3,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
 from polychron import hub, models
+from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
 from polychron.models.deep import DeepConfig
+from polychron.models.growth import add_comparisons, add_tables, extend_vocabulary
 
 from ..runtime.conftest import BYTE_VALUES, COUNTED, MODELS, random_model, save_model
 
@@ -79,6 +82,62 @@ def test_counted_contexts_are_taken_over_saved_and_loaded(tmp_path: Path):
     safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match="is damaged or another model's: first_child must ascend"):
         hub.DelayLM.from_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("name", ["delay", "transformer", "recurrent"])
+def test_a_model_that_grew_is_saved_as_it_is_now(name: str, tmp_path: Path):
+    cls, config = NETWORKS[name]
+    old, new = Vocabulary(BYTE_VALUES[:27]), Vocabulary(BYTE_VALUES[:27] + b"~")
+    model = filled(cls(config, byte_values=list(old.byte_values)))
+    add_tables(model, 2)
+    add_comparisons(model, 1)
+    model.save_pretrained(tmp_path / "grown")
+    loaded = cls.from_pretrained(tmp_path / "grown")
+    assert loaded.config == model.config != config
+    tokens = torch.arange(9)[None]
+    assert torch.equal(loaded(tokens), model(tokens))
+
+    extend_vocabulary(loaded, old, new)
+    loaded.vocabulary = old
+    with pytest.raises(InputError, match="29 token ids and its vocabulary makes 28: set the model's vocabulary"):
+        loaded.save_pretrained(tmp_path / "grown")
+    assert torch.equal(cls.from_pretrained(tmp_path / "grown")(tokens), model(tokens))  # nothing was written over
+    extended = cls.from_pretrained(tmp_path / "grown")
+    extend_vocabulary(extended, old, new)
+    assert extended.vocabulary == new
+    loaded.vocabulary = new
+    loaded.save_pretrained(tmp_path / "extended")
+    again = cls.from_pretrained(tmp_path / "extended")
+    assert again.vocabulary == new
+    assert torch.equal(again(tokens), loaded(tokens))
+
+
+def test_byte_values_that_json_does_not_know_are_saved(tmp_path: Path):
+    hub.DelayLM(MODELS["delay"], byte_values=BYTE_VALUES[:27]).save_pretrained(tmp_path)
+    assert hub.DelayLM.from_pretrained(tmp_path).vocabulary.byte_values == BYTE_VALUES[:27]
+
+
+BAD_BYTE_VALUES = {
+    "a number, which bytes() would take as a size": 50_000_000,
+    "many": [0] * 257,
+    "too large": [97, 256],
+    "negative": [-1, 97],
+    "truth": [True],
+    "fraction": [97.0],
+    "lists": [[97]],
+    "text": "ab",
+    "an object": {"97": 98},
+}
+
+
+@pytest.mark.parametrize("values", BAD_BYTE_VALUES.values(), ids=BAD_BYTE_VALUES)
+def test_what_are_no_byte_values_is_refused(values: Any, tmp_path: Path):
+    hub.DelayLM(MODELS["delay"], byte_values=list(BYTE_VALUES[:27])).save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "byte_values": values}))
+    with pytest.raises(InputError, match="byte_values must be a list of at most 256 whole numbers in") as refused:
+        hub.DelayLM.from_pretrained(tmp_path)
+    assert len(str(refused.value)) < 200
 
 
 def damage(folder: Path, name: str, tensor: torch.Tensor | None) -> None:

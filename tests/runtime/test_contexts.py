@@ -96,7 +96,7 @@ def check_recent(trained: torch.nn.Module, ids: list[int], counts: runtime.Stage
     assert n_found <= len(ids) * predicted.rows
     n_in_runs = sum(len(set(ids[t - 2 : t + 1])) == 1 for t in range(2, len(ids)))
     assert counts.place_bytes == 5 * 64 * (len(ids) - n_in_runs)
-    assert predicted.latency_bytes(4) == 5 * 64
+    assert predicted.place_bytes == 5 * 64
     assert predicted.n_rows == N_CELLS
 
 

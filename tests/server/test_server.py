@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -166,11 +167,20 @@ def test_wrong_addresses_methods_and_types_are_refused_in_json(server: Server):
 
 
 def test_a_page_that_gives_this_machine_a_name_of_its_own_is_refused(server: Server):
-    for name in ("evil.example", "", "a@localhost", "evil.example:x@localhost", "localhost:x", "localhost/", "[::1",
-                 "localhost.evil.example", "evil.example?localhost", "localhost, evil.example"):  # fmt: skip
+    for name in ("128.0.0.1", "127.0.0.256", "127.1", "127.0.0.1.evil.example", "[::2]", "[127.0.0.1]", "::1",
+                 "[::1%lo]", "evil.example", "", "a@localhost", "evil.example:x@localhost", "localhost:x", "localhost/",
+                 "[::1", "localhost.evil.example", "evil.example?localhost", "localhost, evil.example"):  # fmt: skip
         assert server.ask("GET", "/info", Host=name).status in (400, 421), name
-    for name in ("localhost", "LOCALHOST:80", "127.0.0.1:1", "[::1]:8000"):
-        assert server.ask("GET", "/info", Host=name).status == 200
+    for name in ("localhost", "LOCALHOST:80", "127.0.0.1:1", "[::1]:8000", "127.1.2.3:80", "[0:0:0:0:0:0:0:1]"):
+        assert server.ask("GET", "/info", Host=name).status == 200, name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have the one loopback address only")
+def test_whichever_loopback_address_it_listens_on_it_answers_there(serving: ServerMaker):
+    said = serving("--host", "127.0.0.2").said
+    assert said["loopback"]
+    with urllib.request.urlopen(f"{said['url']}/health", timeout=20) as answer:
+        assert json.loads(answer.read())["status"] == "ok"
 
 
 @pytest.mark.parametrize("hosts", [[], [b"localhost", b"localhost"], [b"localhost", b"evil.example"]])
@@ -207,6 +217,17 @@ def test_a_body_that_is_larger_than_it_says_or_never_comes_is_refused(server: Se
     assert b" 400 " in raw(server.port, "Content-Length: -5")
 
 
+def test_a_connection_in_use_is_kept(hasty: Server):
+    connection = hasty.connect()
+    connection.connect()
+    socket_used = connection.sock
+    for _ in range(20):  # 4 s, and it is looked at once a second
+        connection.request("GET", "/health")
+        assert connection.getresponse().read()
+        time.sleep(0.2)
+    assert connection.sock is socket_used
+
+
 def test_connections_that_ask_for_nothing_are_closed(hasty: Server):
     silent = [socket.create_connection(("127.0.0.1", hasty.port), timeout=20) for _ in range(3)]
     silent[1].sendall(b"GET /health HTT")
@@ -230,6 +251,103 @@ def test_time_is_limited_in_each_format(hasty: Server):
         hasty.generate(bytes=ENDLESS, format="bytes")
     assert time.monotonic() - began > 3
     hasty.wait_for_streams(0)
+
+
+class SlowModel:
+    """Of a model, as far as a text is written: a byte takes half a second."""
+
+    def stream(self) -> SlowModel:
+        return self
+
+    def sampler(self, options: SamplingOptions) -> None:
+        return None
+
+    def start(self, prompt: bytes) -> None:
+        return None
+
+    def write(self, n: int, sampler: None) -> bytes:
+        time.sleep(0.5)
+        return b"x" * n
+
+
+class Client:
+    """In this process: what it was sent, up to a message for which it waits for ever."""
+
+    def __init__(self, app: Any, body: dict[str, Any], *, stuck_at: int = -1):
+        self.sent: list[dict[str, Any]] = []
+        self._app, self._body, self._stuck_at = app, json.dumps(body).encode(), stuck_at
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    async def ask(self) -> None:
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/generate", "query_string": b"", "headers": headers}
+        asked = [{"type": "http.request", "body": self._body}]
+
+        async def receive() -> dict[str, Any]:
+            if not asked:
+                await anyio.sleep_forever()
+            return asked.pop()
+
+        await self._app(scope, receive, self._send)
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        if len(self.sent) == self._stuck_at:
+            self._stuck_at = -1
+            await anyio.sleep_forever()
+        self.sent.append(message)
+
+
+async def ask_at_once(clients: list[Client]) -> None:
+    async with anyio.create_task_group() as group:
+        for client in clients:
+            group.start_soon(client.ask)
+
+
+def slow_app(folder: Path, **limits: Any) -> Any:
+    app = create_app(runtime.load(folder), Limits(**limits), threads=1)
+    app.state.writer.model = SlowModel()
+    return app
+
+
+def test_a_text_that_waits_for_its_turn_is_told_when_its_time_is_up(folder: Path):
+    app = slow_app(folder, seconds=0.7, streams=8)
+    streamed = [Client(app, {"bytes": 1000, "format": "events"}) for _ in range(2)]
+    waiting = [Client(app, {"bytes": 1000}) for _ in range(6)]
+    began = time.monotonic()
+    anyio.run(ask_at_once, [*streamed, *waiting])
+    assert time.monotonic() - began < 3  # and not the half seconds of all
+    told = [json.loads(client.body)["error"] for client in waiting if client.sent[0]["status"] == 503]
+    for client in streamed:
+        if client.sent[0]["status"] == 503:
+            told.append(json.loads(client.body)["error"])
+        else:
+            (*_, (name, last)) = events(client.body)
+            assert name == "error"
+            told.append(last["error"])
+    assert len(told) == 8
+    assert all(text.startswith("the 0.7 s of a request were over when ") for text in told)
+    assert app.state.writer.n_streams == 0
+
+
+@pytest.mark.parametrize("form", ["json", "events", "bytes"])
+def test_a_client_that_took_nothing_until_its_time_was_up_is_told(form: str, folder: Path):
+    app = slow_app(folder, seconds=0.1)
+    client = Client(app, {"bytes": 1, "format": form}, stuck_at=0)
+    anyio.run(client.ask)
+    assert client.sent[0]["status"] == 503
+    assert "the 0.1 s of a request were over when not all of" in json.loads(client.body)["error"]
+    client = Client(app, {"bytes": 1, "format": form}, stuck_at=1)
+    anyio.run(client.ask)
+    assert client.sent[0]["status"] == 200
+    if form == "events":
+        assert [name for name, _ in events(client.body)] == ["error"]
+        assert not client.sent[-1].get("more_body", False)
+    else:
+        assert len(client.sent) == 1  # the connection is closed early
+    assert app.state.writer.n_streams == 0
 
 
 def test_a_client_that_reads_nothing_loses_its_place(hasty: Server):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,16 @@ def test_what_is_too_short_is_refused(tmp_path: Path, content: bytes, message: s
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(InputError, match=message):
         TensorFile(tmp_path / "file")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "file")
+    with pytest.raises(InputError, match="file: it is a pipe or a device, and a regular file is needed"):
+        TensorFile(tmp_path / "file")
+    with pytest.raises(InputError, match="/dev/zero: it is a pipe or a device"):
+        TensorFile("/dev/zero")
+    with pytest.raises(IsADirectoryError):
+        TensorFile(tmp_path)
 
 
 def test_no_file_is_no_damage(tmp_path: Path):

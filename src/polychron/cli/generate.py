@@ -30,11 +30,11 @@ def run_generate(
 ) -> None:
     """Write the prompt and ``n_bytes`` bytes after it to standard output, each as soon as it is drawn.
 
-    ``threads`` is taken for the sake of scripts: a text is written by one.
+    ``threads`` is PyTorch's, of a model that it runs; the runtime writes a text with one.
     """
     options = SamplingOptions(temperature=temperature, top_p=top_p, seed=seed)
     note_unfinished(directory)
-    pieces = (_pieces if native is not None else _pieces_in_pytorch)(directory, prompt, n_bytes, options)
+    pieces = (_pieces if native is not None else _pieces_in_pytorch)(directory, prompt, n_bytes, options, threads)
     if json:
         next(pieces)
         began = time.perf_counter()
@@ -61,24 +61,32 @@ def run_generate(
 _FEW_BYTES = 100_000
 
 
-def _pieces(directory: Path, prompt: bytes, n_bytes: int, options: SamplingOptions) -> Iterator[bytes]:
+def _pieces(
+    directory: Path, prompt: bytes, n_bytes: int, options: SamplingOptions, threads: int | None
+) -> Iterator[bytes]:
     """Nothing when the model is loaded, then what it writes."""
     try:
         stream = load(directory, soon=n_bytes <= _FEW_BYTES).stream()
     except UnsupportedModelError:
-        yield from _pieces_in_pytorch(directory, prompt, n_bytes, options)
+        yield from _pieces_in_pytorch(directory, prompt, n_bytes, options, threads)
         return
     yield b""
     stream.start(prompt)
     yield from stream.pieces(n_bytes, options)
 
 
-def _pieces_in_pytorch(directory: Path, prompt: bytes, n_bytes: int, options: SamplingOptions) -> Iterator[bytes]:
+def _pieces_in_pytorch(
+    directory: Path, prompt: bytes, n_bytes: int, options: SamplingOptions, threads: int | None
+) -> Iterator[bytes]:
     """The same for models that the runtime does not run, and without the extension."""
+    import torch
+
     from polychron.runtime.sampling import Sampler, generate
     from polychron.runtime.stream import Stream
     from polychron.training.checkpoint import open_checkpoint
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     checkpoint = open_checkpoint(directory)
     stream = Stream(checkpoint.load_model())
     yield b""

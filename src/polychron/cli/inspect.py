@@ -48,10 +48,8 @@ def run_inspect(
     """Inspect a language model on a text, or a classifier on examples; without either on what was held out."""
     if threads is not None:
         torch.set_num_threads(threads)
-    if page is not None and not page.absolute().parent.is_dir():
-        raise InputError(f"cannot write {page}: {page.parent} is not a folder")
-    if page is not None and page.is_dir():
-        raise InputError(f"cannot write {page}: it is a folder")
+    if page is not None:
+        _require_file_name(page)
     if spikes is not None and page is None:
         raise InputError("--spikes says what the report draws: give --html FILE as well")
     inspected = _language_model if task_of(directory) == LANGUAGE_MODEL else _classifier
@@ -84,6 +82,16 @@ def run_inspect(
         say(console, line)
     if page is not None:
         say(console, f"\nreport with pictures: {page}")
+
+
+def _require_file_name(page: Path) -> None:
+    try:
+        if not page.absolute().parent.is_dir():
+            raise InputError(f"cannot write {page}: {page.parent} is not a folder")
+        if page.is_dir():
+            raise InputError(f"cannot write {page}: it is a folder")
+    except OSError as error:  # a name too long, or a folder that may not be entered
+        raise InputError(f"cannot write {page}: {error.strerror or error}") from None
 
 
 def usage_lines(usages: Sequence[LayerUsage]) -> list[str]:
@@ -214,7 +222,10 @@ def _dequantized(checkpoint: Checkpoint) -> torch.nn.Module:
                 f"{checkpoint.directory} is damaged: {name} does not belong to the model in its config.json"
             )
         tensor.copy_(stored)
-    model.check()
+    try:
+        model.check()
+    except ValueError as error:
+        raise InputError(f"{checkpoint.directory / record.weights.file} is damaged: {error}") from None
     return model
 
 

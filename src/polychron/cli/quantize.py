@@ -19,6 +19,7 @@ from polychron.runtime import Model, load
 from polychron.runtime.model import read_settings
 from polychron.runtime.text_stream import score_progressively
 from polychron.storage import CONFIG_NAME
+from polychron.storage.config_file import reason
 from polychron.training.checkpoint import Checkpoint, open_checkpoint
 from polychron.training.checkpoint_writer import CheckpointWriter
 from polychron.training.evaluate import spread_sample
@@ -37,8 +38,7 @@ def run_quantize(directory: Path, *, to: str, out: Path | None, text: Path | Non
     read_settings(directory)  # refuses what the runtime does not run, before anything is written
     checkpoint.load_model()  # checks every tensor
     target = out if out is not None else _beside(directory, to)
-    if (target / CONFIG_NAME).exists():
-        raise InputError(f"{target} already has a checkpoint: give another --out")
+    _require_new(target)
     data, source = _text(checkpoint.record, text)
     quantized = quantize(checkpoint.load_tensors(), to, _training_tokens(checkpoint) if to == "int8" else None)
     record = checkpoint.record.model_copy(
@@ -72,6 +72,15 @@ def run_quantize(directory: Path, *, to: str, out: Path | None, text: Path | Non
         print_json(result)
     else:
         print_line("\n".join(lines))
+
+
+def _require_new(target: Path) -> None:
+    try:
+        exists = (target / CONFIG_NAME).exists()
+    except OSError as error:  # a name too long, or a folder that may not be entered
+        raise InputError(f"cannot write checkpoints to {target}: {reason(error)}: give another --out") from None
+    if exists:
+        raise InputError(f"{target} already has a checkpoint: give another --out")
 
 
 def _beside(directory: Path, to: str) -> Path:

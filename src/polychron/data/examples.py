@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +17,13 @@ from polychron.data.lines import read_lines
 from polychron.data.names import safe_name
 from polychron.errors import InputError
 from polychron.limits import require_memory
+from polychron.storage.regular_file import open_regular
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _TEST_SHARE = 5  # where a set names no test part, every fifth example of a fixed shuffle is one
 _LONGEST_CSV = 2**30
+_PIECE = 2**20  # bytes of lines that are read before memory is asked for
 
 
 def load_labelled(data: str | None = None, *, images: bool = False) -> LabelledSet:
@@ -139,14 +142,8 @@ def _idx_folder(
 
 
 def _csv_set(path: Path, name: str, found_at: str | None, *, images: bool) -> LabelledSet:
-    opened = gzip.open if path.name.endswith(".gz") else open
     try:
-        with opened(path, "rb") as file:
-            text = file.read(_LONGEST_CSV + 1)  # a gzipped line of zeros packs a thousandfold: never all of it
-        if len(text) > _LONGEST_CSV:
-            raise InputError(f"{path} is too long: more than {_LONGEST_CSV:,} bytes of lines")
-        require_memory(6 * len(text), f"the numbers of {path}", "take a smaller set")
-        table = read_lines(io.BytesIO(text), ",", np.float32)
+        table = read_lines(_lines_of(path), ",", np.float32)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -171,6 +168,25 @@ def _csv_set(path: Path, name: str, found_at: str | None, *, images: bool) -> La
     parts = divide(pixels.astype(np.uint8), labels.astype(np.int64))
     names = _numbers(int(labels.max()) + 1)
     return LabelledSet(name, f"{path}, a fifth for the test", found_at, *parts, names, side, side)
+
+
+def _lines_of(path: Path) -> io.BytesIO:
+    """The bytes of a .csv or .csv.gz file: a gzipped line of zeros packs a thousandfold, and is never read at once."""
+    lines = io.BytesIO()
+    with open_regular(path) as stored, gzip.open(stored) if path.name.endswith(".gz") else stored as file:
+        if file is stored:
+            _require_room(path, os.fstat(stored.fileno()).st_size)
+        while piece := file.read(_PIECE):
+            _require_room(path, lines.tell() + len(piece))
+            lines.write(piece)
+    lines.seek(0)
+    return lines
+
+
+def _require_room(path: Path, n_bytes: int) -> None:
+    if n_bytes > _LONGEST_CSV:
+        raise InputError(f"{path} is too long: more than {_LONGEST_CSV:,} bytes of lines")
+    require_memory(6 * n_bytes, f"the numbers of {path}", "take a smaller set")
 
 
 def _numbers(n_classes: int) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from polychron.errors import InputError
 from polychron.limits import require_memory
+from polychron.storage.regular_file import open_regular
 
 _UNSIGNED_BYTES = 0x08
 
@@ -45,7 +46,8 @@ def read_idx(path: Path, n_dimensions: int) -> np.ndarray:
     The sizes that the file declares are compared with memory before any is taken, and with its content.
 
     Raises:
-        InputError: unreadable, no idx file, of another type or number of dimensions, truncated, or too large.
+        InputError: unreadable, a pipe or a device, no idx file, of another type or number of dimensions, truncated, or
+            too large.
 
     Example:
         >>> import tempfile
@@ -55,9 +57,8 @@ def read_idx(path: Path, n_dimensions: int) -> np.ndarray:
         ...     read_idx(path, 1)
         array([7, 9], dtype=uint8)
     """
-    opened = gzip.open if path.name.endswith(".gz") else open
     try:
-        with opened(path, "rb") as file:
+        with open_regular(path) as stored, gzip.open(stored) if path.name.endswith(".gz") else stored as file:
             head = file.read(4 + 4 * n_dimensions)
             if len(head) < 4 + 4 * n_dimensions or head[:2] != b"\0\0":
                 raise InputError(f"{path} is no idx file: it must begin with two zero bytes and its sizes")

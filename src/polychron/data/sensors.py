@@ -8,6 +8,8 @@ not depend on where in the window a step falls.
 
 from __future__ import annotations
 
+import io
+import os
 import re
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from polychron.data.labelled import LabelledSet
 from polychron.data.lines import read_lines
 from polychron.errors import InputError
 from polychron.limits import require_memory
+from polychron.storage.regular_file import open_regular
 
 ACTIVITIES = ("walking", "upstairs", "downstairs", "sitting", "standing", "lying")
 WINDOW, STEP = 128, 64  # samples, at 50 a second
@@ -26,8 +29,12 @@ _SIGNAL = re.compile(r"acc_exp([0-9]{2,4})_user([0-9]{2,4})\.txt")
 
 
 def is_hapt(folder: Path) -> bool:
-    """Whether a folder, or the ``RawData`` in it, has HAPT's labels."""
-    return (folder / "labels.txt").is_file() or (folder / "RawData" / "labels.txt").is_file()
+    """Whether a folder, or the ``RawData`` in it, has HAPT's labels.
+
+    Raises:
+        InputError: the system does not say.
+    """
+    return _has_labels(folder) or _has_labels(folder / "RawData")
 
 
 def load_hapt(folder: Path) -> LabelledSet:
@@ -39,7 +46,7 @@ def load_hapt(folder: Path) -> LabelledSet:
     Raises:
         InputError: a file that is missing or not like that, or too few persons.
     """
-    raw = folder if (folder / "labels.txt").is_file() else folder / "RawData"
+    raw = folder if _has_labels(folder) else folder / "RawData"
     stretches = _numbers(raw / "labels.txt", 5).astype(np.int64)
     features, labels, persons = [], [], []
     for path in sorted(raw.iterdir()):
@@ -112,12 +119,22 @@ def scale_by(reference: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     return np.round(rank * (255 / len(reference))).astype(np.uint8)
 
 
+def _has_labels(folder: Path) -> bool:
+    try:
+        return (folder / "labels.txt").is_file()
+    except OSError as error:  # a name too long, or a folder that may not be entered
+        raise InputError(f"cannot read {folder}: {error.strerror or error}") from None
+
+
 def _numbers(path: Path, n_columns: int) -> np.ndarray:
     try:
-        require_memory(4 * path.stat().st_size, f"the numbers of {path}", "close other programs")
-        with path.open(encoding="utf-8") as file:
-            table = read_lines(file)
+        with open_regular(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+            n_bytes = os.fstat(file.fileno()).st_size
+            require_memory(4 * n_bytes, f"the numbers of {path}", "close other programs")
+            table = read_lines(text)
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"cannot read {path} as lines of {n_columns} numbers: {error}") from None
     if table.shape[1] != n_columns or not np.isfinite(table).all():
         raise InputError(f"{path} must have {n_columns} finite numbers a line; got {table.shape[1]} columns")

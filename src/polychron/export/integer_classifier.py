@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from polychron.data.batches import brightness
-from polychron.errors import InputError
+from polychron.errors import InputError, UnsupportedModelError
 from polychron.export.network import TableLayer
 from polychron.models.deep import DeepClassifier
 from polychron.quantization import quantize_tables
@@ -89,6 +89,7 @@ def read_integer_classifier(directory: str | os.PathLike[str]) -> IntegerClassif
 
     Raises:
         InputError: no classifier, a damaged one, or numbers that int8 tables do not reach.
+        UnsupportedModelError: another hash or reading.
     """
     checkpoint = open_classifier(Path(directory))
     return quantize_classifier(checkpoint.load_model(), tuple(checkpoint.record.data.class_names))
@@ -99,7 +100,13 @@ def quantize_classifier(model: DeepClassifier, class_names: tuple[str, ...]) -> 
 
     Raises:
         InputError: numbers that are not finite, or too large.
+        UnsupportedModelError: another hash or reading.
     """
+    if not model.config.reads_by_order:
+        raise UnsupportedModelError(
+            "a classifier in int8 reads one row a table, addressed by order, and this one has hash "
+            f"{model.config.hash} and reading {model.config.reading}: export it with --to hf"
+        )
     tensors = [parameter.detach() for parameter in model.parameters()]
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise InputError("the classifier has numbers that are not finite: the training diverged (lower --rate)")

@@ -21,6 +21,7 @@ from polychron.export.network import Network
 from polychron.export.onnx_graph import FLOAT, INT64, IR_VERSION, OPSET, Graph
 from polychron.export.onnx_layers import LayerNodes
 from polychron.limits import format_bytes, require_memory
+from polychron.storage.config_file import reason
 
 _MAXIMUM_BYTES = 2**31 - 2**20  # of one file in Google's protocol buffers
 
@@ -69,7 +70,11 @@ def export_onnx(network: Network, out: str | os.PathLike[str]) -> ExportedOnnx:
             "quantise it first, or train a smaller preset"
         )
     require_memory(3 * network.table_bytes, "the tables and the file", "close other programs")
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name too long, or a folder that may not be entered
+        raise InputError(f"cannot write {path}: {reason(error)}") from None
+    if is_folder:
         raise InputError(f"{path} is a folder: --out must name a file")
     model = onnx_model(network)
     data = model.SerializeToString()

@@ -8,6 +8,7 @@ model = AutoModelForCausalLM.from_pretrained(folder)   # that `polychron export 
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from polychron import models
 from polychron.data.vocabulary import Vocabulary
 from polychron.errors import InputError
+from polychron.hub.models import vocabulary_of
 from polychron.hub.state_cache import StateCache
 from polychron.limits import require_memory
 
@@ -36,6 +38,9 @@ class PolychronConfig(PretrainedConfig):
         byte_values: of the vocabulary, ascending.
         seed: of what is drawn for a model that is not loaded.
         options: of every configuration.
+
+    Raises:
+        InputError: ``byte_values`` are no list of byte values.
 
     Example:
         >>> network = models.DelayConfig(vocabulary_size=3).to_dict()
@@ -57,7 +62,7 @@ class PolychronConfig(PretrainedConfig):
         self.byte_values = byte_values
         self.seed = seed
         if network is not None and byte_values is not None:  # transformers makes an empty one to compare with
-            vocabulary = Vocabulary(bytes(byte_values))
+            vocabulary = vocabulary_of(byte_values)
             self.vocab_size = vocabulary.size
             for name, token in (("bos", vocabulary.start_id), ("pad", vocabulary.unseen_id)):
                 options.setdefault(f"{name}_token_id", token)
@@ -68,7 +73,7 @@ class PolychronConfig(PretrainedConfig):
     @property
     def vocabulary(self) -> Vocabulary:
         """Byte values and their ids."""
-        return Vocabulary(bytes(self.byte_values or []))
+        return vocabulary_of(self.byte_values or [])
 
 
 class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
@@ -99,10 +104,7 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: PolychronConfig) -> None:
         super().__init__(config)
         network = models.config_from_dict(config.network or {})
-        if network.vocabulary_size != config.vocabulary.size:
-            raise InputError(
-                f"the network has {network.vocabulary_size} token ids and byte_values make {config.vocabulary.size}"
-            )
+        self._require_vocabulary(network)
         require_memory(network.n_bytes(), "the tables", "close other programs or use a smaller model")
         # Not on the "meta" device that from_pretrained sets: anchors, delays and tables are drawn and laid out here.
         with torch.device("cpu"):
@@ -110,6 +112,17 @@ class PolychronForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
         if self.generation_config is not None:
             self.generation_config.suppress_tokens = [config.vocabulary.unseen_id]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *arguments: Any, **options: Any) -> None:
+        """As transformers does; ``config.json`` is of the network as it is now, which may have grown."""
+        self._require_vocabulary(self.model.config)
+        self.config.network = self.model.config.to_dict()
+        super().save_pretrained(save_directory, *arguments, **options)
+
+    def _require_vocabulary(self, network: models.ModelConfig) -> None:
+        n_ids = self.config.vocabulary.size
+        if network.vocabulary_size != n_ids:
+            raise InputError(f"the network has {network.vocabulary_size} token ids and byte_values make {n_ids}")
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: the network has drawn what is drawn, and tables start at 0."""

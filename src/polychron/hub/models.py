@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,6 @@ from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.models import deep
 from polychron.models.config import TableConfig, config_from_fields
-from polychron.nn import ContextTables
 from polychron.storage.config_file import LANGUAGE_MODEL, read_config, reason
 from polychron.training.checkpoint import open_checkpoint
 from polychron.training.classify import open_classifier
@@ -31,6 +31,17 @@ class HubModel(PyTorchModelHubMixin, library_name="polychron", tags=["polychron"
     """
 
     CONFIG: ClassVar[type[TableConfig]]
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, config: dict[str, Any] | None = None, **options: Any
+    ) -> str | None:
+        """As the mixin does; ``config.json`` makes the network as it is now, which may have grown since it was made."""
+        now = {**self._hub_mixin_config, **self._arguments()}
+        return super().save_pretrained(save_directory, config=now if config is None else config, **options)
+
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments of the class that may have changed, as they would make the network anew; plain values for JSON."""
+        return {"network": asdict(self.config)}
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Without the padding that rows have in memory, for which the mixin's own way refuses them."""
@@ -69,6 +80,25 @@ class HubModel(PyTorchModelHubMixin, library_name="polychron", tags=["polychron"
         return config
 
 
+def vocabulary_of(byte_values: Any) -> Vocabulary:
+    """The vocabulary of ``byte_values``, which a stranger's ``config.json`` may hold.
+
+    Raises:
+        InputError: no list of at most 256 byte values, or not in strictly ascending order.
+
+    Example:
+        >>> vocabulary_of([97, 98]).byte_values
+        b'ab'
+    """
+    is_list = isinstance(byte_values, Sequence) and not isinstance(byte_values, str) and len(byte_values) <= 256
+    if not is_list or not all(type(value) is int and 0 <= value <= 255 for value in byte_values):
+        raise InputError(
+            "byte_values must be a list of at most 256 whole numbers in [0, 255], the bytes that the model knows; got "
+            f"{reprlib.repr(byte_values)}"
+        )
+    return Vocabulary(bytes(byte_values))
+
+
 class _HubLanguageModel(HubModel):
     """What the three language models share.
 
@@ -85,12 +115,21 @@ class _HubLanguageModel(HubModel):
         self, network: models.ModelConfig | dict[str, Any], seed: int = 0, byte_values: Sequence[int] | None = None
     ) -> None:
         config = self._network(network)
-        self.vocabulary = None if byte_values is None else Vocabulary(bytes(byte_values))
+        self.vocabulary = None if byte_values is None else vocabulary_of(byte_values)
         if self.vocabulary is not None and self.vocabulary.size != config.vocabulary_size:
             raise InputError(
                 f"the network has {config.vocabulary_size} token ids and byte_values make {self.vocabulary.size}"
             )
         super().__init__(config, seed)
+
+    def _arguments(self) -> dict[str, Any]:
+        known = self.vocabulary
+        if known is not None and known.size != self.config.vocabulary_size:
+            raise InputError(
+                f"the network has {self.config.vocabulary_size} token ids and its vocabulary makes {known.size}: set "
+                "the model's vocabulary to the one that it was extended to"
+            )
+        return {**super()._arguments(), "byte_values": None if known is None else list(known.byte_values)}
 
 
 class DelayLM(_HubLanguageModel, models.DelayLM):
@@ -112,11 +151,6 @@ class DelayLM(_HubLanguageModel, models.DelayLM):
     """
 
     CONFIG = models.DelayConfig
-
-    def set_contexts(self, contexts: ContextTables | None) -> None:
-        """As the base class does; what is saved follows."""
-        super().set_contexts(contexts)
-        self._hub_mixin_config = {**self._hub_mixin_config, "network": asdict(self.config)}
 
 
 class TransformerLM(_HubLanguageModel, models.TransformerLM):
@@ -153,6 +187,9 @@ class DeepClassifier(HubModel, deep.DeepClassifier):
         if self.class_names is not None and len(self.class_names) != config.n_classes:
             raise InputError(f"the network has {config.n_classes} classes; got {len(self.class_names)} class_names")
         super().__init__(config, seed)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {**super()._arguments(), "class_names": self.class_names}
 
 
 _CLASSES: dict[str, type[HubModel]] = {cls.CONFIG.kind: cls for cls in (DelayLM, TransformerLM, RecurrentLM)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import ipaddress
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import polychron
 from polychron.runtime import Model
@@ -26,7 +27,8 @@ from polychron.server.writing import Writer
 
 # A client that reads nothing holds its place so much longer than the limit, in which the last words may reach others.
 _GRACE_SECONDS = 1.0
-_LOOPBACK_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+# localhost, or an address in the one group or the other, with any port.
+_HOST = re.compile(r"(?:localhost|([0-9.]+)|\[([0-9a-f]*:[0-9a-f:.]+)\])(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 
 
 def create_app(model: Model, limits: Limits | None = None, *, threads: int = 1, loopback: bool = True) -> Starlette:
@@ -36,8 +38,8 @@ def create_app(model: Model, limits: Limits | None = None, *, threads: int = 1, 
         model: from `polychron.runtime.load`.
         limits: the defaults of `Limits` where None.
         threads: that compute.
-        loopback: answer only requests to a name of this machine, so that no web page can reach the model by way of a
-            name of its own.
+        loopback: answer only requests to ``localhost`` or a loopback address, so that no web page can reach the model
+            by way of a name of its own.
 
     Example:
         >>> import polychron.runtime
@@ -100,16 +102,27 @@ class _Generate:
         except Refusal as refusal:
             await refusal.response()(scope, receive, send)
             return
+        sender = _Sender(send)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(_cancel_when_gone, receive, group.cancel_scope)
-                with anyio.move_on_after(self._writer.limits.seconds + _GRACE_SECONDS):
-                    await getattr(self, f"_as_{wanted.format}")(wanted, scope, receive, send)
+                with anyio.move_on_after(self._writer.limits.seconds + _GRACE_SECONDS) as limit:
+                    await getattr(self, f"_as_{wanted.format}")(wanted, scope, receive, sender)
                 group.cancel_scope.cancel()
         finally:
             self._writer.give_place()
+        if limit.cancelled_caught:
+            await self._say_late(wanted, scope, receive, sender)
 
-    async def _as_json(self, wanted: Wanted, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _say_late(self, wanted: Wanted, scope: Scope, receive: Receive, send: _Sender) -> None:
+        """Without a place: where the client takes nothing, the connection is what ends it."""
+        refusal = self._writer.time_is_up("not all of the answer was sent")
+        if not send.begun:
+            await refusal.response()(scope, receive, send)
+        elif wanted.format == "events":
+            await send({"type": "http.response.body", "body": _event("error", error=refusal.reason)})
+
+    async def _as_json(self, wanted: Wanted, scope: Scope, receive: Receive, send: _Sender) -> None:
         began = time.perf_counter()
         try:
             text = b"".join([piece async for piece in self._writer.pieces(wanted)])
@@ -120,19 +133,19 @@ class _Generate:
         done = {"text": text.decode("utf-8", errors="replace"), **_finished(len(text), seconds)}
         await JSONResponse(done)(scope, receive, send)
 
-    async def _as_bytes(self, wanted: Wanted, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _as_bytes(self, wanted: Wanted, scope: Scope, receive: Receive, send: _Sender) -> None:
         """The bytes as they are. Where they end early, the connection is closed before Content-Length is reached."""
         body = _Body(send, "application/octet-stream", {"content-length": str(wanted.n_bytes)})
         try:
             async for piece in self._writer.pieces(wanted):
                 await body.write(piece)
         except Refusal as refusal:
-            if not body.begun:
+            if not send.begun:
                 await refusal.response()(scope, receive, send)
             return
         await body.end()
 
-    async def _as_events(self, wanted: Wanted, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _as_events(self, wanted: Wanted, scope: Scope, receive: Receive, send: _Sender) -> None:
         """Server-sent events: {"text"} with whole characters, then the event ``end``, or ``error``."""
         began, n_bytes = time.perf_counter(), 0
         body = _Body(send, "text/event-stream", {"cache-control": "no-store"})
@@ -144,37 +157,46 @@ class _Generate:
                 if text:
                     await body.write(_event(text=text))
         except Refusal as refusal:
-            if not body.begun:
+            if not send.begun:
                 await refusal.response()(scope, receive, send)
                 return
-            await body.write(_event("error", error=refusal.reason))
+            await body.end(_event("error", error=refusal.reason))
         else:
             rest = decoder.decode(b"", final=True)
             if rest:
                 await body.write(_event(text=rest))
-            await body.write(_event("end", **_finished(n_bytes, time.perf_counter() - began)))
-        await body.end()
+            await body.end(_event("end", **_finished(n_bytes, time.perf_counter() - began)))
+
+
+class _Sender:
+    """Sends, and knows whether the response has begun: what fails before can still be refused."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = False
+
+    async def __call__(self, message: Message) -> None:
+        await self._send(message)
+        self.begun = True
 
 
 class _Body:
-    """A response sent piece by piece; it begins with the first, so that what fails before can still be refused."""
+    """A response sent piece by piece, which begins with the first."""
 
-    def __init__(self, send: Send, media_type: str, headers: dict[str, str]) -> None:
+    def __init__(self, send: _Sender, media_type: str, headers: dict[str, str]) -> None:
         self._send = send
         self._headers = {"content-type": media_type, **headers}
-        self.begun = False
 
     async def write(self, piece: bytes) -> None:
         await self._begin()
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
-    async def end(self) -> None:
+    async def end(self, piece: bytes = b"") -> None:
         await self._begin()
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._send({"type": "http.response.body", "body": piece})
 
     async def _begin(self) -> None:
-        if not self.begun:
-            self.begun = True
+        if not self._send.begun:
             headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
@@ -205,14 +227,22 @@ class _OwnNamesOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _names_loopback(scope["headers"]):
-            await Refusal(421, "this server answers to localhost only").response()(scope, receive, send)
+            refusal = Refusal(421, "this server answers to localhost and loopback addresses only")
+            await refusal.response()(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
 
 def _names_loopback(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     hosts = [value for name, value in headers if name.lower() == b"host"]
-    return len(hosts) == 1 and _LOOPBACK_HOST.fullmatch(hosts[0]) is not None
+    match = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
+    if match is None:
+        return False
+    address = match[1] or match[2]
+    try:
+        return address is None or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -12,7 +12,7 @@ class PatientProtocol(H11Protocol):
     """HTTP/1.1 that ends a connection after twice ``seconds`` without a request, or when it takes no answer.
 
     Args:
-        seconds: between two looks; a connection found without a request twice in a row is closed.
+        seconds: between two looks; a connection found without a request twice in a row, none between, is closed.
         answer_seconds: one that at all looks for so long was full, or closed and not gone, is dropped: the other side
             takes nothing of what is left to send.
         options: of uvicorn's protocol.
@@ -23,6 +23,7 @@ class PatientProtocol(H11Protocol):
         self._seconds = seconds
         self._answer_seconds = answer_seconds
         self._was_idle = False
+        self._cycle_seen: object = None
         self._stuck_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -48,6 +49,6 @@ class PatientProtocol(H11Protocol):
             self.transport.abort()
             return
         is_idle = self.cycle is None or self.cycle.response_complete
-        if is_idle and self._was_idle:
+        if is_idle and self._was_idle and self.cycle is self._cycle_seen:  # each request has a cycle of its own
             self.transport.close()
-        self._was_idle = is_idle
+        self._was_idle, self._cycle_seen = is_idle, self.cycle

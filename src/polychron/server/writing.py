@@ -67,32 +67,39 @@ class Writer:
         deadline = time.monotonic() + self.limits.seconds
         pace = _Pace(64)
         read = pace.size
-        await self._compute(pace, lambda: stream.start(prompt[:read]))
+        await self._compute(pace, lambda: stream.start(prompt[:read]), deadline, "nothing of the prompt was read")
         while read < len(prompt):
-            self._check(deadline, f"{read:,} of {len(prompt):,} bytes of the prompt were read")
+            done = f"{read:,} of {len(prompt):,} bytes of the prompt were read"
             piece = prompt[read : read + pace.size]
-            await self._compute(pace, lambda piece=piece: stream.read(piece))
+            await self._compute(pace, lambda piece=piece: stream.read(piece), deadline, done)
             read += len(piece)
         pace = _Pace(1)
         written = 0
         while written < wanted.n_bytes:
-            self._check(deadline, f"{written:,} of {wanted.n_bytes:,} bytes were written")
+            done = f"{written:,} of {wanted.n_bytes:,} bytes were written"
             size = min(pace.size, wanted.n_bytes - written)
-            yield await self._compute(pace, lambda size=size: stream.write(size, sampler))
+            yield await self._compute(pace, lambda size=size: stream.write(size, sampler), deadline, done)
             written += size
 
-    async def _compute(self, pace: _Pace, function: Callable[[], _T]) -> _T:
+    def time_is_up(self, done: str) -> Refusal:
+        """What a request is answered that took longer than it may; ``done``: what was reached until then."""
+        return Refusal(503, f"the {self.limits.seconds:g} s of a request were over when {done}: ask for less")
+
+    async def _compute(self, pace: _Pace, function: Callable[[], _T], deadline: float, done: str) -> _T:
+        """One piece, begun before the deadline: a turn is not waited for any longer, and ``done`` says what was."""
+        self._check_stopping()
+        seconds = deadline - time.monotonic()
+        if seconds < 0:
+            raise self.time_is_up(done)
         if self._turns is None:  # made within the event loop that it belongs to
             self._turns = anyio.CapacityLimiter(self._threads)
         try:
-            return await anyio.to_thread.run_sync(pace.timed, function, limiter=self._turns)
+            with anyio.fail_after(seconds):
+                return await anyio.to_thread.run_sync(pace.timed, function, limiter=self._turns)
+        except TimeoutError:
+            raise self.time_is_up(done) from None
         except InputError as error:
             raise Refusal(500, str(error)) from None
-
-    def _check(self, deadline: float, done: str) -> None:
-        self._check_stopping()
-        if time.monotonic() > deadline:
-            raise Refusal(503, f"the {self.limits.seconds:g} s of a request were over when {done}: ask for less")
 
     def _check_stopping(self) -> None:
         if self.stopping:

@@ -17,6 +17,7 @@ from typing import Any
 
 from polychron.errors import InputError
 from polychron.storage.config_file import reason
+from polychron.storage.regular_file import open_regular
 
 _MAXIMUM_HEADER_BYTES = 2**22
 _MAXIMUM_AXES = 8
@@ -55,12 +56,12 @@ class TensorFile:
     Raises:
         FileNotFoundError: there is none.
         OSError: it cannot be opened.
-        InputError: it is damaged or no safetensors file.
+        InputError: it is a pipe or a device, damaged, or no safetensors file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             n_bytes = os.fstat(file.fileno()).st_size
             if n_bytes < 8:
                 raise self._damaged(f"it has {n_bytes} bytes")

@@ -17,7 +17,7 @@ from polychron.runtime.options import USUAL
 def quantize(
     directory: Directory,
     to: Annotated[Precision, typer.Option(help="What a table's numbers become.")] = Precision.int8,
-    out: Annotated[Path | None, typer.Option(help="Folder for the result. [default: DIR-int8]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the result. [default: DIR-int8 or DIR-bfloat16]")] = None,
     text: Annotated[
         Path | None, typer.Option(help="What to measure the loss on. Without it: what was held out from training.")
     ] = None,

@@ -56,7 +56,14 @@ def generate(
         float, typer.Option(help="Draw only from the likeliest bytes that together have this probability.")
     ] = USUAL.top_p,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws.")] = 0,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Threads to compute with where PyTorch runs the model; the native runtime writes a text with one.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Continue a prompt, byte by byte as they come.
