@@ -51,6 +51,7 @@ app.command()(study.reproduce)
 app.command()(ship.quantize)
 app.command()(ship.export)
 app.command()(ship.serve)
+app.command()(study.bench)
 app.command()(study.info)
 
 

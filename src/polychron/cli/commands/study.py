@@ -124,6 +124,23 @@ def reproduce(
         )
 
 
+def bench(
+    seconds: Annotated[float, typer.Option(help="Measure about so long altogether.")] = 20.0,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Measure how fast the kernels are on this machine: reading rows, layers, training and scoring of models.
+
+    Example: `polychron bench --threads 2`
+
+    On the CPU, alone on the machine if the figures are to mean anything; up to 350 MB of memory.
+    """
+    from polychron.cli.bench import run_bench
+
+    with quiet_when_nobody_reads():
+        run_bench(seconds=seconds, threads=threads, json=json)
+
+
 def info(json: Json = False) -> None:
     """Say what computes here: kernels, threads, and whether tables get huge pages.
 
