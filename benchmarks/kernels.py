@@ -33,6 +33,7 @@ import polychron
 from harness.conditions import machine, versions
 from harness.layer_peers import PEERS, Composed, Polychron, missing
 from harness.turns import Seconds, in_turns, once
+from polychron.analysis.speed import PREFETCH_DISTANCES
 from polychron.nn import LookupTables
 from polychron.ops.dispatch import native
 
@@ -40,7 +41,6 @@ PASSES = ("forward", "step")
 RATE = 1e-3
 READS_OF_ROWS = {"forward": 1, "step": 2}  # of each row that is addressed, at least
 LONGEST_READ = 256  # numbers that the probe reads in one piece
-PREFETCH_DISTANCES = (0, 8, 16, 32, 64)
 WORTH = 4  # times as fast
 GIB = 1 << 30
 

@@ -16,7 +16,6 @@ import json
 import mmap
 import os
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 
 from harness.conditions import machine, versions
+from polychron.analysis.speed import PREFETCH_DISTANCES, RandomRows
 from polychron.errors import InputError
 from polychron.limits import require_memory
 from polychron.ops.dispatch import native
@@ -32,10 +32,6 @@ from polychron.ops.dispatch import native
 ROW_BYTES = (32, 64, 128, 256, 512, 1024)
 WORKING_SETS = tuple(1 << bits for bits in (15, 17, 19, 20, 22, 24, 26, 28, 30))
 QUICK_ROW_BYTES, QUICK_WORKING_SETS = (64, 256), (1 << 15, 1 << 19, 1 << 24, 1 << 28)
-PREFETCH_DISTANCES = (0, 4, 8, 16, 32, 64)
-MOST_TABLES = 64
-MOST_READS = 1 << 22
-READ_BYTES = 1 << 26  # at least, of one pass: calls from Python are to count for little, and outputs to stay in a cache
 CALL_SECONDS = 0.02
 
 
@@ -69,35 +65,15 @@ class Point:
 
 def measure(row_bytes: int, working_set: int, threads: int, rounds: int) -> Point:
     """One point. ``row_bytes`` is a power of two from 32 to 1,024, ``working_set`` a larger one."""
-    floats, n_rows = row_bytes // 4, working_set // row_bytes
-    n_tables = min(MOST_TABLES, n_rows // 2)
-    n_positions = min(max(n_rows, READ_BYTES // row_bytes), MOST_READS) // n_tables
-    random = np.random.default_rng(0)
-    row = random.integers(0, n_rows // n_tables, (n_tables, 1, n_positions), dtype=np.int32)
-    anywhere = random.integers(0, n_rows, row.size, dtype=np.int32)
-    huge = native.allocate_tables([n_rows, floats], threads)
-    memory = {True: huge, False: small_pages(n_rows, floats)}
-    y = np.empty((1, n_positions, floats), dtype=np.float32)
-    tables = huge.reshape(n_tables, -1, floats)
-
-    def limit(distance: int, pages: bool, n_passes: int) -> float:
-        seconds, _ = native.read_rows(memory[pages], anywhere, distance, n_passes, threads)
-        return anywhere.size * n_passes / seconds
-
-    def kernel(n_passes: int) -> float:
-        began = time.perf_counter()
-        for _ in range(n_passes):
-            native.gather(tables, row, None, y, threads)
-        return row.size * n_passes / (time.perf_counter() - began)
-
-    n_passes = max(1, round(CALL_SECONDS * limit(0, True, 1) / anywhere.size))
-    kernel(1)
+    rows = RandomRows(row_bytes, working_set, threads)
+    memory = {True: rows.memory, False: small_pages(*rows.memory.shape)}
+    n_passes = max(1, round(CALL_SECONDS / rows.read(rows.memory, 0, 1)))
     limits = {(distance, pages): 0.0 for pages in memory for distance in PREFETCH_DISTANCES}
     ours = 0.0
     for _ in range(rounds):
         for (distance, pages), best in limits.items():
-            limits[distance, pages] = max(best, limit(distance, pages, n_passes))
-            ours = max(ours, kernel(max(1, n_passes // 4)))
+            limits[distance, pages] = max(best, rows.n_reads / rows.read(memory[pages], distance, n_passes))
+            ours = max(ours, rows.n_reads / rows.gather(max(1, n_passes // 4)))
     (distance, pages), best = max(limits.items(), key=lambda item: item[1])
     on_small = max(rate for (_, pages), rate in limits.items() if not pages)
     return Point(row_bytes, working_set, best, distance, pages, on_small, ours)

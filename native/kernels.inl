@@ -193,7 +193,7 @@ constexpr int64_t kMostAhead = kBytesAhead / 32;  // rows; the shortest have 32 
 // they come back to the same rows: the sums go to the cache and back for each group.
 constexpr int64_t kGroupBytes = 512 * 1024;
 constexpr int64_t kBlockBytes = 384 * 1024;
-constexpr int64_t kLeastOfGroup = 12;  // tables, where a row is longer than a block: fewer do not make good for that way
+constexpr int64_t kLeastTables = 12;  // of a group, where rows are longer than a block: of fewer, sums cost more than rows bring
 
 template <int Blocks> constexpr int together() {
   int n = 1;
@@ -342,7 +342,8 @@ template <class Number, bool prefetch> void gather_rows(const GatherSum& a, int6
   const bool is_long = a.n_outputs > kMaxBlocks * kLanes;
   const int64_t table_bytes = a.n_rows * a.row_stride * static_cast<int64_t>(sizeof(Number));
   const int64_t fitting = kGroupBytes / (table_bytes + 1);
-  const bool grouped = fitting >= (a.n_outputs > kLanes ? kLeastOfGroup : 1) && fitting < a.n_tables && 2 * a.n_rows <= p_end - p_begin;
+  const int64_t least = a.n_outputs > kLanes ? kLeastTables : 1;
+  const bool grouped = fitting >= least && fitting < a.n_tables && 2 * a.n_rows <= p_end - p_begin;
   const int64_t group = grouped ? fitting : a.n_tables;
   const int64_t block = grouped ? kBlockBytes / (a.y_stride * static_cast<int64_t>(sizeof(float))) + 1 : p_end - p_begin;
   alignas(64) int64_t places[2][kLanes * kTablesListed + kMostAhead];

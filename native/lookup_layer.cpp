@@ -56,9 +56,13 @@ void read_layer(const Hasher& hasher, const Latencies& given, const Tables& tabl
     OwnScratch& own = OwnScratch::of(hasher.scratch_floats(), keeps ? 0 : n_tables * plane);
     const Addresses rows = keeps ? keep : Addresses{own.row.data(), nullptr, nullptr, plane};
     hasher.positions(in, 0, n_flat, rows, own.scratch.data());
-    gather({tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, rows.row, rows.plane, residual, y, K,
-            tables.type},
-           n_flat, few ? n_threads : 1);
+    const GatherSum sum{tables.data, n_tables, tables.n_rows, K, tables.row_stride, tables.which, rows.row, rows.plane,
+                        residual, y, K, tables.type};
+    if (few) {
+      gather(sum, n_flat, n_threads);
+    } else {
+      kernels().gather_sum(sum, 0, n_flat);
+    }
     return;
   }
   const auto share = [&](int64_t n_parts) { return divide_up(divide_up(n_flat, n_parts), kLanes) * kLanes; };

@@ -11,6 +11,7 @@ from PIL import Image
 
 import memory_limit
 from memory_limit import Point, caches, draw, measure, small_pages, table
+from polychron.analysis import speed
 from polychron.ops import available_kernels, use_kernel
 from polychron.ops.dispatch import native
 
@@ -64,7 +65,7 @@ def test_what_cannot_be_read_is_refused(fields: dict, message: str):
 @pytest.fixture
 def short(monkeypatch):
     monkeypatch.setattr(memory_limit, "CALL_SECONDS", 0.0005)
-    monkeypatch.setattr(memory_limit, "MOST_READS", 1 << 12)
+    monkeypatch.setattr(speed, "_MOST_READS", 1 << 12)
 
 
 @pytest.mark.parametrize(("row_bytes", "working_set"), [(32, 1 << 15), (1024, 1 << 12), (256, 1 << 22)])

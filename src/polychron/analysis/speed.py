@@ -34,10 +34,10 @@ N_MEASUREMENTS = len(ROW_BYTES) * len(WORKING_SETS) + len(LAYERS) + len(PRESETS)
 # Parts of the time.
 _MEMORY, _LAYERS, _MODELS = 0.4, 0.3, 0.3
 
-_PREFETCH_DISTANCES = (0, 4, 8, 16, 32, 64)
+PREFETCH_DISTANCES = (0, 4, 8, 16, 32, 64)
 _MOST_TABLES = 64
 _MOST_READS = 1 << 22
-_READ_BYTES = 1 << 26  # at least, of one pass: calls from Python are to count for little
+_READ_BYTES = 1 << 26  # at least, of one pass: calls from Python count for little then, and outputs stay in a cache
 _READ_SECONDS = 0.02  # of a turn
 
 _TURN_SECONDS = 0.005
@@ -196,6 +196,48 @@ def require_kernels() -> None:
     require_memory(max(WORKING_SETS) * 5 // 4, "the rows to be read", "close other programs")
 
 
+class RandomRows:
+    """Rows in memory, and random ones to read, as many by the loop that only reads as by the gather kernel.
+
+    Args:
+        row_bytes: length of a row, a power of two from 32 to 1,024.
+        working_set: bytes of all rows, a power of two, at least two rows.
+        n_threads: of both.
+
+    Attributes:
+        memory: the rows, (n, numbers of a row) float32 zeros, on huge pages where the system grants them.
+        n_reads: rows that a pass reads.
+
+    Example:
+        >>> rows = RandomRows(64, 1 << 15, n_threads=1)
+        >>> rows.read(rows.memory, distance=0, n_passes=1) > 0, rows.gather(n_passes=1) > 0
+        (True, True)
+    """
+
+    def __init__(self, row_bytes: int, working_set: int, n_threads: int):
+        n_rows, n_floats = working_set // row_bytes, row_bytes // 4
+        n_tables = min(_MOST_TABLES, n_rows // 2)
+        n_positions = min(max(n_rows, _READ_BYTES // row_bytes), _MOST_READS) // n_tables
+        random = np.random.default_rng(0)
+        self._row = random.integers(0, n_rows // n_tables, (n_tables, 1, n_positions), dtype=np.int32)
+        self._anywhere = random.integers(0, n_rows, self._row.size, dtype=np.int32)
+        self.memory = native.allocate_tables([n_rows, n_floats], n_threads)
+        self._tables = self.memory.reshape(n_tables, -1, n_floats)
+        self._y = np.empty((1, n_positions, n_floats), dtype=np.float32)
+        self._n_threads = n_threads
+        self.n_reads = self._row.size
+        self.gather(1)  # touches the output's pages
+
+    def read(self, memory: np.ndarray, distance: int, n_passes: int) -> float:
+        """Seconds of a pass of the loop over ``memory``, of the same shape; each row is asked for so many ahead."""
+        taken, _ = native.read_rows(memory, self._anywhere, distance, n_passes, self._n_threads)
+        return taken / n_passes
+
+    def gather(self, n_passes: int) -> float:
+        """Seconds of a pass of the kernel."""
+        return _seconds(lambda: native.gather(self._tables, self._row, None, self._y, self._n_threads), n_passes)
+
+
 def measure_memory(row_bytes: int, working_set: int, seconds: float) -> MemorySpeed:
     """Rows of so many bytes, read at random places of so much memory, on huge pages where the system grants them.
 
@@ -209,37 +251,19 @@ def measure_memory(row_bytes: int, working_set: int, seconds: float) -> MemorySp
         32768
     """
     began = time.perf_counter()
-    n_threads = torch.get_num_threads()
-    n_rows, n_floats = working_set // row_bytes, row_bytes // 4
-    n_tables = min(_MOST_TABLES, n_rows // 2)
-    n_positions = min(max(n_rows, _READ_BYTES // row_bytes), _MOST_READS) // n_tables
-    random = np.random.default_rng(0)
-    row = random.integers(0, n_rows // n_tables, (n_tables, 1, n_positions), dtype=np.int32)
-    anywhere = random.integers(0, n_rows, row.size, dtype=np.int32)
-    memory = native.allocate_tables([n_rows, n_floats], n_threads)
-    tables = memory.reshape(n_tables, -1, n_floats)
-    y = np.empty((1, n_positions, n_floats), dtype=np.float32)
-
-    def read(distance: int, n_passes: int) -> float:
-        taken, _ = native.read_rows(memory, anywhere, distance, n_passes, n_threads)
-        return taken / n_passes
-
-    def gather(n_passes: int) -> float:
-        return _seconds(lambda: native.gather(tables, row, None, y, n_threads), n_passes)
-
-    gather(1)  # touches the output's pages
-    turn = min(_READ_SECONDS, seconds / (2 * len(_PREFETCH_DISTANCES)))
-    n_passes = max(1, round(turn / read(0, 1)))
-    passes = dict.fromkeys(_PREFETCH_DISTANCES, math.inf)  # seconds of one, at best
+    rows = RandomRows(row_bytes, working_set, torch.get_num_threads())
+    turn = min(_READ_SECONDS, seconds / (2 * len(PREFETCH_DISTANCES)))
+    n_passes = max(1, round(turn / rows.read(rows.memory, 0, 1)))
+    passes = dict.fromkeys(PREFETCH_DISTANCES, math.inf)  # seconds of one, at best
     ours = math.inf
     while True:
         for distance, best in passes.items():
-            passes[distance] = min(best, read(distance, n_passes))
-            ours = min(ours, gather(max(1, n_passes // 4)))
+            passes[distance] = min(best, rows.read(rows.memory, distance, n_passes))
+            ours = min(ours, rows.gather(max(1, n_passes // 4)))
         if time.perf_counter() - began >= seconds:
             break
     distance, best = min(passes.items(), key=lambda item: item[1])
-    return MemorySpeed(row_bytes, working_set, anywhere.size / best, distance, row.size / ours)
+    return MemorySpeed(row_bytes, working_set, rows.n_reads / best, distance, rows.n_reads / ours)
 
 
 def measure_layer(n_neurons: int, n_tables: int, n_comparisons: int, batch: int, seconds: float) -> LayerSpeed:
