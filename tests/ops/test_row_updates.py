@@ -296,6 +296,16 @@ def test_positions_are_merged_in_ascending_order(kernel, gradient, values, total
 
 @every_operator
 @every_kind
+def test_a_gradient_of_zeros_leaves_rows_as_they_are(kernel, name, kind):
+    operator = OPERATORS[name]
+    arguments, v = operator.case(SMALL[name], values="real", seed=16)
+    before = arguments["tables"].clone()
+    step(name, arguments, torch.zeros_like(v), RowUpdate(kind=kind, rate=RATE))
+    assert_same_bits([arguments["tables"].detach()], [before])
+
+
+@every_operator
+@every_kind
 def test_rows_that_were_not_read_are_not_touched(kernel, name, kind):
     operator = OPERATORS[name]
     arguments, v = operator.case(SMALL[name], values="real", seed=16)
@@ -433,6 +443,8 @@ def test_outputs_are_written_whole_and_nothing_else_is(kernel_on_threads, name, 
         ("rate", {"kind": "sgd", "rate": -0.1}),
         ("rate", {"kind": "sgd", "rate": float("nan")}),
         ("epsilon", {"kind": "adagrad", "rate": 0.1, "epsilon": -1.0}),
+        ("epsilon", {"kind": "adagrad", "epsilon": 0.0}),
+        ("epsilon", {"kind": "adam", "epsilon": 0.0}),
         ("betas", {"kind": "adam", "betas": (0.9, 1.0)}),
         ("betas", {"kind": "adam", "betas": (-0.1, 0.9)}),
         ("betas", {"kind": "adam", "betas": (0.9,)}),

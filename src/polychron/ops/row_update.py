@@ -39,7 +39,7 @@ class RowUpdate:
             for each synapse and three a row, float32) or ``"online_sgd"`` (the reference program's order, one position
             after another).
         rate: learning rate; a 0-dim float64 tensor is shared, so that one assignment reaches many layers.
-        epsilon: keeps Adagrad's and Adam's division finite; ignored by the others.
+        epsilon: keeps Adagrad's and Adam's division finite, above 0 for them; ignored by the others.
         visit_cap: of SGD: a row that more positions read in one step moves as if so many did. Plain SGD, without it,
             overshoots where a batch repeats itself: the gradients of a thousand equal readings are summed. None: no
             cap.
@@ -85,6 +85,8 @@ class RowUpdate:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
         if not 0.0 <= epsilon < float("inf"):
             raise ValueError(f"epsilon must be finite and not negative; got {epsilon}")
+        if kind in STATEFUL and epsilon == 0:
+            raise ValueError(f"epsilon must be above 0 for {kind}: a row whose gradient is 0 would be divided by 0")
         if visit_cap is not None and (kind != "sgd" or visit_cap < 1):
             raise ValueError(f"visit_cap must be at least 1, and goes with kind 'sgd'; got {visit_cap} with {kind!r}")
         if not 0.0 <= drop < 1.0:
